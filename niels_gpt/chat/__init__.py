@@ -1,0 +1,1 @@
+"""The chat app: the only place that knows the engine, the model and the store."""
