@@ -1,0 +1,49 @@
+# Two commands do everything: `make chat` talks to the shipped checkpoint, `make test` runs all checks.
+# Both make their own virtual environment in .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# constraints.txt pins what this repository is developed with, so that an installation never pulls another torch.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SOURCES := engine niels_gpt sessions tests tools bench examples
+
+.PHONY: chat test check train format clean
+
+chat: $(VENV)/.chat
+	@$(BIN)/niels-chat $(ARGS)
+
+test: check
+	$(BIN)/python -m pytest --quiet $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+train: $(VENV)/.dev
+	$(BIN)/python -m niels_gpt.train --config configs/primer.json $(ARGS)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "niels-gpt needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	         "Run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV)/"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.chat: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing what the chat needs (once, a few minutes: most of it is torch)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing what the checks need (once, a few minutes: most of it is torch)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.chat
