@@ -1,0 +1,13 @@
+"""The one place of the default system prompt.
+
+Imports nothing, so that the prompt can be on the screen before anything heavy is loaded.
+Knows nothing of templates, tokens or terminals.
+"""
+
+from __future__ import annotations
+
+DEFAULT_SYSTEM_PROMPT = (
+    "you are a tiny chatbot on niels’ website. answer in third person about niels. "
+    "do not invent personal facts; if you don’t know, say you don’t know."
+)
+"""What every conversation starts from unless the user says otherwise: the shipped model learned it."""
