@@ -1,0 +1,146 @@
+"""Checkpoint files: one dictionary, written so that a crash leaves the old file or the new one, never half.
+
+The keys are model_cfg, train_cfg, model_state, optimizer_state, step, best_val_loss and, where the model has a
+tokenizer of its own, its JSON under "tokenizer". Files are always read with `weights_only=True`, which can
+build tensors and plain values and nothing else. Knows nothing about what the weights mean: `loading` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from niels_gpt.config import ModelConfig, TrainConfig, to_dict
+from niels_gpt.errors import NielsGptError
+
+KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
+SHAPE_FIELDS = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
+
+
+class CheckpointError(NielsGptError):
+    """A checkpoint file that is missing, is no checkpoint, is damaged, or does not fit."""
+
+
+class HasJson(Protocol):
+    """A tokenizer, seen from here: something that may travel inside the file as JSON."""
+
+    def to_json(self) -> str | None:
+        """Return the JSON, or None for a tokenizer that has nothing to carry."""
+        ...
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    model_cfg: ModelConfig | Mapping[str, Any],
+    train_cfg: TrainConfig | Mapping[str, Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    step: int,
+    best_val_loss: float | None,
+    tokenizer: HasJson | None = None,
+) -> None:
+    """Write a checkpoint to `path`, atomically and durably; OSError if the folder cannot be written.
+
+    The bytes go to a file beside it, reach the disk, and only then take the name.
+    """
+    content: dict[str, Any] = {
+        "model_cfg": _plain(model_cfg),
+        "train_cfg": _plain(train_cfg),
+        "model_state": model.state_dict(),
+        "optimizer_state": None if optimizer is None else optimizer.state_dict(),
+        "step": step,
+        "best_val_loss": best_val_loss,
+    }
+    tokenizer_json = None if tokenizer is None else tokenizer.to_json()
+    if tokenizer_json is not None:
+        content["tokenizer"] = tokenizer_json
+    _write_atomically(Path(path), content)
+
+
+def load_checkpoint(path: str | Path, *, device: str | torch.device) -> dict[str, Any]:
+    """Read a checkpoint, its tensors on `device`: the six keys of `KEYS`, and "tokenizer" if it has one.
+
+    Raises CheckpointError (a ValueError) for a file that is missing, foreign, damaged or incomplete.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"the checkpoint {str(path)!r} {what}; give the path of a .pt file that training wrote"
+        )
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001 - foreign bytes make torch.load raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        msg = f"{str(path)!r} is no checkpoint, or is damaged ({reason}); copy it again, or train a new one"
+        raise CheckpointError(msg) from error
+    return _checked(path, content)
+
+
+def validate_model_config_match(
+    loaded: ModelConfig | Mapping[str, Any], current: ModelConfig | Mapping[str, Any]
+) -> None:
+    """Raise ValueError that lists each field that differs and decides the shape or the meaning of weights."""
+    old, new = _plain(loaded), _plain(current)
+    lines = [
+        f"{name}: checkpoint {old.get(name)!r}, config {new.get(name)!r}"
+        for name in SHAPE_FIELDS
+        if old.get(name) != new.get(name)
+    ]
+    if lines:
+        raise CheckpointError(f"the checkpoint was made with another model config: {'; '.join(lines)}")
+
+
+def _plain(cfg: object) -> dict[str, Any]:
+    if isinstance(cfg, (ModelConfig, TrainConfig)):
+        return to_dict(cfg)
+    if isinstance(cfg, Mapping):
+        return dict(cfg)
+    if dataclasses.is_dataclass(cfg) and not isinstance(cfg, type):
+        return dataclasses.asdict(cfg)
+    raise ValueError(f"expected a config or a mapping of its fields, got {cfg!r}")
+
+
+def _checked(path: Path, content: object) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{str(path)!r} holds a {type(content).__name__}, expected a dictionary with {KEYS}"
+        )
+    missing = [key for key in KEYS if key not in content]
+    if missing:
+        raise CheckpointError(f"{str(path)!r} is no niels-gpt checkpoint: it lacks {', '.join(missing)}")
+    for key in ("model_cfg", "train_cfg", "model_state"):
+        if not isinstance(content[key], Mapping):
+            raise CheckpointError(
+                f"{str(path)!r}: {key} is a {type(content[key]).__name__}, expected a dictionary"
+            )
+    tokenizer = content.get("tokenizer")
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        raise CheckpointError(f"{str(path)!r}: tokenizer is a {type(tokenizer).__name__}, expected JSON text")
+    kept = KEYS if tokenizer is None else (*KEYS, "tokenizer")
+    return {key: content[key] for key in kept}
+
+
+def _write_atomically(path: Path, content: dict[str, Any]) -> None:
+    # The same folder, so that the rename stays on one file system; the process id keeps two writers apart.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name itself must reach the disk; other systems cannot open folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,1 @@
+"""The torch modules: training, and the slow twin that faster paths are tested against."""

@@ -1,0 +1,20 @@
+"""Where things lie in a checkout. Nothing here is read or made except by `ensure_dirs`.
+
+Knows nothing about what the folders hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT_DIR = REPO_ROOT / "checkpoints"
+CONFIG_DIR = REPO_ROOT / "configs"
+PRIMER_PATH = REPO_ROOT / "data" / "primer.txt"
+ROAM_DIR = REPO_ROOT / "data" / ".roam-data"
+
+
+def ensure_dirs() -> None:
+    """Make the folders that training writes to: checkpoints and configs."""
+    CHECKPOINT_DIR.mkdir(parents=True, exist_ok=True)
+    CONFIG_DIR.mkdir(parents=True, exist_ok=True)

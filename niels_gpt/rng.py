@@ -1,0 +1,39 @@
+"""Seeds and generators. All randomness of the product comes from a torch.Generator that someone made here.
+
+`reply_seed` is the stated function that gives every reply its own seed, so that a reply can be made again
+without its conversation. Knows nothing about what the numbers are drawn for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch's global generators (initial weights and dropout); ValueError outside what torch takes."""
+    torch.manual_seed(_checked(seed))
+
+
+def make_generator(seed: int, device: str | torch.device | None = None) -> torch.Generator:
+    """Return a generator of its own with this seed, on the CPU unless a device is named."""
+    generator = torch.Generator(device="cpu" if device is None else device)
+    return generator.manual_seed(_checked(seed))
+
+
+def reply_seed(session_seed: int, turn: int, attempt: int) -> int:
+    """Return the seed of one reply, in [0, 2**63).
+
+    `turn` is the position of the reply on its path of messages, `attempt` counts from 0. The first 8 bytes
+    (big-endian) of SHA-256 over the three numbers in decimal, with the top bit cleared: changing any of them
+    changes the seed, and the function can be written again in any language.
+    """
+    text = f"niels-gpt reply seed 1\0{session_seed}\0{turn}\0{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & (2**63 - 1)
+
+
+def _checked(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"the seed is {seed!r}, expected a whole number from -2**63 to 2**64 - 1")
+    return seed
