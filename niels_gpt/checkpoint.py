@@ -1,7 +1,7 @@
 """Checkpoint files: one dictionary, written so that a crash leaves the old file or the new one, never half.
 
-The keys are model_cfg, train_cfg, model_state, optimizer_state, step, best_val_loss and, where the model has a
-tokenizer of its own, its JSON under "tokenizer". Files are always read with `weights_only=True`, which can
+The keys are model_cfg, train_cfg, model_state, optimizer_state, step, best_val_loss and, where the model
+has a tokenizer of its own, its JSON under "tokenizer". Files are always read with `weights_only=True`, which can
 build tensors and plain values and nothing else. Knows nothing about what the weights mean: `loading` does.
 """
 
@@ -76,7 +76,7 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device) -> dict[str
         )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # noqa: BLE001 - foreign bytes make torch.load raise nearly anything
+    except Exception as error:  # foreign bytes make torch.load raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{str(path)!r} is no checkpoint, or is damaged ({reason}); copy it again, or train a new one"
         raise CheckpointError(msg) from error

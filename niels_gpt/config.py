@@ -27,7 +27,7 @@ MLPS = ("gelu", "swiglu")
 
 
 class ConfigError(NielsGptError):
-    """A configuration that cannot be used: a field out of range, an unknown key, or a file that is no JSON."""
+    """A configuration that cannot be used: a field out of range, an unknown key, a file that is no JSON."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelConfig:
 
     @property
     def mlp_has_bias(self) -> bool:
-        """Whether the MLP's linear layers have biases: the GELU form does and SwiGLU does not, unless said."""
+        """Whether the MLP's layers have biases; unless said, the GELU form does and SwiGLU does not."""
         return self.mlp == "gelu" if self.mlp_bias is None else self.mlp_bias
 
 
@@ -100,7 +100,7 @@ class TrainConfig:
         _require(self, "total_steps_smoke", self.total_steps_smoke >= 1, "at least 1")
         _require(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         _require(self, "base_lr", self.base_lr > 0.0, "positive")
-        _require(self, "min_lr", 0.0 <= self.min_lr <= self.base_lr, f"in [0, base_lr={self.base_lr!r}]")
+        _require(self, "min_lr", self.min_lr >= 0.0, "0 or more")
         _require(self, "grad_clip", self.grad_clip > 0.0, "positive")
         if self.p_train is not None:
             _require(
@@ -126,8 +126,8 @@ def load_json(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        msg = f"cannot read the configuration {str(path)!r}: {error.strerror or error}; give the path of a JSON file"
-        raise ConfigError(msg) from error
+        reason = error.strerror or error
+        raise ConfigError(f"cannot read {str(path)!r}: {reason}; give the path of a JSON file") from error
     except ValueError as error:
         raise ConfigError(f"{str(path)!r} is not JSON ({error}); expected an object with keys") from error
     if not isinstance(value, dict):

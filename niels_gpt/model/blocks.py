@@ -175,7 +175,7 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Set linear and embedding weights of `module` and all inside it to normal(0, 0.02), biases to 0, norms to 1."""
+    """Start `module` and all inside it: linear and embedding normal(0, 0.02), biases 0, norms 1."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding)):
             nn.init.normal_(part.weight, mean=0.0, std=0.02)

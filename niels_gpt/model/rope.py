@@ -27,7 +27,7 @@ def rope_cache(
     """
     if T < 1 or D < 2 or D % 2 != 0:
         raise ValueError(f"rope_cache got T={T!r}, D={D!r}, expected T >= 1 and an even D >= 2")
-    # Angles in float64 on the CPU (some devices have no float64): in float32 the error grows with the position.
+    # float64, on the CPU because some devices have none: in float32 the error grows with the position.
     rate = theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)  # (D/2,)
     angle = torch.arange(T, dtype=torch.float64)[:, None] * rate  # (T, D/2)
     out = torch.float32 if dtype is None else dtype
@@ -42,7 +42,8 @@ def apply_rope(q: Tensor, k: Tensor, sin: Tensor, cos: Tensor) -> tuple[Tensor, 
     """
     Tq, D = q.shape[-2:]
     if k.shape != q.shape or sin.shape != cos.shape or sin.shape[-2] < Tq or 2 * sin.shape[-1] != D:
-        msg = f"apply_rope got q {tuple(q.shape)}, k {tuple(k.shape)}, sin {tuple(sin.shape)}, cos {tuple(cos.shape)}"
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, sin, cos))
+        msg = f"apply_rope got q, k, sin, cos of shapes {shapes}"
         raise ValueError(f"{msg}; expected equal q and k (B, H, Tq, D) and angles (1 or B, 1, T >= Tq, D/2)")
     sin, cos = sin[..., :Tq, :], cos[..., :Tq, :]
     return _turn(q, sin, cos), _turn(k, sin, cos)
