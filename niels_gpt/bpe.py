@@ -1,8 +1,8 @@
 """Byte-level BPE with the four control tokens of a chat, trained and run by Hugging Face `tokenizers`.
 
-The pieces are made of bytes, so nothing is ever unknown and every text round-trips. Control tokens exist as ids
-only: no text encodes to them, whatever it spells. Digits stand alone, because a small model sees few numbers:
-single digits let it copy any number of the user, and no merge is spent on one. Knows nothing of turns.
+The pieces are made of bytes, so nothing is ever unknown and every text round-trips. Control tokens exist as
+ids only: no text encodes to them, whatever it spells. Digits stand alone, because a small model sees few
+numbers: with single digits it can copy any number of the user, and no merge is spent on one. Knows no turns.
 `python -m niels_gpt.bpe --text FILE... --vocab-size N --out tokenizer.json` trains one.
 """
 
@@ -35,7 +35,7 @@ def _pipeline() -> HFTokenizer:
 
 
 def _byte_of_letter() -> dict[str, int]:
-    """Byte behind each letter of the byte-level alphabet: printable Latin-1 stands for itself, the rest for 256 on."""
+    """Byte of each letter of the alphabet: printable Latin-1 is itself, the rest counts from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -62,7 +62,7 @@ class BPETokenizer:
 
     @classmethod
     def from_json(cls, json_text: str) -> BPETokenizer:
-        """Tokenizer from what `to_json` gave. Anything else raises `TokenizerError` that says what is wrong."""
+        """Tokenizer from what `to_json` gave; for anything else a `TokenizerError` says what is wrong."""
         try:
             pipeline = HFTokenizer.from_str(json_text)
         except Exception as error:  # the library raises nothing narrower
@@ -88,8 +88,7 @@ class BPETokenizer:
 
     def encode(self, text: str) -> torch.LongTensor:
         """Give the same ids as an int64 tensor (n,) on the CPU."""
-        ids = torch.tensor(self.encode_ids(text), dtype=torch.int64)
-        return ids  # pyright: ignore[reportReturnType]  # int64 on the CPU is a LongTensor
+        return torch.LongTensor(self.encode_ids(text))
 
     def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
         """Text of the ids; invalid UTF-8 becomes U+FFFD, control ids nothing."""
@@ -111,7 +110,7 @@ class BPETokenizer:
 
 
 def _fault(stored: dict[str, Any]) -> str | None:
-    """Name what makes a stored tokenizer unsafe to use, or give None. `stored` is as this library version writes it."""
+    """Name what makes a tokenizer unsafe to use, or give None. `stored`: what this library writes."""
     expected = json.loads(_pipeline().to_str())
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"):
         if stored[part] != expected[part]:
@@ -145,10 +144,10 @@ def _vocab_fault(
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """Learn pieces from texts: the same texts in any cut give the same JSON bytes.
+    """Learn pieces from texts of any kind; the same texts give the same JSON bytes.
 
-    `vocab_size` counts the 256 bytes and the control tokens; fewer ids come out when the texts have no more pairs
-    that occur twice. Smaller than 260: `TokenizerError`.
+    `vocab_size` counts the 256 bytes and the control tokens; fewer ids come out when the texts have no more
+    pairs that occur twice. Smaller than 260: `TokenizerError`.
     """
     if vocab_size < SMALLEST_VOCAB:
         raise TokenizerError(f"vocabulary of {vocab_size!r} is too small; expected at least {SMALLEST_VOCAB}")
@@ -164,28 +163,31 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     return BPETokenizer.from_json(pipeline.to_str())
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: byte {error.start} is not UTF-8; expected UTF-8 text") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the trainer; 0 when the file is written, 1 with one line on stderr when it is not."""
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.bpe", description="Train a byte-level BPE tokenizer."
     )
-    parser.add_argument(
-        "--text", nargs="+", required=True, type=Path, metavar="FILE", help="UTF-8 text to learn from"
-    )
-    parser.add_argument("--vocab-size", type=int, default=2048, metavar="N", help="ids in all (default 2048)")
-    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="JSON file to write")
+    add = parser.add_argument
+    add("--text", nargs="+", required=True, type=Path, metavar="FILE", help="UTF-8 text to learn from")
+    add("--vocab-size", type=int, default=2048, metavar="N", help="ids in all (default 2048)")
+    add("--out", required=True, type=Path, metavar="PATH", help="JSON file to write")
     args = parser.parse_args(argv)
     try:
-        tokenizer = train_bpe([path.read_bytes().decode("utf-8") for path in args.text], args.vocab_size)
+        tokenizer = train_bpe(map(_read, args.text), args.vocab_size)
         args.out.write_text(tokenizer.to_json(), encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"niels_gpt.bpe: {error}", file=sys.stderr)
         return 1
-    short = (
-        ""
-        if tokenizer.vocab_size == args.vocab_size
-        else f" ({args.vocab_size} asked for: the text has no more)"
-    )
+    asked = args.vocab_size
+    short = "" if tokenizer.vocab_size == asked else f" ({asked} asked for: the text has no more)"
     print(f"{args.out}: {tokenizer.vocab_size} pieces{short}")
     return 0
 

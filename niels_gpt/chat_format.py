@@ -21,14 +21,14 @@ _NEXT_TAG = re.compile("|".join(map(re.escape, STOP_TAGS)))
 
 
 def checked(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """(role, content) of each message. A role that does not exist, or content that is no text: `ValueError`."""
+    """(role, content) of each message. An unknown role, or content that is no text: `ValueError`."""
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise ValueError(f"message {index} has the role {role!r}; expected one of {', '.join(ROLES)}")
         if not isinstance(content, str):
-            raise ValueError(f"message {index} ({role}) has the content {content!r}; expected a text")  # noqa: TRY004
+            raise ValueError(f"message {index} ({role}) has the content {content!r}; expected a text")  # noqa: TRY004  # bad arguments are ValueErrors here
         turns.append((role, content))
     return turns
 
@@ -39,7 +39,7 @@ def without_open_reply(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def format_turn(role: str, content: str) -> str:
-    """One turn of the transcript, newline included. A content line that would open with a tag gets one space."""
+    """One turn of the transcript with its newline. A content line that would open with a tag gets a space."""
     return f"{role}: {_FORGED_TAG.sub(chr(10) + ' ', content)}\n"
 
 
@@ -55,15 +55,14 @@ def format_chat(messages: Sequence[Message]) -> str:
 def extract_assistant_reply(generated_text: str) -> str:
     """Last non-empty text after an `assistant: ` tag, up to the next tag line, stripped; "" if all are empty.
 
-    Tags open a line; only a text without such a line is searched for `assistant: ` anywhere. None: `ValueError`.
+    Tags open a line; only a text without such a line is searched for `assistant: ` anywhere. No tag at all:
+    `ValueError`.
     """
-    tags = list(_REPLY_AT_LINE_START.finditer(generated_text)) or list(
-        _REPLY_ANYWHERE.finditer(generated_text)
-    )
+    tags = list(_REPLY_AT_LINE_START.finditer(generated_text))
+    tags = tags or list(_REPLY_ANYWHERE.finditer(generated_text))
     if not tags:
         raise ValueError(f"no {REPLY_TAG!r} in {generated_text[-80:]!r}; expected the transcript of a chat")
     for tag in reversed(tags):
-        # From the tag's last character but one the next tag's newline cannot be missed, even right behind it.
         following = _NEXT_TAG.search(generated_text, tag.end())
         reply = generated_text[tag.end() : following.start() if following else None].strip()
         if reply:

@@ -1,8 +1,8 @@
 """How a conversation becomes token ids, and where a reply ends. The tokenizer decides which of two ways.
 
-Bytes have no control tokens: the transcript of `chat_format`, ended by the next tag. With control tokens, each turn
-is one role token, its text, and <|eot|>, which alone ends a reply. In both, text can never become a turn. What a
-model was trained on and what a chat sends it come from the same code. Knows nothing of models or sampling.
+Bytes have no control tokens: the transcript of `chat_format`, ended by the next tag. With control tokens,
+each turn is one role token, its text, and <|eot|>, which alone ends a reply. In both, no text becomes a turn.
+Training and chat get their ids from the same code. Knows no models and no sampling.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Text to token ids and back: the contract that every tokenizer keeps, and the byte tokenizer.
 
-One token is one byte of the text's UTF-8 here, so any text round-trips and no file is needed. Knows nothing of
-chat turns (`template`), of learned pieces (`bpe`) or of the model that reads the ids.
+One token is one byte of the text's UTF-8 here, so any text round-trips and no file is needed. Knows nothing
+of chat turns (`template`), of learned pieces (`bpe`) or of the model that reads the ids.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from niels_gpt.errors import NielsGptError
 
-class TokenizerError(ValueError):
+
+class TokenizerError(NielsGptError):
     """Text, ids or a stored tokenizer that cannot be used; the message says what was expected."""
 
 
@@ -59,8 +61,8 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"text holds {text[error.start : error.start + 1]!r} at position {error.start}, half of a surrogate "
-            "pair; expected whole characters: read the text with errors='replace'"
+            f"text holds {text[error.start : error.start + 1]!r} at position {error.start}, half of a "
+            "surrogate pair; expected whole characters: read the text with errors='replace'"
         ) from error
 
 
@@ -121,7 +123,7 @@ class ByteTokenizer:
 
 
 def tokenizer_from_json(json_text: str | None) -> Tokenizer:
-    """Tokenizer of a checkpoint: None means bytes, a text is a stored BPE. A damaged text: `TokenizerError`."""
+    """Tokenizer of a checkpoint: None means bytes, a text is a stored BPE. Damaged: `TokenizerError`."""
     if json_text is None:
         return ByteTokenizer()
     from niels_gpt.bpe import BPETokenizer  # noqa: PLC0415  # byte models should not pay for the BPE library
