@@ -1,8 +1,8 @@
 """Checkpoint files: one dictionary, written so that a crash leaves the old file or the new one, never half.
 
 The keys are model_cfg, train_cfg, model_state, optimizer_state, step, best_val_loss and, where the model
-has a tokenizer of its own, its JSON under "tokenizer". Files are always read with `weights_only=True`, which can
-build tensors and plain values and nothing else. Knows nothing about what the weights mean: `loading` does.
+has a tokenizer of its own, its JSON under "tokenizer". Files are always read with `weights_only=True`,
+which can build tensors and plain values and nothing else. Knows nothing about what the weights mean.
 """
 
 from __future__ import annotations
