@@ -1,0 +1,53 @@
+"""Every error the engine raises, under one base class.
+
+Knows nothing of scheduling. An error that a decoder raised is never replaced: it is the `__cause__` of what a
+caller sees, and its class name travels on the event.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base class of all errors of this package."""
+
+
+class EngineClosed(EngineError):  # noqa: N818  # the name says it better
+    """The engine is not running: not entered yet, or being left, or left."""
+
+
+class DecoderContractError(EngineError):
+    """A decoder returned something that the `Decoder` protocol does not allow."""
+
+
+class GenerationFailed(EngineError):  # noqa: N818  # the name says it better
+    """A job failed; raised by `Job.result()` from the error that failed it.
+
+    `job_id` is the job, `kind` the class name of the cause (the same text as `JobFailed.kind`).
+    """
+
+    def __init__(self, *, job_id: str, kind: str, error: str) -> None:
+        super().__init__(
+            f"job {job_id!r} failed with {kind}: {error}. Its events up to the failure are still readable "
+            "with job.events(); the engine goes on, so the request can be submitted again."
+        )
+        self.job_id = job_id
+        self.kind = kind
+
+
+class SubscriberLagged(EngineError):  # noqa: N818  # the name says it better
+    """A subscriber of `Engine.subscribe()` was too slow: `missed` events are gone from the bounded history.
+
+    Raised once per gap. The same iterator goes on afterwards with the oldest event that is still held, and
+    every job's own log (`job.events()`) is complete.
+    """
+
+    def __init__(self, missed: int) -> None:
+        super().__init__(
+            f"this subscriber missed {missed} event(s): it fell behind the engine's bounded history. "
+            "Go on with the same iterator, or follow single jobs with job.events(): it never loses one."
+        )
+        self.missed = missed
+
+
+class EventFormatError(EngineError, ValueError):
+    """A line is not the JSON form of an event."""
