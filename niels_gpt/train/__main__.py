@@ -1,0 +1,81 @@
+"""The command `python -m niels_gpt.train`: errors on one line, Ctrl-C that loses nothing.
+
+Knows nothing about training itself; it owns the signals and the exit code.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from niels_gpt.train.options import Options, parse_options
+
+if TYPE_CHECKING:
+    from niels_gpt.train.loop import Run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; 0 at the end, 2 with one line on stderr if it cannot start or go on, 128 + signal if stopped."""
+    options = parse_options(argv)
+    from niels_gpt.train.assembly import assemble  # noqa: PLC0415 - torch, after the flags are known to be good
+
+    try:
+        return _run(assemble(options, note=_say), options)
+    except (ValueError, OSError) as error:
+        print(f"niels_gpt.train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(run: Run, options: Options) -> int:
+    from niels_gpt.train.loop import train  # noqa: PLC0415 - see main
+    from niels_gpt.train.progress import open_progress  # noqa: PLC0415 - see main
+
+    cfg = run.train_cfg
+    with _StopRequest() as stop:
+        with open_progress(
+            total_steps=cfg.total_steps, start_step=run.start_step, log_every=cfg.log_every
+        ) as progress:
+            outcome = train(run, progress, should_stop=lambda: stop.signal_number is not None)
+        latest = run.out / "latest.pt"
+        if outcome.stopped:
+            _say(f"stopped after step {outcome.step}; go on with")
+            _say(f"  python -m niels_gpt.train --config {options.config} --resume {latest}")
+            return 128 + (stop.signal_number or signal.SIGINT)
+    best = f"; best held-out loss {outcome.best_val_loss:.4f} in {run.out / 'best.pt'}" if run.val else ""
+    _say(f"done: {outcome.step} steps, {latest}{best}")
+    return 0
+
+
+class _StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a wish, so that no step is cut in half; a second interrupts."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> _StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType] # what signal() gave back
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Files of dialogues into conversations, and the split into what is learned and what is held out.
+
+A file holds dialogues separated by `DIALOGUE_DELIM`, each a run of `role: content` lines. Knows nothing about
+tokens or models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from niels_gpt.chat_format import ROLES
+from niels_gpt.train.errors import TrainingError
+
+DIALOGUE_DELIM = "\n\n<dialogue>\n\n"
+
+Dialogue = tuple[dict[str, str], ...]  # {"role", "content"} messages, oldest first
+
+
+def read_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
+    """Return the dialogues of all files in order; TrainingError names file, dialogue and fault."""
+    dialogues: list[Dialogue] = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TrainingError(
+                f"cannot read the dialogues {str(path)!r}: {reason}; give the path of a primer file, "
+                "such as data/primer.txt, in the configuration's data.dialogues"
+            ) from error
+        dialogues += parse_dialogues(text, where=str(path))
+    return dialogues
+
+
+def parse_dialogues(text: str, *, where: str) -> list[Dialogue]:
+    """Return the dialogues of one text; a blank stretch between two delimiters is no dialogue."""
+    parts = text.replace("\r\n", "\n").split(DIALOGUE_DELIM)
+    dialogues = [
+        _parse(part, where=f"{where}, dialogue {number}")
+        for number, part in enumerate(parts, start=1)
+        if part.strip()
+    ]
+    if not dialogues:
+        raise TrainingError(f"{where} holds no dialogue; expected 'role: content' lines")
+    return dialogues
+
+
+def split_dialogues(
+    dialogues: Sequence[Dialogue], *, val_frac: float, seed: int
+) -> tuple[list[Dialogue], list[Dialogue]]:
+    """Return (train, val), both in the order given; the same arguments give the same split.
+
+    Copies of one dialogue go to the same side, so nothing held out is ever learned. From two different
+    dialogues on, each side has at least one unless `val_frac` is 0.
+    """
+    different = list(dict.fromkeys(_identity(dialogue) for dialogue in dialogues))
+    random.Random(f"split {seed}").shuffle(different)  # noqa: S311 - a reproducible split, nothing secret
+    held_out_count = round(len(different) * val_frac)
+    if val_frac > 0:
+        held_out_count = max(1, held_out_count)
+    held_out = set(different[: min(held_out_count, len(different) - 1)])
+    train = [dialogue for dialogue in dialogues if _identity(dialogue) not in held_out]
+    val = [dialogue for dialogue in dialogues if _identity(dialogue) in held_out]
+    return train, val
+
+
+def _identity(dialogue: Dialogue) -> tuple[tuple[str, str], ...]:
+    """Return what makes two dialogues the same: roles and contents."""
+    return tuple((message["role"], message["content"]) for message in dialogue)
+
+
+def _parse(part: str, *, where: str) -> Dialogue:
+    messages = [_message(line, where=where) for line in part.strip("\n").split("\n")]
+    if not any(message["role"] == "assistant" for message in messages):
+        raise TrainingError(f"{where} has no assistant line; expected at least one reply to learn")
+    return tuple(messages)
+
+
+def _message(line: str, *, where: str) -> dict[str, str]:
+    role, separator, content = line.partition(": ")
+    if role not in ROLES or not separator:
+        raise TrainingError(
+            f"{where} has the line {line[:60]!r}; expected 'role: content' with one of {', '.join(ROLES)}"
+        )
+    return {"role": role, "content": content}

@@ -1,0 +1,50 @@
+"""The command line of training, as a frozen value.
+
+Imports nothing heavy, so that `--help` and a mistyped flag answer at once. Knows nothing about what the flags
+do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DEVICES = ("cpu", "mps", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was asked for; None leaves it to the configuration or to the machine."""
+
+    config: Path
+    device: str | None
+    resume: Path | None
+    out: Path | None
+    steps: int | None
+    threads: int | None
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """Read the command line; a bad one prints its usage and exits 2, as argparse does."""
+    parser = argparse.ArgumentParser(
+        prog="python -m niels_gpt.train",
+        description="Train a model on chat dialogues; checkpoints land in checkpoints/.",
+    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="PATH", help="JSON: model, train, data, compute")
+    add("--device", choices=DEVICES, help="default: mps where there is one, else cpu")
+    add("--resume", type=Path, metavar="PATH", help="go on from this checkpoint, optimizer and step included")
+    add("--out", type=Path, metavar="DIR", help="folder of the checkpoints (default checkpoints/)")
+    add(
+        "--steps", type=_positive, metavar="N", help="total steps instead of the configuration's, for a trial"
+    )
+    add("--threads", type=_positive, metavar="N", help="threads instead of the configuration's")
+    return Options(**vars(parser.parse_args(argv)))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
