@@ -1,0 +1,169 @@
+"""One opened database: found or made, brought to the newest schema, and lent out a transaction at a time.
+
+Every error of a driver or of the file system becomes a StoreError here. One lock serialises the threads of
+this process; the database's own write lock serialises programs. Knows nothing about sessions or messages.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlmodel import Session as Transaction
+
+from sessions import sqlite_file
+from sessions.errors import StoreClosed, StoreReadOnly, StoreUnavailable
+from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
+from sessions.sqlite_connection import DEFAULT_TIMEOUT_SECONDS, WRITES, meaning_of, set_up_connections
+
+
+class Database:
+    """Transactions on one database, from any thread, one at a time.
+
+    A ``with`` block over ``writing()`` commits durably when it ends, and rolls back when it raises.
+    """
+
+    def __init__(self, engine: Engine, place: str) -> None:
+        self._engine = engine
+        self._place = place
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def reading(self) -> AbstractContextManager[Transaction]:
+        """Lend a transaction that sees one state throughout. Raises StoreClosed, StoreUnavailable."""
+        return self._transaction(writes=False)
+
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """Lend a transaction that holds the write lock from its first statement on. Raises as ``reading`` does."""
+        return self._transaction(writes=True)
+
+    def close(self) -> None:
+        """Close the connections, after a transaction of another thread has ended; again is harmless."""
+        with self._lock:
+            self._closed = True
+            self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, *, writes: bool) -> Generator[Transaction, None, None]:
+        with self._lock:
+            if self._closed:
+                raise StoreClosed(f"the session store {self._place} is closed: open it again")
+            with (
+                _translated(self._place),
+                Transaction(_engine_for(self._engine, writes=writes), expire_on_commit=False) as transaction,
+                transaction.begin(),
+            ):
+                yield transaction
+
+
+def open_database(place: str | Path, chain: MigrationChain = SHIPPED) -> Database:
+    """Open the store at a path or SQLAlchemy URL; make it where there is none, migrate it where it is old.
+
+    A SQLite file is backed up before it is migrated. Raises StoreUnavailable (StoreLocked, StoreReadOnly,
+    StoreFull), NotAStore, StoreDamaged or SchemaTooNew; what was there is then untouched.
+    """
+    url = _url_of(place)
+    name = (
+        url.render_as_string(hide_password=True) if url.get_backend_name() != "sqlite" else str(url.database)
+    )
+    with _translated(name):
+        if url.get_backend_name() == "sqlite":
+            return _open_sqlite(url, chain)
+        return _opened(create_engine(url), chain, name, file=None)
+
+
+def _url_of(place: str | Path) -> URL:
+    if isinstance(place, Path) or "://" not in place:
+        return URL.create("sqlite", database=str(Path(place).expanduser()))
+    try:
+        url = make_url(place)
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise StoreUnavailable(f"the store's URL is not one that SQLAlchemy knows ({error})") from error
+    if url.get_backend_name() == "sqlite" and (
+        url.database in {None, "", ":memory:"} or str(url.database).startswith("file:")
+    ):
+        raise StoreUnavailable(
+            f"the store {place!r} is no plain file, so nothing in it would last: give sqlite:///PATH"
+        )
+    return url
+
+
+def _open_sqlite(url: URL, chain: MigrationChain) -> Database:
+    path = Path(str(url.database)).absolute()
+    if not sqlite_file.is_there(path):
+        with sqlite_file.new_file(path) as unfinished:
+            engine = _sqlite_engine(url.set(database=str(unfinished)))
+            _opened(engine, chain, str(path), file=None).close()
+    return _opened(_sqlite_engine(url.set(database=str(path))), chain, str(path), file=path)
+
+
+def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | None) -> Database:
+    try:
+        _bring_up_to_date(engine, chain, place, file=file)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Database(engine, place)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    timeout_seconds = float(str(url.query.get("timeout", DEFAULT_TIMEOUT_SECONDS)))
+    engine = create_engine(url)
+    set_up_connections(engine, timeout_seconds=timeout_seconds)
+    return engine
+
+
+def _engine_for(engine: Engine, *, writes: bool) -> Engine:
+    return engine.execution_options(**{WRITES: writes})
+
+
+def _bring_up_to_date(engine: Engine, chain: MigrationChain, place: str, *, file: Path | None) -> None:
+    with engine.connect() as connection:
+        if stored_revision(connection, chain, place) == chain.head:
+            return
+    with _engine_for(engine, writes=True).begin() as connection:
+        _migrate_under_lock(connection, chain, place, file=file)
+
+
+def _migrate_under_lock(
+    connection: Connection, chain: MigrationChain, place: str, *, file: Path | None
+) -> None:
+    # Another process may have migrated between our look and our lock.
+    revision = stored_revision(connection, chain, place)
+    if revision == chain.head:
+        return
+    if file is not None and revision is not None:
+        sqlite_file.back_up(file, f"schema-{revision}")
+    migrate(connection, chain)
+
+
+@contextmanager
+def _translated(place: str) -> Generator[None, None, None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise meaning_of(error.orig, place) from error
+        raise StoreUnavailable(
+            f"the session store {place} cannot be used ({error.orig}): check it"
+        ) from error
+    except sqlite3.Error as error:
+        raise meaning_of(error, place) from error
+    except ModuleNotFoundError as error:
+        raise StoreUnavailable(
+            f"the session store {place} needs the driver {error.name!r}: install it"
+        ) from error
+    except PermissionError as error:
+        raise StoreReadOnly(
+            f"the session store {place} cannot be reached or made ({error}): permit access to it"
+        ) from error
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the session store {place} cannot be reached or made ({error}): give another path"
+        ) from error

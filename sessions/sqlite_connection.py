@@ -1,0 +1,119 @@
+"""How a connection to SQLite behaves: its pragmas, its transactions, and what its errors mean.
+
+The only module with SQL that is SQLite's own. The journal depends on the version: before 3.51.3 two
+connections in WAL mode can corrupt the file (the WAL-reset race), so the rollback journal stands there, and
+EXTRA makes its removal durable too. Knows nothing about tables, paths or sessions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from sessions.errors import (
+    NotAStore,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+
+DEFAULT_TIMEOUT_SECONDS = 5.0
+WRITES = "sessions_writes"  # the execution option of connections that begin with the write lock
+
+_SYNCHRONOUS_LEVELS = {"FULL": 2, "EXTRA": 3}
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A journal mode with the synchronous level that makes a commit survive a power cut in it."""
+
+    mode: str
+    synchronous: str
+
+
+def journal_for(version: tuple[int, ...]) -> Journal:
+    """Return the fastest journal that is safe in this version of SQLite."""
+    return Journal("wal", "FULL") if version >= (3, 51, 3) else Journal("delete", "EXTRA")
+
+
+def set_up_connections(engine: Engine, *, timeout_seconds: float) -> None:
+    """Make every connection of ``engine`` durable, checked and under SQLAlchemy's transaction control.
+
+    Transactions begin with BEGIN IMMEDIATE where the execution option ``WRITES`` is set: a deferred one that
+    turns to writing later fails at once, whatever the timeout. What SQLite does not confirm raises
+    StoreUnavailable at connecting.
+    """
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        # None takes transaction control from the driver; ``begin`` below is then the only one to begin.
+        connection.isolation_level = None
+        _assert_pragmas(connection, timeout_seconds)
+
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", begin)
+
+
+def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float) -> None:
+    def value_of(pragma: str) -> Any:
+        row = connection.execute(f"PRAGMA {pragma}").fetchone()
+        return None if row is None else row[0]
+
+    journal = journal_for(sqlite3.sqlite_version_info)
+    timeout_ms = round(timeout_seconds * 1000)
+    connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
+    # Setting a mode takes locks, even to the mode that is there already.
+    if value_of("journal_mode") != journal.mode:
+        connection.execute(f"PRAGMA journal_mode = {journal.mode}")
+    connection.execute(f"PRAGMA synchronous = {journal.synchronous}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    expected = {
+        "busy_timeout": timeout_ms,
+        "journal_mode": journal.mode,
+        "synchronous": _SYNCHRONOUS_LEVELS[journal.synchronous],
+        "foreign_keys": 1,
+    }
+    found = {pragma: value_of(pragma) for pragma in expected}
+    if found != expected:
+        raise StoreUnavailable(
+            f"SQLite {sqlite3.sqlite_version} did not take the settings that keep messages safe: "
+            f"expected {expected}, found {found}; put the store on a local disk, or give another one"
+        )
+
+
+# Primary result codes of SQLite: the class that callers see, and what happened, with what to do.
+_MEANINGS: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_BUSY: (StoreLocked, "is locked by another program: close that one, or try again"),
+    sqlite3.SQLITE_LOCKED: (StoreLocked, "is locked by another program: close that one, or try again"),
+    sqlite3.SQLITE_READONLY: (StoreReadOnly, "cannot be written: permit writing to the file and its folder"),
+    sqlite3.SQLITE_PERM: (StoreReadOnly, "cannot be written: permit writing to the file and its folder"),
+    sqlite3.SQLITE_FULL: (StoreFull, "has no room left: free some disk space, then repeat"),
+    sqlite3.SQLITE_CANTOPEN: (
+        StoreUnavailable,
+        "cannot be opened: check that its folder exists and is yours",
+    ),
+    sqlite3.SQLITE_NOTADB: (NotAStore, "is not a session store; it was left untouched: give another path"),
+    sqlite3.SQLITE_CORRUPT: (
+        StoreDamaged,
+        "is damaged; it was left as it is: keep a copy, and restore a backup or give another path",
+    ),
+}
+
+
+def meaning_of(error: sqlite3.Error, place: str) -> StoreError:
+    """Return the StoreError, not raised, that says what ``error`` means for the store at ``place``."""
+    # The low byte is the primary code. Errors of the driver itself, not of SQLite, have none.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    kind, text = _MEANINGS.get(
+        code, (StoreUnavailable, "cannot be used: check the disk, or give another path")
+    )
+    return kind(f"the session store {place} {text} (SQLite says: {error})")

@@ -1,0 +1,87 @@
+"""The file under a SQLite store: where it lies, who may read it, how it appears, and its backup.
+
+A new store is made beside its final place and linked there when complete, so that no other process and no
+crash ever meets half a store, and an empty file is never one of ours. The file is never opened here except
+through SQLite: closing any other handle on it would drop the locks that this process holds. Knows nothing
+about what is inside.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import platformdirs
+
+from sessions.errors import NotAStore, StoreUnavailable
+
+_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+
+
+def default_path() -> Path:
+    """Return where a user's sessions live unless told otherwise (on Linux below XDG_DATA_HOME)."""
+    return platformdirs.user_data_path("niels-gpt", appauthor=False) / "sessions.db"
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file that may be a store lies at ``path``; refuse what certainly is none.
+
+    StoreUnavailable for a folder, NotAStore for an empty file.
+    """
+    if path.is_dir():
+        raise StoreUnavailable(f"the session store {path} is a folder: give the path of a file in it")
+    if not path.exists():
+        return False
+    if path.stat().st_size == 0:
+        raise NotAStore(
+            f"the session store {path} is an empty file (0 bytes): remove it, or give another path"
+        )
+    return True
+
+
+@contextmanager
+def new_file(path: Path) -> Generator[Path, None, None]:
+    """Lend the path of an empty private file; on leaving, it becomes ``path`` in one step.
+
+    If another process was faster, its file stays and this one vanishes; after an error too. Missing folders
+    are made private; folders that exist keep their mode.
+    """
+    for folder in reversed([each for each in path.parents if not each.exists()]):
+        folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, _PRIVATE_FILE))
+    try:
+        yield temporary
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _make_entry_durable(path.parent)
+
+
+def back_up(path: Path, label: str) -> Path:
+    """Copy the committed state of the store at ``path`` to a private file beside it, and return its path.
+
+    Safe while a connection holds the write lock. ``label`` becomes part of the copy's name.
+    """
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    copy = path.with_name(f"{path.name}.{label}-{moment}-{secrets.token_hex(3)}.backup")
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, _PRIVATE_FILE))
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    _make_entry_durable(path.parent)
+    return copy
+
+
+def _make_entry_durable(folder: Path) -> None:
+    # SQLite syncs the bytes of a file; that its name is in the folder is another write.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,82 @@
+"""Stores on real files, and the few steps that most tests about them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sessions import Message, NewGeneration, Session, Store, open_store
+
+Asked = Callable[[Store], NewGeneration]
+Exchange = Callable[[Store, Session, str, str], Message]
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "sessions.db"
+
+
+@pytest.fixture
+def store(store_path: Path) -> Iterator[Store]:
+    with open_store(store_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(store: Store) -> Session:
+    """A session that has its system prompt and nothing else."""
+    return store.create_session("talk", seed=7, system="be brief", settings={"temperature": 0.9})
+
+
+@pytest.fixture
+def asked() -> Asked:
+    """What a reply is asked for with, by a checkpoint that the store knows."""
+
+    def make(store: Store) -> NewGeneration:
+        checkpoint = store.remember_checkpoint(
+            fingerprint="f" * 64, parts={"weights": "w"}, config={"V": 256}, step=100, path="best.pt"
+        )
+        return NewGeneration(
+            checkpoint_id=checkpoint,
+            seed=2**63 - 1,
+            attempt=0,
+            sampling={"temperature": 0.9, "top_k": 50},
+            max_new_tokens=32,
+            prompt_hash="p" * 64,
+            trimmed_turns=0,
+            environment={"torch": "2.13"},
+        )
+
+    return make
+
+
+@pytest.fixture
+def exchange(asked: Asked) -> Exchange:
+    """One whole turn: a user message and its complete reply, which is returned."""
+
+    def say(store: Store, session: Session, content: str, reply: str) -> Message:
+        head = store.session(session.name).head_id
+        turn = store.begin_turn(session.id, content=content, expected_head=head, generation=asked(store))
+        return finish(store, turn.generation.id, reply)
+
+    return say
+
+
+@pytest.fixture
+def finished() -> Callable[[Store, int, str], Message]:
+    """Finish a pending generation with a reply."""
+    return finish
+
+
+def finish(store: Store, generation_id: int, reply: str) -> Message:
+    return store.finish_reply(
+        generation_id,
+        content=reply,
+        token_ids=list(reply.encode()),
+        status="complete",
+        finish_reason="stop",
+        receipt={"reply_tokens": len(reply)},
+        timings={"total_s": 0.5},
+    )

@@ -1,0 +1,131 @@
+"""Two programs on one session: the second is told, and turns never interleave."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from sessions import GenerationFinished, HeadMoved, ReplyPending, changes, open_store
+
+
+def interleaved(path) -> bool:
+    """Tell whether the roles after the system prompt do not alternate, or a reply answers another message."""
+    turns = path[1:]
+    pairs = list(zip(turns[::2], turns[1::2], strict=False))
+    return len(turns) % 2 == 1 or any(
+        (user.role, reply.role) != ("user", "assistant") or reply.content != f"to {user.content}"
+        for user, reply in pairs
+    )
+
+
+def test_a_turn_on_an_old_head_is_refused_and_stores_nothing(store, store_path, session, asked, exchange):
+    with open_store(store_path) as other:
+        reply = exchange(other, session, "from there", "answered")
+        with pytest.raises(HeadMoved, match=r"'talk' was changed by another program.*'answered'") as caught:
+            store.begin_turn(
+                session.id, content="from here", expected_head=session.head_id, generation=asked(store)
+            )
+    assert (caught.value.expected, caught.value.found) == (session.head_id, reply.id)
+    assert [message.content for message in store.path(session.id)][1:] == ["from there", "answered"]
+    assert len(store.generations(session.id)) == 1
+
+
+def test_every_change_of_the_head_checks_it_first(store, session, exchange):
+    exchange(store, session, "hi", "hello")
+    with pytest.raises(HeadMoved):
+        store.set_system(session.id, "x", expected_head=session.head_id)
+    with pytest.raises(HeadMoved):
+        store.reset(session.id, system=None, expected_head=None)
+
+
+def test_a_head_that_was_reset_away_is_named_so(store, session):
+    store.reset(session.id, system=None, expected_head=session.head_id)
+    with pytest.raises(HeadMoved, match="found none .it was reset."):
+        store.reset(session.id, system=None, expected_head=session.head_id)
+
+
+def test_a_session_that_waits_for_a_reply_takes_no_other_turn(store, session, asked):
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
+    with pytest.raises(ReplyPending, match="finish it or give it up first") as caught:
+        store.begin_turn(session.id, content="more", expected_head=turn.user.id, generation=asked(store))
+    assert caught.value.generation_id == turn.generation.id
+    with pytest.raises(ReplyPending):
+        store.reset(session.id, system=None, expected_head=turn.user.id)
+    with pytest.raises(ReplyPending):
+        store.set_system(session.id, "x", expected_head=turn.user.id)
+
+
+def test_a_retry_of_a_message_that_the_session_has_left_is_refused(store, session, asked, exchange):
+    first = exchange(store, session, "hi", "hello")
+    exchange(store, session, "more", "yes")
+    with pytest.raises(HeadMoved):
+        store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
+
+
+def test_an_outcome_is_recorded_once(store, session, asked, finished):
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
+    finished(store, turn.generation.id, "hello")
+    with pytest.raises(GenerationFinished, match="already 'complete'"):
+        finished(store, turn.generation.id, "hello twice")
+    with pytest.raises(GenerationFinished):
+        store.fail_generation(turn.generation.id, error="late")
+    assert [message.content for message in store.path(session.id)][1:] == ["hi", "hello"]
+
+
+def test_a_reply_that_another_attempt_replaced_is_refused(store, session, asked, finished):
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
+    store.begin_retry(session.id, user_message_id=turn.user.id, generation=asked(store))
+    with pytest.raises(GenerationFinished, match="already 'failed'"):
+        finished(store, turn.generation.id, "late")
+
+
+def test_two_threads_with_a_store_each_never_interleave_turns(store_path, store, session, asked, finished):
+    turns_each = 8
+    started = threading.Barrier(2, timeout=20)
+    problems: list[BaseException] = []
+
+    def talk(name: str) -> None:
+        try:
+            with open_store(store_path) as own:
+                generation = asked(own)
+                started.wait()
+                said = 0
+                while said < turns_each:
+                    head = own.session("talk").head_id
+                    content = f"{name} {said}"
+                    try:
+                        turn = own.begin_turn(
+                            session.id, content=content, expected_head=head, generation=generation
+                        )
+                    except (HeadMoved, ReplyPending):
+                        continue
+                    finished(own, turn.generation.id, f"to {content}")
+                    said += 1
+        except BaseException as problem:  # noqa: BLE001 - shown by the test itself
+            problems.append(problem)
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=40)
+    assert problems == []
+    path = store.path(session.id)
+    assert len(path) == 1 + 2 * 2 * turns_each
+    assert not interleaved(path)
+
+
+def test_without_the_check_of_the_head_turns_do_interleave(store, session):
+    users = []
+    for name in ("one", "two"):
+        with store._database.writing() as transaction:
+            row = changes.locked_session(transaction, session.id)
+            users.append(
+                changes.append(transaction, row, parent_id=row.head_id, role="user", content=name).id
+            )
+    for user, name in zip(users, ("one", "two"), strict=True):
+        with store._database.writing() as transaction:
+            row = changes.locked_session(transaction, session.id)
+            changes.append(transaction, row, parent_id=user, role="assistant", content=f"to {name}")
+    assert interleaved(store.path(session.id))
