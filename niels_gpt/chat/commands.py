@@ -1,0 +1,186 @@
+"""The commands of the chat: one registry that drives parsing, help, completion and validation.
+
+A line that begins with a slash is a command and never reaches the model; two slashes send the line with
+one. Handlers talk to a Desk. Knows no terminal, no engine and nothing of how a line was typed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from niels_gpt.chat.settings import SETTINGS, Setting, Settings, show
+
+if TYPE_CHECKING:  # the store behind a record is heavy, and /help must not wait for it
+    from niels_gpt.chat.record import Record
+
+
+class Desk(Protocol):
+    """What a command can reach."""
+
+    async def record(self) -> Record:
+        """Return the open session; waits while the store loads."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Print lines that were asked for."""
+        ...
+
+    def error(self, text: str) -> None:
+        """Print what was wrong with a line, in one line."""
+        ...
+
+    def leave(self) -> None:
+        """End the chat after this command."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One row of the registry. `value` is the placeholder of its argument, empty where there is none."""
+
+    name: str
+    value: str
+    help: str
+    allowed: str = ""
+    examples: tuple[str, ...] = ()
+    run: Callable[[Desk, str], Awaitable[None]]
+
+
+async def _setting(setting: Setting, desk: Desk, text: str) -> None:
+    record = await desk.record()
+    if text:
+        try:
+            value = setting.read(text)
+        except ValueError as error:
+            desk.error(f"{setting.command} {error} (it stays {show(getattr(record.settings, setting.key))})")
+            return
+        await record.change(setting.key, value)
+        desk.say(f"{setting.command} {show(value)}")
+    else:
+        desk.say(f"{setting.command} {show(getattr(record.settings, setting.key))} ({setting.allowed})")
+
+
+async def _system(desk: Desk, text: str) -> None:
+    record = await desk.record()
+    if text:
+        await record.set_system(text)
+        desk.say("the system prompt is set")
+    else:
+        desk.say(record.system or "there is no system prompt")
+
+
+async def _reset(desk: Desk, text: str) -> None:
+    if _no_value("/reset", desk, text):
+        await (await desk.record()).reset()
+        desk.say("a new conversation; the system prompt and the settings stay")
+
+
+async def _history(desk: Desk, text: str) -> None:
+    if not _no_value("/history", desk, text):
+        return
+    messages = (await desk.record()).messages
+    for message in messages:
+        if message.role == "user":
+            desk.say(f"> {message.content}")
+        elif message.role == "system":
+            desk.say(f"(system) {message.content}")
+        else:
+            desk.say(message.content + (" (stopped)" if message.status == "cancelled" else ""))
+    if not messages:
+        desk.say("nothing was said yet")
+
+
+async def _help(desk: Desk, text: str) -> None:
+    if _no_value("/help", desk, text):
+        desk.say(help_text())
+
+
+async def _exit(desk: Desk, text: str) -> None:
+    if _no_value("/exit", desk, text):
+        desk.leave()
+
+
+def _no_value(name: str, desk: Desk, text: str) -> bool:
+    if text:
+        desk.error(f"{name} takes no value, got {text!r}; to send the line as a message type /{name} {text}")
+    return not text
+
+
+def _of_setting(setting: Setting) -> Command:
+    return Command(
+        name=setting.command,
+        value=setting.placeholder,
+        help=f"{setting.meaning} ({show(getattr(Settings(), setting.key))})",
+        allowed=setting.allowed,
+        examples=setting.examples,
+        run=partial(_setting, setting),
+    )
+
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        *map(_of_setting, SETTINGS.values()),
+        Command(name="/system", value="TEXT", help="the system prompt", allowed="any text", run=_system),
+        Command(name="/reset", value="", help="begin anew; what was said stays in the store", run=_reset),
+        Command(name="/history", value="", help="show the conversation", run=_history),
+        Command(name="/help", value="", help="show this", run=_help),
+        Command(name="/exit", value="", help="leave; so does ctrl-d", run=_exit),
+    )
+}
+
+
+def help_text() -> str:
+    """Return the help, one line a command, at most 80 columns wide."""
+    rows = [(f"{command.name} {command.value}".strip(), command.help) for command in COMMANDS.values()]
+    rows.append(("//...", "send a line that begins with a slash"))
+    width = max(len(left) for left, _ in rows)
+    lines = [f"{left:<{width}}  {right}" for left, right in rows]
+    return "\n".join(
+        [*lines, "A command alone shows its value. Ctrl-c stops a reply and keeps what was said."]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Say:
+    """A line for the model."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A command with its value, which may be empty."""
+
+    command: Command
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """A line that begins with a slash and names no command; `advice` says what it may have meant."""
+
+    name: str
+    advice: str
+
+
+def parse(line: str) -> Say | Call | Unknown | None:
+    """Return what a line means; None for a blank one."""
+    text = line.strip()
+    if not text:
+        return None
+    if not text.startswith("/"):
+        return Say(text=text)
+    if text.startswith("//"):
+        return Say(text=text[1:])
+    name, _, value = text.partition(" ")
+    command = COMMANDS.get(name)
+    if command is not None:
+        return Call(command=command, value=value.strip())
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    advice = f"did you mean {near[0]}?" if near else "/help lists the commands;"
+    return Unknown(name=name, advice=f"{advice} //... sends a line that begins with a slash")

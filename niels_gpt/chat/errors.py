@@ -1,0 +1,27 @@
+"""What the chat can say went wrong, in one line that a user can act on.
+
+Every error below this package's border (store, checkpoint, engine) is translated into one of these
+where it is met; the REPL and the pipe print the message and nothing else. Knows no terminal.
+"""
+
+from __future__ import annotations
+
+
+class ChatError(Exception):
+    """Base of the chat's errors: the message is complete and meant for the user."""
+
+
+class LoadFailed(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
+    """The checkpoint or the store cannot be used: the program ends."""
+
+
+class MessageTooLong(ChatError):  # noqa: N818
+    """A message leaves no room for a reply even with every older turn dropped; nothing was stored."""
+
+
+class ReplyFailed(ChatError):  # noqa: N818
+    """The generation broke; the user's message stays in the session, without a reply."""
+
+
+class SessionTrouble(ChatError):  # noqa: N818
+    """The store refused: another program moved the session, the disk is full, the name is taken, ..."""

@@ -1,0 +1,91 @@
+"""A checkpoint, loaded and ready to answer: what conversation.py calls a Model.
+
+The only module of the chat that imports torch; loader.py imports it behind the prompt. Knows no store, no
+engine and no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from niels_gpt.chat.errors import ChatError, LoadFailed
+from niels_gpt.chat.options import Options
+from niels_gpt.chat.settings import Settings
+from niels_gpt.config import to_dict
+from niels_gpt.device import get_device
+from niels_gpt.errors import NielsGptError
+from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.loading import load_model as load_checkpointed_model
+from niels_gpt.rng import reply_seed
+from niels_gpt.sampling import Sampling
+
+
+class LoadedModel:
+    """A checkpoint ready to answer; satisfies conversation.Model."""
+
+    def __init__(self, options: Options) -> None:
+        device = _device(options.device)
+        # One thread owns the compute: two OpenMP threads used from a thread that is not the main one can
+        # collapse to a tenth of the speed, and a model of this size gains little from a second.
+        torch.set_num_threads(1)
+        loaded = load_checkpointed_model(options.checkpoint, device=device)
+        self._use_cache = options.use_cache
+        self.template = loaded.template
+        self.context_length = loaded.cfg.T
+        self.checkpoint: Mapping[str, Any] = {
+            "fingerprint": loaded.fingerprint.digest,
+            "parts": asdict(loaded.fingerprint),
+            "config": to_dict(loaded.cfg),
+            "step": loaded.step,
+            "path": str(loaded.path),
+        }
+        self.environment: Mapping[str, object] = loaded.fingerprint.environment(device=device)
+        self.decoder = TorchDecoder(loaded.model, loaded.tokenizer, device=device)
+
+    def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
+        """Return the seed of one reply; see niels_gpt.rng."""
+        return reply_seed(session_seed, turn, attempt)
+
+    def request(self, *, prompt_ids: tuple[int, ...], settings: Settings, seed: int) -> GenerationRequest:
+        """Return the request for one reply; ChatError if a setting cannot be used."""
+        try:
+            return GenerationRequest(
+                prompt_ids=prompt_ids,
+                max_new_tokens=settings.max_new_tokens,
+                sampling=Sampling(
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    top_p=settings.top_p,
+                    repetition_penalty=settings.repetition_penalty,
+                ),
+                seed=seed,
+                stop_ids=self.template.stop_ids,
+                stop_sequences=self.template.stop_sequences,
+                banned_ids=self.template.banned_ids,
+                use_cache=self._use_cache,
+            )
+        except ValueError as error:
+            raise ChatError(str(error)) from error
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else get_device()
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        usable = ", ".join(device for device, there in available.items() if there)
+        raise LoadFailed(f"--device {name} is not available here: use {usable} or auto")
+    return name
+
+
+def load_model(options: Options) -> LoadedModel:
+    """Load the checkpoint; LoadFailed."""
+    try:
+        return LoadedModel(options)
+    except NielsGptError as error:
+        raise LoadFailed(str(error)) from error

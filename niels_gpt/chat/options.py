@@ -1,0 +1,153 @@
+"""The command line: flags to one frozen value, and the checks that cost nothing.
+
+Flags of settings come from the table in settings.py. Knows no store, no model and no terminal, and
+imports nothing heavy: `niels-chat --help` is as quick as Python itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from niels_gpt.chat.errors import LoadFailed
+from niels_gpt.chat.settings import SETTINGS, Setting, Settings, Value, show
+from niels_gpt.paths import CHECKPOINT_DIR
+
+DEFAULT_CHECKPOINT = CHECKPOINT_DIR / "niels-gpt.pt"
+DEVICES = ("cpu", "auto", "mps", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for; `settings` and `system` hold only what was given by a flag."""
+
+    checkpoint: Path = DEFAULT_CHECKPOINT
+    checkpoint_given: bool = False
+    session: str | None = None
+    store: str | None = None
+    device: str = "cpu"
+    use_cache: bool = True
+    system: str | None = None
+    settings: dict[str, Value] = field(default_factory=dict)
+
+    def resume_arguments(self, session: str) -> list[str]:
+        """Return the command that goes on with `session`, as a list of words."""
+        words = ["niels-chat", "--session", session]
+        if self.store is not None:
+            words += ["--store", self.store]
+        if self.checkpoint_given:
+            words += ["--ckpt", str(self.checkpoint)]
+        return words
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage: the flag at fault is what the user needs to see."""
+        self.exit(2, f"{self.prog}: {message} (niels-chat --help lists every flag)\n")
+
+
+def _reader(setting: Setting) -> Callable[[str], Value]:
+    def read(text: str) -> Value:
+        try:
+            return setting.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `niels-chat`."""
+    parser = _Parser(
+        prog="niels-chat",
+        description="Talk to a checkpoint. Every conversation is kept and can be resumed.",
+        epilog="In the chat: /help lists the commands, ctrl-c stops a reply, ctrl-d leaves. Input that is no "
+        "terminal is read line by line; the replies alone go to standard output.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--ckpt",
+        metavar="PATH",
+        type=Path,
+        help="the checkpoint (default: the one that comes with niels-gpt)",
+    )
+    add("--session", metavar="NAME", help="go on with this session, or begin it (default: a new one)")
+    defaults = Settings()
+    for setting in SETTINGS.values():
+        add(
+            setting.flag,
+            dest=setting.key,
+            metavar=setting.placeholder,
+            type=_reader(setting),
+            default=argparse.SUPPRESS,
+            help=f"{setting.meaning} (default: {show(getattr(defaults, setting.key))}; {setting.allowed})",
+        )
+    add("--greedy", action="store_true", help="always take the likeliest token: the same as --temperature 0")
+    add("--system", metavar="TEXT", help="the system prompt (default: that of a new session is built in)")
+    add("--system-file", metavar="PATH", type=Path, help="read the system prompt from a UTF-8 file")
+    add("--no-kv-cache", action="store_true", help="recompute the whole context for every token: slower")
+    add("--device", choices=DEVICES, default="cpu", help="where the model runs (default: cpu)")
+    add("--store", metavar="PATH_OR_URL", help="where sessions are kept (default: your data folder)")
+    return parser
+
+
+def parse_options(argv: Sequence[str]) -> Options:
+    """Return the options of a command line.
+
+    Raises SystemExit as argparse does (--help, a wrong flag) and LoadFailed when a file that the
+    flags name cannot be read.
+    """
+    flags = vars(build_parser().parse_args(argv))
+    settings = {key: flags[key] for key in SETTINGS if key in flags}
+    if flags["greedy"]:
+        settings["temperature"] = 0.0
+    return Options(
+        checkpoint=flags["ckpt"] or DEFAULT_CHECKPOINT,
+        checkpoint_given=flags["ckpt"] is not None,
+        session=flags["session"],
+        store=flags["store"],
+        device=flags["device"],
+        use_cache=not flags["no_kv_cache"],
+        system=_system_prompt(flags["system"], flags["system_file"]),
+        settings=settings,
+    )
+
+
+def _system_prompt(text: str | None, path: Path | None) -> str | None:
+    if path is None:
+        return text
+    try:
+        # The last newline belongs to the file, not to the prompt.
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise LoadFailed(f"cannot read --system-file {str(path)!r}: {reason}") from error
+
+
+def check_checkpoint(options: Options) -> None:
+    """Raise LoadFailed when the checkpoint's file is not there; what is inside is seen while loading."""
+    if options.checkpoint.is_file():
+        return
+    what = "is not a file" if options.checkpoint.exists() else "does not exist"
+    advice = (
+        "give the path of a .pt file"
+        if options.checkpoint_given
+        else "train one with `python -m niels_gpt.train --config configs/primer.json` or give --ckpt PATH"
+    )
+    raise LoadFailed(f"checkpoint {str(options.checkpoint)!r} {what}: {advice}")
+
+
+def check_session_name(options: Options) -> None:
+    """Raise LoadFailed for what is plainly no session name; the store has the last word on it later."""
+    name = options.session
+    if name is None:
+        return
+    if not name or name != name.strip() or any(unicodedata.category(each) == "Cc" for each in name):
+        raise LoadFailed(
+            f"{name!r} cannot be a session name: give visible characters without a blank at either end"
+        )

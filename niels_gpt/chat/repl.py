@@ -1,0 +1,152 @@
+"""The interactive chat: a prompt, then a line's whole life in raw mode, then the next prompt.
+
+Nothing is printed while a prompt is active. What has to be said meanwhile (a session was opened, loading
+failed) takes the prompt down, speaks, and puts it back with what was typed. Knows no store and no engine;
+the Desk does the work. For asyncio, as prompt-toolkit is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import anyio
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import History
+from prompt_toolkit.input import Input
+from prompt_toolkit.output import Output
+
+from niels_gpt.chat.commands import COMMANDS
+from niels_gpt.chat.desk import Desk
+from niels_gpt.chat.errors import LoadFailed
+from niels_gpt.chat.keys import listening
+from niels_gpt.chat.loader import Loader
+from niels_gpt.chat.options import Options
+from niels_gpt.chat.render import Screen
+
+PROMPT = FormattedText([("bold", "> ")])
+
+
+class CommandCompleter(Completer):
+    """Completes commands and the usual values of settings, from the registry."""
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Yield what can stand at the cursor."""
+        del complete_event
+        text = document.text_before_cursor
+        name, space, value = text.partition(" ")
+        if not text.startswith("/"):
+            return
+        if not space:
+            for command in COMMANDS.values():
+                if command.name.startswith(name):
+                    yield Completion(command.name, start_position=-len(name), display_meta=command.help)
+        elif name in COMMANDS:
+            for example in COMMANDS[name].examples:
+                if example.startswith(value):
+                    yield Completion(example, start_position=-len(value))
+
+
+class Repl:
+    """One interactive chat. `keyboard` and `display` None: the terminal of the process."""
+
+    def __init__(
+        self,
+        options: Options,
+        loader: Loader,
+        screen: Screen,
+        *,
+        history: History,
+        keyboard: Input | None = None,
+        display: Output | None = None,
+    ) -> None:
+        self._loader = loader
+        self._screen = screen
+        self._desk = Desk(options, loader, screen, recall=True, on_news=self._interrupt_prompt)
+        self._history = history
+        self._keyboard = keyboard
+        self._display = display
+        self._session = self._new_session()
+        self._typed = Document()
+        self._news = False
+
+    async def run(self) -> None:
+        """Chat until the user leaves. Raises LoadFailed."""
+        failure: LoadFailed | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._desk.serve)
+            # Caught inside, because a task group would wrap it.
+            try:
+                await self._chat()
+            except LoadFailed as error:
+                failure = error
+            tasks.cancel_scope.cancel()
+        self._desk.farewell()
+        if failure is not None:
+            raise failure
+
+    async def _chat(self) -> None:
+        while not self._desk.leaving:
+            try:
+                line = await self._prompt()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self._screen.notice("(ctrl-d or /exit leaves)")
+                continue
+            if line is None:
+                await self._attend(self._desk.greet)
+            else:
+                await self._attend(lambda line=line: self._desk.handle(line))
+
+    async def _prompt(self) -> str | None:
+        """Return a line, or None when there is news to tell first."""
+        if self._news:
+            self._news = False
+            return None
+        if os.environ.get("TERM", "") in {"dumb", "unknown"}:
+            # Its prompts are never rendered, and a session used twice would echo every key twice.
+            self._session = self._new_session()
+            self._loader.start()
+        typed, self._typed = self._typed, Document()
+        try:
+            return await self._session.prompt_async(default=typed, handle_sigint=False)
+        finally:
+            self._session.app.erase_when_done = False
+
+    async def _attend(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do the work of one line; ctrl-c or Esc cancels it and comes back to the prompt."""
+        with anyio.CancelScope() as scope, listening(self._session.input, scope.cancel):
+            await work()
+        if scope.cancelled_caught:
+            self._desk.stopped()
+
+    def _interrupt_prompt(self) -> None:
+        """Come out of an active prompt to tell the news; without one, the next prompt waits for it."""
+        app = self._session.app
+        if app.is_running and app.future is not None and not app.future.done():
+            self._typed = self._session.default_buffer.document
+            app.erase_when_done = True
+            app.exit(result=None)
+        else:
+            self._news = True
+
+    def _new_session(self) -> PromptSession[str | None]:
+        session: PromptSession[str | None] = PromptSession(
+            PROMPT,
+            completer=CommandCompleter(),
+            # Without this the prompt keeps lines free for a menu that only commands have.
+            complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
+            history=self._history,
+            enable_suspend=True,
+            input=self._keyboard,
+            output=self._display,
+        )
+        # Importing torch holds the interpreter for long stretches: it begins after the prompt is drawn.
+        session.app.after_render += lambda _: self._loader.start()
+        return session

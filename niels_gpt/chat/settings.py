@@ -1,0 +1,166 @@
+"""The settings of a conversation: one table that drives flags, commands, help and validation.
+
+A setting has one name on the command line, one as a command and one in the store; its parser is the
+only place that knows what is allowed. Knows no argparse, no terminal, no store and no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+Value = float | int | None
+
+# The store keeps whole numbers in 64 bits.
+_SEED_LOWEST, _SEED_HIGHEST = -(2**63), 2**63 - 1
+_MOST = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row of the table; `parse` raises ValueError for anything that is not `allowed`."""
+
+    key: str
+    flag: str
+    command: str
+    placeholder: str
+    meaning: str
+    allowed: str
+    examples: tuple[str, ...]
+    parse: Callable[[str], Value]
+
+    def read(self, text: str) -> Value:
+        """Return the value that `text` stands for; ValueError says what is allowed."""
+        try:
+            return self.parse(text.strip())
+        except ValueError:
+            raise ValueError(f"{text.strip()!r} is not allowed: {self.allowed}") from None
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not lowest <= value <= highest:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _number(accept: Callable[[float], bool]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or not accept(value):
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _or_off(parse: Callable[[str], Value], *off: str) -> Callable[[str], Value]:
+    return lambda text: None if text.lower() in off else parse(text)
+
+
+SETTINGS: dict[str, Setting] = {
+    setting.key: setting
+    for setting in (
+        Setting(
+            key="temperature",
+            flag="--temperature",
+            command="/temp",
+            placeholder="X",
+            meaning="how daring the choice of words is; 0 is greedy",
+            allowed="a number from 0 up; 0 always takes the likeliest token",
+            examples=("0", "0.7", "0.9"),
+            parse=_number(lambda value: value >= 0),
+        ),
+        Setting(
+            key="top_k",
+            flag="--top-k",
+            command="/top_k",
+            placeholder="K",
+            meaning="choose among the K likeliest tokens",
+            allowed="a whole number from 1 up; 0 or none for no limit",
+            examples=("none", "1", "50"),
+            parse=_or_off(_whole(1, _MOST), "0", "none"),
+        ),
+        Setting(
+            key="top_p",
+            flag="--top-p",
+            command="/top_p",
+            placeholder="P",
+            meaning="choose among the likeliest tokens that sum to P",
+            allowed="a number above 0 and up to 1; none for no limit",
+            examples=("none", "0.9", "0.95"),
+            parse=_or_off(_number(lambda value: 0 < value <= 1), "none"),
+        ),
+        Setting(
+            key="repetition_penalty",
+            flag="--repetition-penalty",
+            command="/rep_penalty",
+            placeholder="R",
+            meaning="above 1 makes repeating a token less likely",
+            allowed="a number above 0; 1 or none for no penalty",
+            examples=("none", "1.1", "1.3"),
+            parse=_or_off(_number(lambda value: value > 0), "none"),
+        ),
+        Setting(
+            key="max_new_tokens",
+            flag="--max-new-tokens",
+            command="/max_tokens",
+            placeholder="N",
+            meaning="the longest reply, in tokens",
+            allowed=f"a whole number from 1 to {_MOST}",
+            examples=("64", "256"),
+            parse=_whole(1, _MOST),
+        ),
+        Setting(
+            key="seed",
+            flag="--seed",
+            command="/seed",
+            placeholder="S",
+            meaning="the seed that the replies' randomness comes from",
+            allowed=f"a whole number from {_SEED_LOWEST} to {_SEED_HIGHEST}",
+            examples=("42",),
+            parse=_whole(_SEED_LOWEST, _SEED_HIGHEST),
+        ),
+    )
+}
+
+
+def show(value: Value) -> str:
+    """Return a value as a user would type it."""
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The values of one conversation; the defaults are those of the command line."""
+
+    temperature: float = 0.9
+    top_k: int | None = 50
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int = 256
+    seed: int = 42
+
+    def with_values(self, values: Mapping[str, Value]) -> Settings:
+        """Return a copy with the given values, which a Setting has read."""
+        return replace(self, **dict(values))
+
+    def stored(self) -> dict[str, Value]:
+        """Return what a session keeps as its settings; the seed has a column of its own."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "seed"}
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, object], *, seed: int) -> Settings:
+        """Return the settings of a stored session; ValueError for a value that is not allowed.
+
+        Missing ones keep their defaults, unknown ones wait in the store for the version that knows them.
+        """
+        values: dict[str, Value] = {"seed": seed}
+        for key, value in stored.items():
+            if key in SETTINGS:
+                values[key] = SETTINGS[key].read("none" if value is None else repr(value))
+        return cls().with_values(values)

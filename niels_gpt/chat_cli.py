@@ -1,0 +1,40 @@
+"""`niels-chat`, `python -m niels_gpt.chat_cli`: the door to niels_gpt.chat.
+
+Imports nothing heavy, so that the prompt is there at once. Knows only flags and exit statuses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from niels_gpt.chat import app
+from niels_gpt.chat.errors import ChatError
+from niels_gpt.chat.options import parse_options
+
+
+def run_chat_cli(argv: list[str]) -> int:
+    """Run the chat with these arguments, without the program's name, and return its exit status."""
+    try:
+        return app.run(parse_options(argv))
+    except SystemExit as stop:  # --help, or a wrong flag that argparse has reported
+        return stop.code if isinstance(stop.code, int) else 2
+    except ChatError as error:
+        app.report(error)
+        return 1
+
+
+def main() -> None:
+    """Run the chat with the arguments of the process and end the process."""
+    status = run_chat_cli(sys.argv[1:])
+    if any(thread.name.startswith("loader") for thread in threading.enumerate()):
+        # An import of torch cannot be interrupted, and who leaves at once need not wait for its end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
