@@ -38,7 +38,7 @@ class LoadedModel:
 def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
     """Load a checkpoint for generation: float32, evaluation mode, on `device`.
 
-    Raises CheckpointError (a ValueError) for a file that is missing, foreign, damaged, or at odds with itself.
+    Raises CheckpointError (a ValueError) for a file that is missing, foreign, damaged or inconsistent.
     """
     path = Path(path)
     content = load_checkpoint(path, device="cpu")

@@ -1,0 +1,119 @@
+"""Small models with weights large enough to matter, in both forms, and an independent float64 forward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from niels_gpt.config import ModelConfig
+from niels_gpt.model.gpt import GPT
+
+Array = NDArray[np.float64]
+FORMS = {
+    "layernorm-gelu": ModelConfig(V=61, T=32, C=24, L=3, H=3, d_ff=40),
+    "rmsnorm-swiglu": ModelConfig(V=61, T=32, C=24, L=3, H=3, d_ff=40, norm="rmsnorm", mlp="swiglu"),
+    "untied": ModelConfig(
+        V=61,
+        T=32,
+        C=24,
+        L=2,
+        H=2,
+        d_ff=40,
+        norm="rmsnorm",
+        mlp="swiglu",
+        tie_embeddings=False,
+        rope_theta=500.0,
+    ),
+}
+
+
+def make_model(cfg: ModelConfig, seed: int = 0) -> GPT:
+    """A model in evaluation mode whose every parameter, norms and biases too, is far from its start."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT(cfg)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model.eval()
+
+
+@pytest.fixture(params=FORMS.values(), ids=FORMS.keys())
+def model(request: pytest.FixtureRequest) -> GPT:
+    return make_model(request.param)
+
+
+@pytest.fixture
+def gelu_model() -> GPT:
+    return make_model(FORMS["layernorm-gelu"])
+
+
+@pytest.fixture
+def new_model() -> Callable[..., GPT]:
+    return make_model
+
+
+def random_ids(*shape: int, V: int = 61, seed: int = 3) -> torch.Tensor:
+    return torch.randint(0, V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def some_ids() -> Callable[..., torch.Tensor]:
+    return random_ids
+
+
+@pytest.fixture
+def float64_logits() -> Callable[[Mapping[str, torch.Tensor], ModelConfig, list[int]], Array]:
+    return reference_logits
+
+
+def reference_logits(state: Mapping[str, torch.Tensor], cfg: ModelConfig, ids: list[int]) -> Array:
+    """Logits (t, V) of one sequence from the formulas alone: numpy, float64, one position at a time."""
+    w = {name: value.double().numpy() for name, value in state.items()}
+
+    def norm(x: Array, name: str) -> Array:
+        if f"{name}.bias" in w:
+            centred = x - x.mean(-1, keepdims=True)
+            variance = (centred**2).mean(-1, keepdims=True)
+            return centred / np.sqrt(variance + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
+
+    def linear(x: Array, name: str) -> Array:
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+
+    def mlp(x: Array, name: str) -> Array:
+        if f"{name}.fc_g.weight" in w:
+            gate = linear(x, f"{name}.fc_g")
+            return linear(gate / (1 + np.exp(-gate)) * linear(x, f"{name}.fc_a"), f"{name}.fc_out")
+        h = linear(x, f"{name}.fc1")
+        return linear(h * 0.5 * (1 + np.vectorize(math.erf)(h / math.sqrt(2))), f"{name}.fc2")
+
+    t, C, D = len(ids), cfg.C, cfg.C // cfg.H
+    turns = np.exp(1j * np.outer(np.arange(t), cfg.rope_theta ** (-np.arange(0, D, 2) / D)))  # (t, D/2)
+
+    def turned(x: Array) -> Array:
+        z = (x[:, 0::2] + 1j * x[:, 1::2]) * turns
+        return np.stack([z.real, z.imag], -1).reshape(t, D)
+
+    def attention(x: Array, name: str) -> Array:
+        qkv = linear(x, f"{name}.qkv")
+        out = np.zeros((t, C))
+        for head in range(cfg.H):
+            q, k, v = (qkv[:, part * C + head * D : part * C + (head + 1) * D] for part in range(3))
+            q, k = turned(q), turned(k)
+            for i in range(t):
+                weights = np.exp(k[: i + 1] @ q[i] / math.sqrt(D))
+                out[i, head * D : (head + 1) * D] = weights / weights.sum() @ v[: i + 1]
+        return linear(out, f"{name}.proj")
+
+    x = w["tok_emb.weight"][ids]
+    for layer in range(cfg.L):
+        block = f"blocks.{layer}"
+        x = x + attention(norm(x, f"{block}.ln1"), f"{block}.attn")
+        x = x + mlp(norm(x, f"{block}.ln2"), f"{block}.mlp")
+    return norm(x, "ln_f") @ w["lm_head.weight"].T
