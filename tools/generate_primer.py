@@ -1,0 +1,244 @@
+"""Write the primer: the dialogues that the shipped model learns to speak from.
+
+    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 2500 --shuffle
+
+makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
+`data/primer/`; each gets as many dialogues, every entry of it opens about as many of them as every other,
+and no phrasing comes back before all of its entry's phrasings have been used. A dialogue strays into other
+topics, asks follow-ups right behind the entry that they lean on, and keeps to one system prompt.
+Knows nothing about models, tokens or training; how a question is reworded is `primer_combinators`' job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from primer_combinators import roughen, vary, vary_follow_up
+
+DATA_DIR = Path(__file__).resolve().parents[1] / "data"
+DIALOGUE_DELIM = "\n\n<dialogue>\n\n"
+
+DEFAULT_SYSTEM = (
+    "you are a tiny chatbot on niels’ website. answer in third person about niels. "
+    "do not invent personal facts; if you don’t know, say you don’t know."
+)
+# The model must answer under any prompt that a user sets, and under none.
+OTHER_SYSTEMS = (
+    "you are niels-gpt.",
+    "you are a helpful assistant.",
+    "answer briefly.",
+    "be kind and short.",
+    "you are a small language model. say so when you don't know.",
+    "You answer questions about niels-gpt.",
+    "talk about niels in third person.",
+    "you help people with a chat program.",
+    "be honest.",
+    "You are a friendly guide for newcomers.",
+)
+DEFAULT_SYSTEM_SHARE = 0.75
+NO_SYSTEM_SHARE = 0.10
+
+TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 5), (20, 25, 26, 17, 12)
+FOLLOW_UP_CHANCE = 0.6  # that an entry which has follow-ups is followed by one, and that one by another
+GREETING_CHANCE = 0.08  # that small talk comes first
+# How often a kind is strayed into, relative to facts: declining must not crowd out knowing.
+STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.5, "unknown": 0.8, "private": 0.8}
+STRAY_CANDIDATES = 8
+
+_REWRITES: dict[str, Callable[[str, random.Random], str]] = {"smalltalk": roughen}
+
+
+class PrimerError(ValueError):
+    """A topic file cannot be used; the message names the file or entry and what is wrong with it."""
+
+
+class Deck:
+    """Deals its cards in random order, all of them once before any again, and counts what it dealt."""
+
+    def __init__(self, cards: Sequence[str]) -> None:
+        self._cards = list(cards)
+        self._left: list[str] = []
+        self.dealt = 0
+
+    def deal(self, rng: random.Random) -> str:
+        """Return the next card."""
+        if not self._left:
+            self._left = rng.sample(self._cards, len(self._cards))
+        self.dealt += 1
+        return self._left.pop()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowUp:
+    """A question that makes sense only behind its entry."""
+
+    id: str
+    questions: Deck
+    answers: Deck
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One fact, or one thing that is not known: many questions, one or two answers."""
+
+    id: str
+    topic: str
+    kind: str
+    questions: Deck
+    answers: Deck
+    follow_ups: tuple[FollowUp, ...]
+
+    def served(self) -> float:
+        """How often it was asked, as a share of how often its kind wants to be."""
+        return self.questions.dealt / STRAY_WEIGHTS[self.kind]
+
+
+def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
+    """Read every topic file in `data_dir/primer`, in the order of their names.
+
+    Raises PrimerError for a folder without topics, a file of another form, an unknown kind, or an entry
+    that rests on a fact which `public_facts.json` does not state.
+    """
+    facts = {fact["id"] for fact in json.loads((data_dir / "public_facts.json").read_text("utf-8"))}
+    entries: list[Entry] = []
+    for path in sorted((data_dir / "primer").glob("*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        try:
+            entries += [_entry(raw, content["topic"], facts) for raw in content["entries"]]
+        except (KeyError, TypeError) as error:
+            raise PrimerError(f"{path}: not a topic file ({error!r}); compare it with usage.json") from error
+    if not entries:
+        raise PrimerError(f"no topic files in {str(data_dir / 'primer')!r}; expected *.json there")
+    return entries
+
+
+def _entry(raw: dict[str, Any], topic: str, facts: set[str]) -> Entry:
+    unstated = [fact for fact in raw.get("facts", []) if fact not in facts]
+    if unstated:
+        raise PrimerError(
+            f"entry {raw['id']!r} rests on {unstated!r}, which public_facts.json does not state"
+        )
+    if raw["kind"] not in STRAY_WEIGHTS:
+        raise PrimerError(
+            f"entry {raw['id']!r} is of kind {raw['kind']!r}; expected one of {list(STRAY_WEIGHTS)}"
+        )
+    return Entry(
+        id=raw["id"],
+        topic=topic,
+        kind=raw["kind"],
+        questions=Deck(raw["questions"]),
+        answers=Deck(raw["answers"]),
+        follow_ups=tuple(
+            FollowUp(id=follow["id"], questions=Deck(follow["questions"]), answers=Deck(follow["answers"]))
+            for follow in raw.get("follow_ups", [])
+        ),
+    )
+
+
+class DialogueWriter:
+    """Puts entries into dialogues. One writer, one seed, one sequence of dialogues."""
+
+    def __init__(self, entries: Sequence[Entry], rng: random.Random) -> None:
+        self._entries = list(entries)
+        self._greetings = [entry for entry in entries if entry.kind == "smalltalk"]
+        self._rng = rng
+
+    def write(self, opener: Entry) -> str:
+        """Return one dialogue about `opener` and whatever else its turns have room for."""
+        room = self._rng.choices(TURN_COUNTS, TURN_WEIGHTS)[0]
+        lines = self._system_lines()
+        entry, told = opener, {opener.id}
+        if room > 1 and self._greetings and self._rng.random() < GREETING_CHANCE:
+            lines += self._ask(self._rng.choice(self._greetings))
+            room -= 1
+        while True:
+            lines += self._ask(entry)
+            room -= 1
+            for follow_up in self._follow_ups(entry)[:room]:
+                lines += self._lines(follow_up.questions, follow_up.answers, vary_follow_up)
+                room -= 1
+            if room == 0:
+                return "".join(f"{line}\n" for line in lines)
+            entry = self._stray(told)
+            told.add(entry.id)
+
+    def _system_lines(self) -> list[str]:
+        draw = self._rng.random()
+        if draw < DEFAULT_SYSTEM_SHARE:
+            return [f"system: {DEFAULT_SYSTEM}"]
+        if draw < DEFAULT_SYSTEM_SHARE + NO_SYSTEM_SHARE:
+            return []
+        return [f"system: {self._rng.choice(OTHER_SYSTEMS)}"]
+
+    def _ask(self, entry: Entry) -> list[str]:
+        return self._lines(entry.questions, entry.answers, _REWRITES.get(entry.kind, vary))
+
+    def _lines(
+        self, questions: Deck, answers: Deck, rewrite: Callable[[str, random.Random], str]
+    ) -> list[str]:
+        question = rewrite(questions.deal(self._rng), self._rng)
+        return [f"user: {question}", f"assistant: {answers.deal(self._rng)}"]
+
+    def _follow_ups(self, entry: Entry) -> list[FollowUp]:
+        """Choose the follow-ups asked now, the least asked first."""
+        chosen: list[FollowUp] = []
+        for follow_up in sorted(entry.follow_ups, key=lambda follow_up: follow_up.questions.dealt):
+            if self._rng.random() >= FOLLOW_UP_CHANCE:
+                break
+            chosen.append(follow_up)
+        return chosen
+
+    def _stray(self, told: set[str]) -> Entry:
+        """Choose where the dialogue goes next: of a few entries, the one that was asked least so far."""
+        candidates = self._rng.sample(self._entries, min(STRAY_CANDIDATES, len(self._entries)))
+        fresh = [entry for entry in candidates if entry.id not in told] or candidates
+        return min(fresh, key=Entry.served)
+
+
+def generate(entries: Sequence[Entry], *, seed: int, n_per_category: int, shuffle: bool) -> str:
+    """Return the primer's text: `n_per_category` dialogues for each topic; same arguments, same text."""
+    if n_per_category < 1:
+        raise PrimerError(f"--n-per-category is {n_per_category!r}; expected at least 1")
+    rng = random.Random(seed)
+    writer = DialogueWriter(entries, rng)
+    dialogues: list[str] = []
+    for topic in sorted({entry.topic for entry in entries}):
+        by_id = {entry.id: entry for entry in entries if entry.topic == topic}
+        openers = Deck(list(by_id))
+        dialogues += [writer.write(by_id[openers.deal(rng)]) for _ in range(n_per_category)]
+    if shuffle:
+        rng.shuffle(dialogues)
+    return DIALOGUE_DELIM.join(dialogues)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the primer named by the command line; 0, or 2 with one line on stderr."""
+    parser = argparse.ArgumentParser(description="Write primer dialogues from data/primer/*.json.")
+    parser.add_argument("--out", type=Path, default=DATA_DIR / "primer.generated.txt", help="file to write")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: %(default)s)")
+    parser.add_argument(
+        "--n-per-category", type=int, default=30, help="dialogues a topic file (default: %(default)s)"
+    )
+    parser.add_argument("--shuffle", action="store_true", help="mix the topics instead of one after another")
+    args = parser.parse_args(argv)
+    try:
+        text = generate(
+            load_entries(), seed=args.seed, n_per_category=args.n_per_category, shuffle=args.shuffle
+        )
+        args.out.write_text(text, "utf-8", newline="\n")
+    except (OSError, ValueError) as error:
+        print(f"generate_primer: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {text.count(DIALOGUE_DELIM) + 1} dialogues, {len(text.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
