@@ -72,48 +72,53 @@ def float64_logits() -> Callable[[Mapping[str, torch.Tensor], ModelConfig, list[
     return reference_logits
 
 
+Weights = Mapping[str, Array]
+
+
+def norm(w: Weights, x: Array, name: str) -> Array:
+    if f"{name}.bias" in w:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = (centred**2).mean(-1, keepdims=True)
+        return centred / np.sqrt(variance + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
+
+
+def linear(w: Weights, x: Array, name: str) -> Array:
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+
+
+def mlp(w: Weights, x: Array, name: str) -> Array:
+    if f"{name}.fc_g.weight" in w:
+        gate = linear(w, x, f"{name}.fc_g")
+        return linear(w, gate / (1 + np.exp(-gate)) * linear(w, x, f"{name}.fc_a"), f"{name}.fc_out")
+    h = linear(w, x, f"{name}.fc1")
+    return linear(w, h * 0.5 * (1 + np.vectorize(math.erf)(h / math.sqrt(2))), f"{name}.fc2")
+
+
+def attention(w: Weights, x: Array, name: str, cfg: ModelConfig) -> Array:
+    t, C, D = len(x), cfg.C, cfg.C // cfg.H
+    turns = np.exp(1j * np.outer(np.arange(t), cfg.rope_theta ** (-np.arange(0, D, 2) / D)))  # (t, D/2)
+
+    def turned(y: Array) -> Array:
+        z = (y[:, 0::2] + 1j * y[:, 1::2]) * turns
+        return np.stack([z.real, z.imag], -1).reshape(t, D)
+
+    qkv, out = linear(w, x, f"{name}.qkv"), np.zeros((t, C))
+    for head in range(cfg.H):
+        q, k, v = (qkv[:, part * C + head * D : part * C + (head + 1) * D] for part in range(3))
+        q, k = turned(q), turned(k)
+        for i in range(t):
+            weights = np.exp(k[: i + 1] @ q[i] / math.sqrt(D))
+            out[i, head * D : (head + 1) * D] = weights / weights.sum() @ v[: i + 1]
+    return linear(w, out, f"{name}.proj")
+
+
 def reference_logits(state: Mapping[str, torch.Tensor], cfg: ModelConfig, ids: list[int]) -> Array:
     """Logits (t, V) of one sequence from the formulas alone: numpy, float64, one position at a time."""
     w = {name: value.double().numpy() for name, value in state.items()}
-
-    def norm(x: Array, name: str) -> Array:
-        if f"{name}.bias" in w:
-            centred = x - x.mean(-1, keepdims=True)
-            variance = (centred**2).mean(-1, keepdims=True)
-            return centred / np.sqrt(variance + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
-
-    def linear(x: Array, name: str) -> Array:
-        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
-
-    def mlp(x: Array, name: str) -> Array:
-        if f"{name}.fc_g.weight" in w:
-            gate = linear(x, f"{name}.fc_g")
-            return linear(gate / (1 + np.exp(-gate)) * linear(x, f"{name}.fc_a"), f"{name}.fc_out")
-        h = linear(x, f"{name}.fc1")
-        return linear(h * 0.5 * (1 + np.vectorize(math.erf)(h / math.sqrt(2))), f"{name}.fc2")
-
-    t, C, D = len(ids), cfg.C, cfg.C // cfg.H
-    turns = np.exp(1j * np.outer(np.arange(t), cfg.rope_theta ** (-np.arange(0, D, 2) / D)))  # (t, D/2)
-
-    def turned(x: Array) -> Array:
-        z = (x[:, 0::2] + 1j * x[:, 1::2]) * turns
-        return np.stack([z.real, z.imag], -1).reshape(t, D)
-
-    def attention(x: Array, name: str) -> Array:
-        qkv = linear(x, f"{name}.qkv")
-        out = np.zeros((t, C))
-        for head in range(cfg.H):
-            q, k, v = (qkv[:, part * C + head * D : part * C + (head + 1) * D] for part in range(3))
-            q, k = turned(q), turned(k)
-            for i in range(t):
-                weights = np.exp(k[: i + 1] @ q[i] / math.sqrt(D))
-                out[i, head * D : (head + 1) * D] = weights / weights.sum() @ v[: i + 1]
-        return linear(out, f"{name}.proj")
-
     x = w["tok_emb.weight"][ids]
     for layer in range(cfg.L):
         block = f"blocks.{layer}"
-        x = x + attention(norm(x, f"{block}.ln1"), f"{block}.attn")
-        x = x + mlp(norm(x, f"{block}.ln2"), f"{block}.mlp")
-    return norm(x, "ln_f") @ w["lm_head.weight"].T
+        x = x + attention(w, norm(w, x, f"{block}.ln1"), f"{block}.attn", cfg)
+        x = x + mlp(w, norm(w, x, f"{block}.ln2"), f"{block}.mlp")
+    return norm(w, x, "ln_f") @ w["lm_head.weight"].T

@@ -36,7 +36,7 @@ def test_logits_are_float32_with_a_row_per_token(model, some_ids):
 
 def test_more_tokens_than_the_context_window_are_refused(model, some_ids):
     model(some_ids(1, 32))
-    with pytest.raises(AssertionError, match="33 tokens.*T=32"):
+    with pytest.raises(AssertionError, match=r"33 tokens.*T=32"):
         model(some_ids(1, 33))
 
 

@@ -142,16 +142,16 @@ def test_a_step_refuses_a_full_cache(gelu_model, some_ids):
 
 
 @pytest.mark.parametrize(
-    ("ids_shape", "rows", "start", "message"),
+    ("ids", "rows", "start", "message"),
     [
-        ((2, 0), 2, [0, 0], "at least one token"),
-        ((2, 3), 1, [0, 0], "do not fit"),
-        ((2, 3), 2, [0], "one position a row"),
-        ((2, 3), 2, [0, -1], "positions"),
-        ((2, 3), 2, [0, 30], "positions"),
+        (torch.zeros(2, 0, dtype=torch.long), 2, [0, 0], "at least one token"),
+        (torch.zeros(2, 3, dtype=torch.long), 1, [0, 0], "do not fit"),
+        (torch.zeros(2, 3, dtype=torch.long), 2, [0], "one position a row"),
+        (torch.zeros(2, 3, dtype=torch.long), 2, [0, -1], "positions"),
+        (torch.zeros(2, 3, dtype=torch.long), 2, [0, 30], "positions"),
     ],
 )
-def test_inputs_that_do_not_fit_the_cache_are_refused(gelu_model, some_ids, ids_shape, rows, start, message):
+def test_inputs_that_do_not_fit_the_cache_are_refused(gelu_model, ids, rows, start, message):
     cache = empty_cache(gelu_model, B=rows)
     with pytest.raises(ValueError, match=message):
-        forward_cached(gelu_model, some_ids(*ids_shape), cache.k, cache.v, torch.tensor(start))
+        forward_cached(gelu_model, ids, cache.k, cache.v, torch.tensor(start))
