@@ -136,10 +136,14 @@ class Engine(Generic[RequestT, SequenceT]):
             with anyio.CancelScope(shield=True):
                 await self._stopped.wait()
         finally:
-            # An error of the block goes on as it is; shown to the task group it would come out in a group.
-            shown = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
-            swallowed = await tasks.__aexit__(kind if shown else None, shown, trace if shown else None)
-        return swallowed
+            # The task group must see a cancellation, because it may be its own. Any other error of the block
+            # goes on as it is: shown to the task group it would come out inside of an exception group.
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                swallow = await tasks.__aexit__(kind, error, trace)
+            else:
+                await tasks.__aexit__(None, None, None)
+                swallow = False
+        return swallow
 
     async def _own(self) -> None:
         """Own the compute thread until the engine is left and the last job has ended."""

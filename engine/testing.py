@@ -121,7 +121,7 @@ class Gate:
     `TimeoutError`.
     """
 
-    def __init__(self, patience: float = 20.0) -> None:
+    def __init__(self, patience: float = 10.0) -> None:
         self._patience = patience
         self._changed = threading.Condition()
         self._allowed: float = 0

@@ -1,0 +1,186 @@
+"""One slice of the compute thread's work, driven directly and on a clock that the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from engine import DecoderContractError, Step
+from engine.batch import Batch, Decoded, Ended, Fact
+from engine.testing import Script, ScriptedDecoder, ScriptedSequence
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedDecoder(ScriptedDecoder):
+    """A step takes a second of the test's clock; after `interrupt_after` of them the loop wants a word."""
+
+    def __init__(self, clock: Clock, interrupt_after: int = 1000) -> None:
+        super().__init__()
+        self._clock = clock
+        self._interrupt_after = interrupt_after
+
+    def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+        self._clock.now += 1.0
+        return super().advance(sequences)
+
+    def interrupted(self) -> bool:
+        return len(self.batches) >= self._interrupt_after
+
+
+def batch_of(decoder: TimedDecoder, *, seconds: float = 100.0) -> Batch[Script, ScriptedSequence]:
+    return Batch(decoder, slice_seconds=seconds, interrupted=decoder.interrupted, clock=decoder._clock)
+
+
+def said(facts: Sequence[Fact]) -> str:
+    return "".join(text for fact in facts if isinstance(fact, Decoded) for _, text in fact.tokens)
+
+
+def outcomes(facts: Sequence[Fact]) -> dict[str, object]:
+    return {fact.job_id: fact.outcome for fact in facts if isinstance(fact, Ended)}
+
+
+def test_a_first_token_ends_the_slice() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    assert said(batch.run_slice([("a", Script.of("hello"))])) == "h"
+
+
+def test_later_tokens_share_one_slice_up_to_the_end_of_the_reply() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    batch.run_slice([("a", Script.of("hello"))])
+    facts = batch.run_slice([])
+    assert said(facts) == "ello"
+    assert outcomes(facts) == {"a": "stop"}
+
+
+def test_prefill_without_tokens_goes_on_within_the_slice() -> None:
+    decoder = TimedDecoder(Clock())
+    facts = batch_of(decoder).run_slice([("a", Script(tokens=[(1, "x")], prefill_steps=7))])
+    assert said(facts) == "x"
+    assert len(decoder.batches) == 8
+
+
+def test_a_finish_ends_the_slice_for_all() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    batch.run_slice([("long", Script.of("a" * 20)), ("short", Script.of("bc"))])
+    facts = batch.run_slice([])
+    assert outcomes(facts) == {"short": "stop"}
+    assert said(facts) == "ac"
+
+
+def test_a_slice_ends_with_its_time() -> None:
+    batch = batch_of(TimedDecoder(Clock()), seconds=3.0)
+    batch.run_slice([("a", Script.of("0123456789"))])
+    assert said(batch.run_slice([])) == "123"
+
+
+def test_a_slice_of_no_time_makes_one_step() -> None:
+    batch = batch_of(TimedDecoder(Clock()), seconds=0.0)
+    batch.run_slice([("a", Script.of("0123"))])
+    assert said(batch.run_slice([])) == "1"
+
+
+def test_an_interruption_ends_the_slice_after_the_step() -> None:
+    batch = batch_of(TimedDecoder(Clock(), interrupt_after=4))
+    batch.run_slice([("a", Script.of("0123456789"))])
+    assert said(batch.run_slice([])) == "123"
+
+
+def test_no_flood_of_interruptions_stops_the_decoding() -> None:
+    batch = batch_of(TimedDecoder(Clock(), interrupt_after=0))
+    facts = batch.run_slice([("a", Script.of("hello"))])
+    for _ in range(4):
+        facts += batch.run_slice([])
+    assert said(facts) == "hello"
+
+
+def test_a_leaving_job_is_released_before_another_step() -> None:
+    decoder = TimedDecoder(Clock())
+    batch = batch_of(decoder)
+    batch.run_slice([("a", Script.of("hello"))])
+    batch.leave("a")
+    facts = batch.run_slice([])
+    assert outcomes(facts) == {"a": "cancelled"}
+    assert said(facts) == ""
+    assert len(decoder.batches) == 1
+    assert decoder.live == []
+
+
+def test_a_leave_during_a_slice_takes_effect_after_the_step_in_flight() -> None:
+    class LeavingDecoder(TimedDecoder):
+        def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+            if len(self.batches) == 2:
+                batch.leave("a")
+            return super().advance(sequences)
+
+    batch = batch_of(LeavingDecoder(Clock()))
+    batch.run_slice([("a", Script.of("hello"))])
+    facts = batch.run_slice([])
+    assert said(facts) == "el"
+    assert outcomes(facts) == {"a": "cancelled"}
+
+
+def test_leaving_after_the_end_or_without_having_joined_changes_nothing() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    assert outcomes(batch.run_slice([("a", Script.of("x"))])) == {"a": "stop"}
+    batch.leave("a")
+    batch.leave("never")
+    assert batch.run_slice([]) == []
+
+
+def test_newcomers_join_the_running_batch() -> None:
+    decoder = TimedDecoder(Clock())
+    batch = batch_of(decoder)
+    batch.run_slice([("a", Script.of("aaaa"))])
+    batch.run_slice([("b", Script.of("bb"))])
+    assert decoder.batches == [("aaaa",), ("aaaa", "bb")]
+
+
+def test_several_tokens_a_step_stay_together_and_in_order() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    facts = batch.run_slice([("a", Script(tokens=[(n, str(n)) for n in range(9)], tokens_a_step=4))])
+    assert facts == [Decoded(job_id="a", at=1.0, tokens=[(n, str(n)) for n in range(4)])]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [[Step(finish="eos")], [object()], [Step(tokens=[(1,)])], [Step(tokens=5)]],  # pyright: ignore
+    ids=["unknown finish", "no step", "token of the wrong shape", "tokens of the wrong type"],
+)
+def test_a_step_of_the_wrong_shape_fails_its_job_with_a_typed_error(steps: list[Step]) -> None:
+    class WrongDecoder(TimedDecoder):
+        def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+            return [steps[0], *super().advance(sequences)[1:]]
+
+    batch = batch_of(WrongDecoder(Clock()))
+    facts = batch.run_slice([("bad", Script.of("no")), ("good", Script.of("x"))])
+    assert isinstance(outcomes(facts)["bad"], DecoderContractError)
+    assert outcomes(facts)["good"] == "stop"
+
+
+def test_a_wrong_number_of_steps_fails_the_whole_batch() -> None:
+    class ShortDecoder(TimedDecoder):
+        def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+            return super().advance(sequences)[:-1]
+
+    decoder = ShortDecoder(Clock())
+    facts = batch_of(decoder).run_slice([("a", Script.of("x")), ("b", Script.of("y"))])
+    assert all(isinstance(outcome, DecoderContractError) for outcome in outcomes(facts).values())
+    assert set(outcomes(facts)) == {"a", "b"}
+    assert decoder.live == []
+
+
+def test_clearing_releases_what_is_left() -> None:
+    decoder = TimedDecoder(Clock())
+    batch = batch_of(decoder)
+    batch.run_slice([("a", Script.of("aaaa")), ("b", Script.of("bbbb"))])
+    batch.clear()
+    assert decoder.live == []

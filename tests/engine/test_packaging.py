@@ -1,0 +1,48 @@
+"""The engine is light, and its example runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import from_json
+from engine.testing import check_history
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "numpy", "sqlmodel", "sqlalchemy", "prompt_toolkit", "tokenizers", "niels_gpt", "sessions")
+
+
+def run(*arguments: str) -> str:
+    finished = subprocess.run(  # noqa: S603  # our own interpreter on our own files
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert finished.stderr == ""
+    return finished.stdout
+
+
+@pytest.mark.parametrize("module", ["engine", "engine.testing"])
+def test_importing_the_engine_imports_nothing_heavy(module: str) -> None:
+    loaded = run("-c", f"import sys, {module}; print(*sys.modules)").split()
+    assert module in loaded
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_the_check_for_heavy_imports_would_see_one() -> None:
+    loaded = run("-c", "import sys, engine, niels_gpt; print(*sys.modules)").split()
+    assert {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_the_example_prints_a_whole_history_as_json_lines() -> None:
+    events = [from_json(line) for line in run("examples/engine_fake_model.py").splitlines()]
+    check_history(events)
+    assert len(events) > 4
+
+
+def test_the_example_is_as_short_as_it_says() -> None:
+    body = [
+        line for line in (ROOT / "examples/engine_fake_model.py").read_text().splitlines() if line.strip()
+    ]
+    assert len(body) <= 25
