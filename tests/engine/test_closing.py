@@ -14,7 +14,7 @@ import pytest
 
 from engine import Engine, EngineClosed, JobState
 from engine.job import Job
-from engine.testing import Gate, GatedDecoder, Script, ScriptedDecoder, check_history
+from engine.testing import Gate, GatedDecoder, Script, ScriptedDecoder, ScriptedSequence, check_history
 
 pytestmark = pytest.mark.anyio
 
@@ -139,22 +139,23 @@ async def test_submitting_is_refused_before_entering_and_after_leaving() -> None
 async def test_submitting_is_refused_while_leaving() -> None:
     gate = Gate()
     refused: list[EngineClosed] = []
+    jobs: list[Job] = []
+
+    async def late(engine: Engine[Script, ScriptedSequence]) -> None:
+        with gate, anyio.fail_after(10):
+            while jobs[0].state is not JobState.CANCELLING:
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(EngineClosed, match="closing") as caught:
+                engine.submit(LONG)
+            refused.append(caught.value)
+
     async with anyio.create_task_group() as tasks, Engine(GatedDecoder(gate)) as engine:
-        job = engine.submit(LONG)
-
-        async def late(job: Job) -> None:
-            with gate, anyio.fail_after(10):
-                while job.state is not JobState.CANCELLING:
-                    await anyio.lowlevel.checkpoint()
-                with pytest.raises(EngineClosed, match="closing") as caught:
-                    engine.submit(LONG)
-                refused.append(caught.value)
-
+        jobs.append(engine.submit(LONG))
         with anyio.fail_after(10):
             await gate.reached(1)
-        tasks.start_soon(late, job)
-        await check_cancelled(job)
+        tasks.start_soon(late, engine)
     assert len(refused) == 1
+    await check_cancelled(*jobs)
 
 
 async def test_an_engine_is_entered_once() -> None:
