@@ -39,7 +39,7 @@ class Database:
         return self._transaction(writes=False)
 
     def writing(self) -> AbstractContextManager[Transaction]:
-        """Lend a transaction that holds the write lock from its first statement on. Raises as ``reading`` does."""
+        """Lend a transaction with the write lock from its first statement on. Raises as ``reading``."""
         return self._transaction(writes=True)
 
     def close(self) -> None:

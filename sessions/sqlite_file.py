@@ -21,6 +21,7 @@ import platformdirs
 from sessions.errors import NotAStore, StoreUnavailable
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+_SMALLEST_DATABASE = 512  # bytes: one page of the smallest size that SQLite has
 
 
 def default_path() -> Path:
@@ -31,15 +32,18 @@ def default_path() -> Path:
 def is_there(path: Path) -> bool:
     """Tell whether a file that may be a store lies at ``path``; refuse what certainly is none.
 
-    StoreUnavailable for a folder, NotAStore for an empty file.
+    StoreUnavailable for a folder, NotAStore for a file too short to be one: SQLite takes such a file for an
+    empty database and writes over it.
     """
     if path.is_dir():
         raise StoreUnavailable(f"the session store {path} is a folder: give the path of a file in it")
     if not path.exists():
         return False
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size < _SMALLEST_DATABASE:
         raise NotAStore(
-            f"the session store {path} is an empty file (0 bytes): remove it, or give another path"
+            f"the session store {path} is a file of {size} bytes, too short for one; it was left untouched: "
+            "remove it, or give another path"
         )
     return True
 

@@ -34,7 +34,7 @@ schema = MetaData()
 class Row(SQLModel, registry=registry(metadata=schema)):
     """Base of the tables below. Keys are typed ``int``: they are None only until the row is flushed."""
 
-    @declared_attr
+    @declared_attr  # pyright: ignore[reportArgumentType] - SQLModel declares it in the same way
     def __tablename__(cls) -> str:  # noqa: N805  # pyright: ignore[reportIncompatibleVariableOverride]
         """Name the table as the class, without its suffix."""
         return cls.__name__.removesuffix("Row").lower()  # pyright: ignore

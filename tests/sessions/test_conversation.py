@@ -49,7 +49,11 @@ def test_a_turn_is_a_message_then_a_reply_with_its_generation(store, session, as
     assert reply.token_ids == tuple(b"hello")
     assert store.session("talk").head_id == reply.id
     (generation,) = store.generations(session.id)
-    assert (generation.status, generation.finish_reason, generation.reply_id) == ("complete", "stop", reply.id)
+    assert (generation.status, generation.finish_reason, generation.reply_id) == (
+        "complete",
+        "stop",
+        reply.id,
+    )
     assert generation.sampling == {"temperature": 0.9, "top_k": 50}
     assert generation.receipt == {"reply_tokens": 5}
     assert generation.seed == 2**63 - 1
@@ -156,7 +160,9 @@ def test_settings_are_changed_one_by_one(store, session):
 
 def test_a_checkpoint_is_remembered_once_under_its_last_path(store, asked):
     first = asked(store).checkpoint_id
-    again = store.remember_checkpoint(fingerprint="f" * 64, parts={}, config={}, step=None, path="moved\udc80")
+    again = store.remember_checkpoint(
+        fingerprint="f" * 64, parts={}, config={}, step=None, path="moved\udc80"
+    )
     other = store.remember_checkpoint(fingerprint="e" * 64, parts={}, config={}, step=None, path="other.pt")
     assert again == first
     assert other != first

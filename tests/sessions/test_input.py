@@ -42,8 +42,8 @@ def test_a_name_that_could_mislead_is_refused_with_the_reason(store, name, reaso
 
 @pytest.mark.parametrize(
     "content",
-    ["", "\0", "a\0b\x1a0\x1a\x1a", "\x1a", "🙂 e\u0301 \ufeff\ufffe", "\r\n\t", "x" * 2_000_000],
-    ids=["empty", "nul", "escapes", "escape", "unicode", "blanks", "two megabytes"],
+    ["", "\0", "a\0b\x1a0\x1a\x1a", "\x1a", "🙂 e\u0301 \ufeff\ufffe", "\r\n\t", "x" * 1_000_000],
+    ids=["empty", "nul", "escapes", "escape", "unicode", "blanks", "megabyte"],
 )
 def test_text_comes_back_as_it_was(store, session, exchange, content):
     exchange(store, session, content, content)
