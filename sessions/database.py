@@ -95,7 +95,7 @@ def _url_of(place: str | Path) -> URL:
 
 
 def _open_sqlite(url: URL, chain: MigrationChain) -> Database:
-    path = Path(str(url.database)).absolute()
+    path = Path(str(url.database)).resolve()
     if not sqlite_file.is_there(path):
         with sqlite_file.new_file(path) as unfinished:
             engine = _sqlite_engine(url.set(database=str(unfinished)))
@@ -113,7 +113,11 @@ def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | N
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    timeout_seconds = float(str(url.query.get("timeout", DEFAULT_TIMEOUT_SECONDS)))
+    timeout = url.query.get("timeout", DEFAULT_TIMEOUT_SECONDS)
+    try:
+        timeout_seconds = float(str(timeout))
+    except ValueError as error:
+        raise StoreUnavailable(f"the store's timeout is {timeout!r}: expected seconds, as in 2.5") from error
     engine = create_engine(url)
     set_up_connections(engine, timeout_seconds=timeout_seconds)
     return engine

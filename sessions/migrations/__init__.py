@@ -7,6 +7,7 @@ steps run in the caller's one transaction. Knows nothing about sessions or files
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,9 @@ class MigrationChain:
         """The newest revision."""
         return self.revisions[-1]
 
+
+# Alembic hands its environment to the steps through module globals: one migration at a time in a process.
+_alembic = threading.Lock()
 
 SHIPPED = MigrationChain(Path(__file__).parent, ("0001",))
 
@@ -68,4 +72,5 @@ def migrate(connection: Connection, chain: MigrationChain) -> None:
     # Alembic reads its options with "%" as a mark; folders may have one in their name.
     config.set_main_option("script_location", str(chain.folder).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, chain.head)
+    with _alembic:
+        command.upgrade(config, chain.head)

@@ -18,8 +18,18 @@ def store_path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "sessions.db"
 
 
+@pytest.fixture(scope="session")
+def fresh_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a store without a session: making one anew for every test would take half of the time."""
+    path = tmp_path_factory.mktemp("fresh") / "sessions.db"
+    open_store(path).close()
+    return path.read_bytes()
+
+
 @pytest.fixture
-def store(store_path: Path) -> Iterator[Store]:
+def store(store_path: Path, fresh_file: bytes) -> Iterator[Store]:
+    store_path.parent.mkdir(mode=0o700)
+    store_path.write_bytes(fresh_file)
     with open_store(store_path) as opened:
         yield opened
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -61,8 +63,32 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
     assert mode(tmp_path / "sessions.db") == 0o600
 
 
-def test_nothing_but_the_store_is_left_beside_it(store, store_path):
-    assert [each.name for each in store_path.parent.iterdir() if "-" not in each.name] == ["sessions.db"]
+def test_nothing_but_the_store_is_left_beside_it(store_path):
+    open_store(store_path).close()
+    assert [each.name for each in store_path.parent.iterdir()] == ["sessions.db"]
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_makes_that_file_private(umask_022, tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "target.db")
+    open_store(tmp_path / "link.db").close()
+    assert mode(tmp_path / "target.db") == 0o600
+    assert (tmp_path / "link.db").is_symlink()
+
+
+def test_stores_opened_at_the_same_moment_are_one_store(store_path):
+    names = ["a", "b", "c", "d"]
+    started = threading.Barrier(len(names), timeout=20)
+
+    def open_and_write(name: str) -> None:
+        started.wait()
+        with open_store(store_path) as store:
+            store.create_session(name, seed=1, system=None, settings={})
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for outcome in [pool.submit(open_and_write, name) for name in names]:
+            outcome.result(timeout=40)
+    with open_store(store_path) as store:
+        assert sorted(each.name for each in store.sessions()) == names
 
 
 def test_a_path_is_taken_as_text_or_url_too(tmp_path):
@@ -183,7 +209,15 @@ def test_a_path_below_a_file_is_an_error_of_the_store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?uri=true", "nosuch://x", "://"]
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:x?uri=true",
+        "nosuch://x",
+        "://",
+        "sqlite:///x.db?timeout=soon",
+    ],
 )
 def test_a_url_that_keeps_nothing_or_means_nothing_is_refused(url):
     with pytest.raises(StoreUnavailable):
