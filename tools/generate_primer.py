@@ -3,9 +3,9 @@
     python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 2500 --shuffle
 
 makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
-`data/primer/`; each gets as many dialogues, every entry of it opens about as many of them as every other,
-and no phrasing comes back before all of its entry's phrasings have been used. A dialogue strays into other
-topics, asks follow-ups right behind the entry that they lean on, and keeps to one system prompt.
+`data/primer/`; each gets as many dialogues, opened by the entry of it that was asked least so far. No
+phrasing comes back before all of its entry's phrasings have been used. A dialogue strays into other topics,
+asks follow-ups right behind the entry that they lean on, and keeps to one system prompt.
 Knows nothing about models, tokens or training; how a question is reworded is `primer_combinators`' job.
 """
 
@@ -45,11 +45,14 @@ OTHER_SYSTEMS = (
 DEFAULT_SYSTEM_SHARE = 0.75
 NO_SYSTEM_SHARE = 0.10
 
-TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 5), (20, 25, 26, 17, 12)
-FOLLOW_UP_CHANCE = 0.6  # that an entry which has follow-ups is followed by one, and that one by another
+TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 5), (14, 21, 25, 23, 17)
+FOLLOW_UP_CHANCE = 0.75  # that an entry which has follow-ups is followed by one, and that one by another
 GREETING_CHANCE = 0.08  # that small talk comes first
-# How often a kind is strayed into, relative to facts: declining must not crowd out knowing.
-STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.5, "unknown": 0.8, "private": 0.8}
+# How often a kind wants to be asked, relative to facts: declining must not crowd out knowing.
+KIND_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 0.25, "private": 0.25}
+# An entry with more phrasings than this is asked more often, so that none of them is left out.
+USUAL_PHRASINGS = 60
+FOLLOW_UP_WEIGHT = 0.25  # how much more often a follow-up makes its entry come up
 STRAY_CANDIDATES = 8
 
 _REWRITES: dict[str, Callable[[str, random.Random], str]] = {"smalltalk": roughen}
@@ -66,6 +69,9 @@ class Deck:
         self._cards = list(cards)
         self._left: list[str] = []
         self.dealt = 0
+
+    def __len__(self) -> int:
+        return len(self._cards)
 
     def deal(self, rng: random.Random) -> str:
         """Return the next card."""
@@ -96,8 +102,11 @@ class Entry:
     follow_ups: tuple[FollowUp, ...]
 
     def served(self) -> float:
-        """How often it was asked, as a share of how often its kind wants to be."""
-        return self.questions.dealt / STRAY_WEIGHTS[self.kind]
+        """How often it was asked, for how often it wants to be."""
+        breadth = max(1.0, len(self.questions) / USUAL_PHRASINGS)
+        return self.questions.dealt / (
+            KIND_WEIGHTS[self.kind] * breadth * (1 + FOLLOW_UP_WEIGHT * len(self.follow_ups))
+        )
 
 
 def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
@@ -125,9 +134,9 @@ def _entry(raw: dict[str, Any], topic: str, facts: set[str]) -> Entry:
         raise PrimerError(
             f"entry {raw['id']!r} rests on {unstated!r}, which public_facts.json does not state"
         )
-    if raw["kind"] not in STRAY_WEIGHTS:
+    if raw["kind"] not in KIND_WEIGHTS:
         raise PrimerError(
-            f"entry {raw['id']!r} is of kind {raw['kind']!r}; expected one of {list(STRAY_WEIGHTS)}"
+            f"entry {raw['id']!r} is of kind {raw['kind']!r}; expected one of {list(KIND_WEIGHTS)}"
         )
     return Entry(
         id=raw["id"],
@@ -210,9 +219,8 @@ def generate(entries: Sequence[Entry], *, seed: int, n_per_category: int, shuffl
     writer = DialogueWriter(entries, rng)
     dialogues: list[str] = []
     for topic in sorted({entry.topic for entry in entries}):
-        by_id = {entry.id: entry for entry in entries if entry.topic == topic}
-        openers = Deck(list(by_id))
-        dialogues += [writer.write(by_id[openers.deal(rng)]) for _ in range(n_per_category)]
+        category = [entry for entry in entries if entry.topic == topic]
+        dialogues += [writer.write(min(category, key=Entry.served)) for _ in range(n_per_category)]
     if shuffle:
         rng.shuffle(dialogues)
     return DIALOGUE_DELIM.join(dialogues)
