@@ -100,7 +100,7 @@ def validate_model_config_match(
 
 
 def _check_sums(path: Path) -> None:
-    """Compare the file's parts with their stored sums, which torch.load does not: it would take a flipped bit."""
+    """Compare the parts with their stored sums. torch.load does not: it would take a flipped bit."""
     if zipfile.is_zipfile(path):  # files from before torch 1.6 are none, and have no sums
         with zipfile.ZipFile(path) as parts:
             broken = parts.testzip()

@@ -21,6 +21,7 @@ from niels_gpt.config import ModelConfig, TrainConfig, to_dict
 
 CFG = ModelConfig(V=61, T=32, C=24, L=3, H=3, d_ff=40)
 SIX = {"model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss"}
+EMPTY: dict[str, object] = {key: {} for key in SIX}
 
 
 class CarriesJson:
@@ -127,7 +128,7 @@ save_checkpoint(sys.argv[1], model_cfg=ModelConfig(), train_cfg=TrainConfig(), m
 
 def test_a_kill_between_writing_and_renaming_leaves_the_old_file(save):
     path = save(step=1)
-    killed = subprocess.run(
+    killed = subprocess.run(  # noqa: S603 - the text above
         [sys.executable, "-c", KILLED_BEFORE_RENAMING, str(path)], check=False, timeout=50
     )
     assert killed.returncode == -9
@@ -177,8 +178,8 @@ def test_a_flipped_byte_in_the_weights_is_refused(save):
     [
         ([1, 2], "holds a list"),
         ({"model_cfg": {}}, "lacks train_cfg, model_state"),
-        (dict.fromkeys(SIX, {}) | {"model_state": 3}, "model_state is a int"),
-        (dict.fromkeys(SIX, {}) | {"tokenizer": 3}, "tokenizer is a int"),
+        (EMPTY | {"model_state": 3}, "model_state is a int"),
+        (EMPTY | {"tokenizer": 3}, "tokenizer is a int"),
     ],
 )
 def test_a_file_of_something_else_is_refused_by_what_it_lacks(tmp_path, changed, message):

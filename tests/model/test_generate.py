@@ -20,13 +20,14 @@ from niels_gpt.generate import (
 from niels_gpt.infer.kv_cache import allocate_kv_cache, decode_step, prefill
 from niels_gpt.rng import make_generator
 
+BY_TOKEN = (generate_ids_cached, generate_ids_greedy_cached, generate_ids_greedy_full)
 LOGITS = torch.tensor([0.1, 2.0, -1.0, 1.9, 0.0])
 
 
 class Recites(torch.nn.Module):
-    """Emits a fixed text after a prompt of `prompt` bytes, whatever it reads; remembers what it was given."""
+    """Emits a fixed text over and over, whatever it reads; remembers what it was given."""
 
-    def __init__(self, text: bytes, prompt: int) -> None:
+    def __init__(self, text: bytes) -> None:
         super().__init__()
         self.text, self.position = text, 0
         self.contexts: list[list[int]] = []
@@ -49,10 +50,10 @@ def recite(
     text: bytes, *, prompt: str = "p", n: int = 50, stops: list[bytes] | None = None, T: int = 64
 ) -> bytes:
     ids = generate_ids(
-        Recites(text, len(prompt)),
+        Recites(text),
         prompt_of(prompt),
         max_new_tokens=n,
-        T=T,
+        T=64,
         stop_sequences=stops,
         device="cpu",
         generator=make_generator(0),
@@ -115,7 +116,7 @@ def test_a_stop_sequence_ends_the_reply_and_is_cut_off():
 
 def test_generate_text_shows_nothing_of_the_stop_sequence():
     text = generate_text(
-        Recites(b"hello\nuser: ", 1),
+        Recites(b"hello\nuser: "),
         "assistant: ",
         cfg=ModelConfig(),
         max_new_tokens=100,
@@ -170,8 +171,8 @@ def test_stop_sequences_need_byte_tokens(new_model, some_ids):
         )
 
 
-def test_the_model_reads_at_most_the_last_T_tokens():
-    model = Recites(b"abcdef", 3)
+def test_the_model_reads_at_most_the_last_of_its_window():
+    model = Recites(b"abcdef")
     generate_ids(model, prompt_of("xyz"), max_new_tokens=4, T=4, device="cpu", temperature=0.0)
     assert [bytes(context) for context in model.contexts] == [b"xyz", b"xyza", b"yzab", b"zabc"]
 
@@ -182,7 +183,7 @@ def test_a_reply_may_grow_beyond_the_context_window(gelu_model, some_ids):
 
 
 def test_generation_runs_in_evaluation_mode_and_gives_the_mode_back():
-    model = Recites(b"a", 1).train()
+    model = Recites(b"a").train()
     generate_ids(model, prompt_of("x"), max_new_tokens=2, T=4, device="cpu")
     assert model.modes == [False, False]
     assert model.training
