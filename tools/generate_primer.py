@@ -1,6 +1,6 @@
 """Write the primer: the dialogues that the shipped model learns to speak from.
 
-    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 2500 --shuffle
+    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 2300 --shuffle
 
 makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
 `data/primer/`; each gets as many dialogues, opened by the entry of it that was asked least so far. No
@@ -52,7 +52,7 @@ GREETING_CHANCE = 0.08  # that small talk comes first
 KIND_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 0.25, "private": 0.25}
 # An entry with more phrasings than this is asked more often, so that none of them is left out.
 USUAL_PHRASINGS = 60
-FOLLOW_UP_WEIGHT = 0.25  # how much more often a follow-up makes its entry come up
+FOLLOW_UP_WEIGHT = 0.35  # how much more often a follow-up makes its entry come up
 STRAY_CANDIDATES = 8
 
 _REWRITES: dict[str, Callable[[str, random.Random], str]] = {"smalltalk": roughen}

@@ -13,7 +13,8 @@ Exchange = dict[str, Any]
 
 def normalised(question: str) -> str:
     """Without case, apostrophes and end marks: what a reader would call the same question."""
-    return " ".join(re.sub(r"[^\w<>|/+-]+", " ", question.lower().replace("'", "")).split())
+    words = re.sub(r"[^\w<>|/+-]+", " ", question.lower().replace("'", "")).split()
+    return " ".join(words) or question
 
 
 def satisfied(must: list[list[str]], answer: str) -> bool:
