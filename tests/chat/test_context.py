@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from niels_gpt.chat.context import Exchange, Fitted, fit, prompt_hash
+from niels_gpt.chat.errors import MessageTooLong
+
+
+class OneIdAWord:
+    """A role and each word are one id."""
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return [len(word) for message in messages for word in [message["role"], *message["content"].split()]]
+
+
+def fitted(message: str, *turns: tuple[str, str], T: int = 40, max_new_tokens: int = 100) -> Fitted:
+    return fit(
+        template=OneIdAWord(),
+        context_length=T,
+        max_new_tokens=max_new_tokens,
+        system="be brief",  # 3 ids
+        exchanges=[Exchange(user=user, reply=reply) for user, reply in turns],
+        message=message,
+    )
+
+
+def test_everything_stays_while_it_fits() -> None:
+    prompt = fitted("how are you", ("hi", "hello there"))
+    assert prompt.trimmed_turns == 0
+    assert len(prompt.prompt_ids) == 3 + 2 + 3 + 4
+
+
+def test_the_oldest_whole_turns_go_first_and_the_system_prompt_never() -> None:
+    turns = [(f"q{n} " * 4, f"a{n} " * 4) for n in range(5)]  # 10 ids each
+    prompt = fitted("now", *turns)  # 30 of 40 may be used: 3 + 2 + two turns
+    assert prompt.trimmed_turns == 3
+    kept = [{"role": "system", "content": "be brief"}]
+    for user, reply in turns[3:]:
+        kept += [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
+    assert list(prompt.prompt_ids) == OneIdAWord().prompt_ids([*kept, {"role": "user", "content": "now"}])
+
+
+def test_a_short_reply_leaves_room_for_more_turns() -> None:
+    turns = [("q " * 4, "a " * 4)] * 5
+    assert fitted("now", *turns, max_new_tokens=5).trimmed_turns == 2
+
+
+def test_a_long_message_may_use_the_room_of_the_reply_but_not_all_of_it() -> None:
+    # 3 for the system prompt, 1 for the role; 40 // 16 ids stay free.
+    assert len(fitted("w " * 34).prompt_ids) == 38
+    with pytest.raises(MessageTooLong, match="39 tokens of 38"):
+        fitted("w " * 35)
+
+
+def test_a_prompt_hash_depends_on_every_id_and_on_their_borders() -> None:
+    prompts = [(), (1,), (1, 2), (2, 1), (12,), (258,), (2, 1, 0)]
+    assert len({prompt_hash(prompt) for prompt in prompts}) == len(prompts)
+    assert prompt_hash([1, 2]) == prompt_hash((1, 2))

@@ -1,0 +1,102 @@
+"""Lines of a file descriptor with a scripted model: replies on one stream, the rest on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from niels_gpt.chat.loader import Loader
+from niels_gpt.chat.options import Options
+from niels_gpt.chat.pipe import run_pipe
+from niels_gpt.chat.render import Screen
+from sessions import open_store
+
+
+class Reader(io.StringIO):
+    """A stream whose reader goes away after some writes."""
+
+    def __init__(self, writes: int) -> None:
+        super().__init__()
+        self.left = writes
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def piped(folder: Path, data: bytes, model: Any, replies: io.StringIO | None = None) -> tuple[bool, str, str]:
+    replies = io.StringIO() if replies is None else replies
+    notices = io.StringIO()
+    source = folder / "input"
+    source.write_bytes(data)
+    options = Options(session="a")
+    loader = Loader(
+        options, open_store=lambda _: open_store(folder / "sessions.db"), load_model=lambda _: model
+    )
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        screen = Screen(replies, notices, styled=False)
+        fine = asyncio.run(asyncio.wait_for(run_pipe(options, loader, screen, descriptor), 20))
+    finally:
+        os.close(descriptor)
+        loader.close()
+    return fine, replies.getvalue(), notices.getvalue()
+
+
+def test_the_replies_alone_go_to_the_output(tmp_path: Path, scripted: Any) -> None:
+    fine, replies, notices = piped(
+        tmp_path, b"one\n\n/temp 0\ntwo\r\n", scripted(["first"], ["sec", "ond\n"])
+    )
+    assert fine
+    assert replies == "first\nsecond\n"
+    assert notices == "new session 'a'\n/temp 0\nresume with: niels-chat --session a\n"
+
+
+def test_a_last_line_without_its_end_counts(tmp_path: Path, scripted: Any) -> None:
+    assert piped(tmp_path, b"one\ntwo", scripted(["1"], ["2"]))[1] == "1\n2\n"
+
+
+def test_exit_ends_it_before_the_rest(tmp_path: Path, scripted: Any) -> None:
+    assert piped(tmp_path, b"one\n/exit\ntwo\n", scripted(["1"], ["2"]))[1] == "1\n"
+
+
+def test_without_a_line_nothing_is_loaded_or_said(tmp_path: Path) -> None:
+    assert piped(tmp_path, b"", None) == (True, "", "")
+    assert not (tmp_path / "sessions.db").exists()
+
+
+def test_bytes_that_are_not_utf8_are_replaced_and_told(tmp_path: Path, scripted: Any) -> None:
+    model = scripted(["ok"])
+    _, _, notices = piped(tmp_path, b"caf\xe9\n", model)
+    assert "line 1 is not UTF-8" in notices
+    with open_store(tmp_path / "sessions.db") as store:
+        assert store.path(store.session("a").id)[1].content == "caf\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_message_of_a_megabyte_is_refused_and_the_next_line_answered(tmp_path: Path, scripted: Any) -> None:
+    fine, replies, notices = piped(tmp_path, b"word " * 200_000 + b"\nhi\n", scripted(["hello"]))
+    assert (fine, replies) == (False, "hello\n")
+    assert "the message is too long" in notices
+
+
+def test_a_wrong_command_is_told_and_remembered_for_the_status(tmp_path: Path, scripted: Any) -> None:
+    fine, replies, notices = piped(tmp_path, b"/tmep 1\nhi\n", scripted(["hello"]))
+    assert (fine, replies) == (False, "hello\n")
+    assert "did you mean /temp?" in notices
+
+
+def test_when_nobody_reads_the_replies_any_more_what_was_said_is_kept(tmp_path: Path, scripted: Any) -> None:
+    with pytest.raises(BrokenPipeError):
+        piped(tmp_path, b"sing\n", scripted(itertools.repeat("la ")), replies=Reader(2))
+    with open_store(tmp_path / "sessions.db") as store:
+        reply = store.path(store.session("a").id)[-1]
+    assert reply.status == "cancelled"
+    assert reply.content.startswith("la la la ")

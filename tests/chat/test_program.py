@@ -1,0 +1,129 @@
+"""The program as a process without a terminal: streams, statuses, and what it does not import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "niels_gpt.chat_cli"]
+HEAVY = {"torch", "sqlmodel", "sqlalchemy", "alembic", "tokenizers", "numpy", "engine", "sessions"}
+
+
+def run(*flags: str, data: bytes = b"", code: str | None = None) -> subprocess.CompletedProcess[bytes]:
+    words = COMMAND if code is None else [sys.executable, "-c", code]
+    return subprocess.run(  # noqa: S603 - our own program
+        [*words, *flags],
+        input=data,
+        capture_output=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("module", ["niels_gpt.chat_cli", "niels_gpt.chat.repl"])
+def test_nothing_heavy_is_imported_before_the_prompt(module: str) -> None:
+    done = run(code=f"import sys, {module}; print(*sys.modules)")
+    names = {name.partition(".")[0] for name in done.stdout.decode().split()}
+    assert "niels_gpt" in names
+    assert not names & HEAVY
+
+
+def test_help_needs_no_prompt_toolkit_either() -> None:
+    code = "import sys, niels_gpt.chat_cli as c; c.run_chat_cli(['--help']); print(*sys.modules)"
+    assert "prompt_toolkit" not in run(code=code).stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--ckpt", "/nowhere/x.pt"], "'/nowhere/x.pt' does not exist: give the path of a .pt file"),
+        (["--session", " a"], "' a' cannot be a session name"),
+        (["--system-file", "/nowhere/s.txt"], "cannot read --system-file '/nowhere/s.txt'"),
+    ],
+)
+def test_what_can_be_seen_without_loading_is_one_line_and_status_1(flags: list[str], said: str) -> None:
+    done = run(*flags, data=b"hi\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
+    done = run("--ckpt", str(tmp_path / "x.pt"), "--store", str(tmp_path / "s.db"), data=b"hi\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert "is no checkpoint, or is damaged" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_store_that_is_none_is_one_line_and_status_1(tmp_path: Path, byte_checkpoint: Path) -> None:
+    (tmp_path / "s.db").write_bytes(b"no database " * 100)
+    done = run("--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), data=b"hi\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert "s.db" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert (tmp_path / "s.db").read_bytes() == b"no database " * 100
+
+
+@pytest.mark.parametrize("name", ["byte_checkpoint", "bpe_checkpoint"])
+def test_the_same_line_gets_the_same_reply_with_and_without_the_cache(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    checkpoint = request.getfixturevalue(name)
+    replies = []
+    for flag in ("--no-kv-cache", "--device=cpu"):
+        store = str(tmp_path / f"{flag}.db")
+        done = run(
+            "--ckpt", str(checkpoint), "--store", store, "--max-new-tokens", "9", flag, data=b"hello\n"
+        )
+        assert done.returncode == 0
+        assert b"resume with: niels-chat --session chat-" in done.stderr
+        replies.append(done.stdout)
+    assert replies[0] == replies[1]
+    assert replies[0].endswith(b"\n")
+    assert len(replies[0]) > 1
+
+
+def test_an_interrupt_stores_what_was_said_and_ends_with_130(tmp_path: Path, byte_checkpoint: Path) -> None:
+    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--session", "a"]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*COMMAND, *flags, "--max-new-tokens", "100000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(b"hello\n")
+        program.stdin.flush()
+        assert program.stdout.read(1)
+        # The reply is over after 500 tokens at most; then the program waits for the next line.
+        program.send_signal(signal.SIGINT)
+        program.communicate(timeout=30)
+    assert program.returncode == 130
+    from sessions import open_store  # noqa: PLC0415
+
+    with open_store(tmp_path / "s.db") as store:
+        session = store.session("a")
+        assert store.path(session.id)[-1].role == "assistant"
+        assert store.pending(session.id) is None
+
+
+def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path, byte_checkpoint: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--session", "a"]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*COMMAND, *flags], stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE
+    ) as program:
+        os.close(write)
+        _, errors = program.communicate(b"hello\n", timeout=30)
+    assert program.returncode == 141
+    assert b"Traceback" not in errors
+    assert b"Exception" not in errors

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+
+from niels_gpt.chat.render import Harmless, Screen, harmless, may_style
+
+HOSTILE = [
+    "\x1b[2J",
+    "\x1b]52;c;aGk=\x07",
+    "\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\",
+    "\x9b31m",
+    "\x90q\x9c",
+    "\x07",
+    "over\rwritten",
+    "a\x08\x08b",
+    "\x7f",
+    "\x00",
+    "\u202egnol",
+    "\u2028line",
+    "\x0b\x0c",
+]
+
+
+def is_safe(text: str) -> bool:
+    return all(character in "\n\t" or character.isprintable() or ord(character) > 0x2FF for character in text)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_that_moves_a_terminal_passes_and_something_stands_in_for_it(text: str) -> None:
+    shown = harmless(text)
+    assert is_safe(shown)
+    assert not set("\x1b\x9b\x07\r\u202e\u2028") & set(shown)
+    assert len(shown) >= len(text)
+
+
+def test_the_check_itself_sees_raw_control_characters() -> None:
+    assert not any(is_safe(text) for text in ("\x1b[2J", "\x9b", "\r", "\x07"))
+
+
+def test_text_tabs_newlines_and_joined_emoji_pass_unchanged() -> None:
+    text = "naïve\tcafé\n日本語 👩‍👩‍👧 ’\n"
+    assert harmless(text) == text
+
+
+def test_a_return_before_a_newline_is_a_line_end_and_alone_it_is_shown() -> None:
+    assert harmless("a\r\nb\rc\r") == "a\nb␍c␍"
+
+
+def test_every_split_of_a_text_prints_the_same() -> None:
+    shuffled = random.Random(7)
+    for _ in range(300):
+        text = "".join(shuffled.choice([*HOSTILE, "a", "\r", "\n", "\r\n", "é"]) for _ in range(6))
+        filtered, shown = Harmless(), ""
+        rest = text
+        while rest:
+            cut = shuffled.randint(1, len(rest))
+            shown, rest = shown + filtered.feed(rest[:cut]), rest[cut:]
+        assert shown + filtered.finish() == harmless(text)
+
+
+def test_a_reply_ends_its_line_before_a_notice_begins() -> None:
+    out = io.StringIO()
+    screen = Screen(out, out, styled=False)
+    screen.text("half a li")
+    screen.notice("(stopped)")
+    screen.text("whole\n")
+    screen.end_reply()
+    assert out.getvalue() == "half a li\n(stopped)\nwhole\n"
+
+
+def test_replies_and_notices_can_go_to_two_streams() -> None:
+    replies, notices = io.StringIO(), io.StringIO()
+    screen = Screen(replies, notices, styled=False)
+    screen.text("hi")
+    screen.end_reply()
+    screen.notice("note")
+    screen.trimmed(1)
+    screen.trimmed(2)
+    screen.error("two\nlines \x1b[31m")
+    screen.busy("loading")
+    assert replies.getvalue() == "hi\n"
+    assert notices.getvalue() == (
+        "note\n(1 oldest turn no longer fits)\n(2 oldest turns no longer fit)\ntwo lines ␛[31m\n"
+    )
+
+
+def test_a_busy_line_is_taken_back_before_anything_else() -> None:
+    out = io.StringIO()
+    screen = Screen(out, out, styled=True)
+    screen.busy("loading")
+    screen.text("hi")
+    assert out.getvalue().endswith("\r\x1b[Khi")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_style_needs_a_terminal_that_can_and_a_user_who_wants() -> None:
+    assert may_style(Terminal(), {"TERM": "xterm"})
+    assert not may_style(Terminal(), {"TERM": "dumb"})
+    assert not may_style(Terminal(), {"TERM": "xterm", "NO_COLOR": "1"})
+    assert not may_style(io.StringIO(), {"TERM": "xterm"})
