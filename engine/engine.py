@@ -77,7 +77,6 @@ class Engine(Generic[RequestT, SequenceT]):
         self._waiting: OrderedDict[str, JobRecord[RequestT]] = OrderedDict()
         self._running: dict[str, JobRecord[RequestT]] = {}
         self._work = Wakeup()
-        self._stopped = anyio.Event()
         self._phase = "not entered"  # then "open", "closing", "closed"
         self._tasks: TaskGroup | None = None
 
@@ -132,18 +131,13 @@ class Engine(Generic[RequestT, SequenceT]):
         for job in list(self._jobs.values()):
             job.cancel()
         self._work.ring()
-        try:
-            with anyio.CancelScope(shield=True):
-                await self._stopped.wait()
-        finally:
-            # The task group must see a cancellation, because it may be its own. Any other error of the block
-            # goes on as it is: shown to the task group it would come out inside of an exception group.
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                swallow = await tasks.__aexit__(kind, error, trace)
-            else:
-                await tasks.__aexit__(None, None, None)
-                swallow = False
-        return swallow
+        # The task group waits for the owner, whoever cancels meanwhile. It must see a cancellation of the
+        # block, because that may be its own; any other error goes on as it is: shown to the task group it
+        # would come out inside of an exception group.
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            return await tasks.__aexit__(kind, error, trace)
+        await tasks.__aexit__(None, None, None)
+        return None
 
     async def _own(self) -> None:
         """Own the compute thread until the engine is left and the last job has ended."""
@@ -162,7 +156,6 @@ class Engine(Generic[RequestT, SequenceT]):
             self._phase = "closed"
             self._thread.close(self._batch.clear)
             self._feed.close()
-            self._stopped.set()
 
     async def _slice(self) -> None:
         """Let the compute thread work for one slice and publish what came of it."""

@@ -111,6 +111,29 @@ async def test_a_deadline_around_the_engine_waits_for_the_step_in_flight_only() 
     assert len(decoder.batches) <= 7
 
 
+async def test_a_cancelled_host_that_shields_its_block_still_has_a_working_engine() -> None:
+    with anyio.fail_after(10), anyio.CancelScope() as host:
+        async with Engine(ScriptedDecoder()) as engine:
+            host.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+                assert (await engine.submit(Script.of("last words")).result()).text == "last words"
+
+
+async def test_an_error_in_the_block_of_a_cancelled_host_is_not_lost() -> None:
+    jobs: list[Job] = []
+
+    async def stumble() -> None:
+        async with Engine(ScriptedDecoder()) as engine:
+            jobs.append(engine.submit(LONG))
+            host.cancel()
+            raise KeyError("mine")
+
+    with anyio.fail_after(10), anyio.CancelScope() as host, pytest.raises(KeyError, match="mine"):
+        await stumble()
+    await check_cancelled(*jobs)
+
+
 async def test_a_subscriber_task_ends_with_the_engine() -> None:
     seen: list[str] = []
 
