@@ -1,0 +1,81 @@
+"""A tiny byte model, requests for it, and loops that drive a decoder to the end of its replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from niels_gpt.config import ModelConfig
+from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.request import GenerationRequest, Step
+from niels_gpt.model.gpt import GPT
+from niels_gpt.sampling import Sampling
+from niels_gpt.tokenizer import ByteTokenizer
+
+PROMPT = tuple(b"who is niels?")
+
+
+@pytest.fixture
+def model(new_model: Callable[..., GPT]) -> GPT:
+    """Its window is 48 tokens, its embedding and its head are separate."""
+    return new_model(ModelConfig(V=256, T=48, C=24, L=2, H=3, d_ff=40, tie_embeddings=False))
+
+
+@pytest.fixture
+def decoder(model: GPT) -> TorchDecoder:
+    return TorchDecoder(model, ByteTokenizer(), prefill_chunk=5)
+
+
+@pytest.fixture
+def request_for() -> Callable[..., GenerationRequest]:
+    return make_request
+
+
+def make_request(prompt_ids: tuple[int, ...] = PROMPT, **changes: Any) -> GenerationRequest:
+    fields: dict[str, Any] = {
+        "prompt_ids": prompt_ids,
+        "max_new_tokens": 20,
+        "sampling": Sampling(),
+        "seed": 7,
+        "stop_ids": frozenset(),
+        "stop_sequences": (),
+        "banned_ids": frozenset(),
+    }
+    return GenerationRequest(**(fields | changes))
+
+
+class Outcome:
+    """What came of one request."""
+
+    def __init__(self, steps: Sequence[Step], receipt: dict[str, object]) -> None:
+        self.steps = steps
+        self.receipt = receipt
+        self.finish, self.error = steps[-1].finish, steps[-1].error
+        self.ids = [token_id for step in steps for token_id, _ in step.tokens]
+        self.text = "".join(text for step in steps for _, text in step.tokens)
+
+
+@pytest.fixture
+def run() -> Callable[[TorchDecoder, GenerationRequest], Outcome]:
+    """Drive one request to its end."""
+    return lambda decoder, wanted: run_together(decoder, [wanted])[0]
+
+
+@pytest.fixture
+def run_batch() -> Callable[[TorchDecoder, Sequence[GenerationRequest]], list[Outcome]]:
+    """Drive requests that are all there from the start to their ends."""
+    return run_together
+
+
+def run_together(decoder: TorchDecoder, wanted: Sequence[GenerationRequest]) -> list[Outcome]:
+    live = {i: decoder.admit(request) for i, request in enumerate(wanted)}
+    steps: list[list[Step]] = [[] for _ in wanted]
+    receipts: dict[int, dict[str, object]] = {}
+    while live:
+        for i, step in zip(list(live), decoder.advance(list(live.values())), strict=True):
+            steps[i].append(step)
+            if step.finish is not None or step.error is not None:
+                receipts[i] = decoder.release(live.pop(i))
+    return [Outcome(steps[i], receipts[i]) for i in range(len(wanted))]
