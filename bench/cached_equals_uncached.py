@@ -140,7 +140,7 @@ def _margin(logits: Tensor, noise: Tensor, winner: int, loser: int) -> float:
     if kept[loser] == -torch.inf:
         return float(kept[kept > -torch.inf].min() - scaled[loser])
     race = scaled - noise.log()
-    return float((race[winner] - race[loser]).abs())
+    return float(race[winner] - race[loser])
 
 
 def random_models() -> Iterator[tuple[str, GPT]]:
