@@ -50,11 +50,10 @@ def _chat(options: Options, loader: Loader) -> int:
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
             # Here, not above: a pipe and --help are quicker without prompt-toolkit.
-            from niels_gpt.chat.history import open_history  # noqa: PLC0415
-            from niels_gpt.chat.repl import Repl  # noqa: PLC0415
+            from niels_gpt.chat.repl import run_on_terminal  # noqa: PLC0415
 
             screen = Screen(sys.stdout, sys.stdout, styled=may_style(sys.stdout))
-            asyncio.run(Repl(options, loader, screen, history=open_history()).run())
+            run_on_terminal(options, loader, screen)
             return 0
         from niels_gpt.chat.pipe import run_pipe  # noqa: PLC0415
 

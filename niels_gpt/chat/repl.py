@@ -7,12 +7,14 @@ the Desk does the work. For asyncio, as prompt-toolkit is.
 
 from __future__ import annotations
 
-import os
+import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import anyio
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
@@ -20,10 +22,13 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output
+from prompt_toolkit.output.plain_text import PlainTextOutput
+from prompt_toolkit.utils import is_dumb_terminal
 
 from niels_gpt.chat.commands import COMMANDS
 from niels_gpt.chat.desk import Desk
 from niels_gpt.chat.errors import LoadFailed
+from niels_gpt.chat.history import open_history
 from niels_gpt.chat.keys import listening
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
@@ -109,7 +114,7 @@ class Repl:
         if self._news:
             self._news = False
             return None
-        if os.environ.get("TERM", "") in {"dumb", "unknown"}:
+        if self._display is None and is_dumb_terminal():
             # Its prompts are never rendered, and a session used twice would echo every key twice.
             self._session = self._new_session()
             self._loader.start()
@@ -150,3 +155,11 @@ class Repl:
         # Importing torch holds the interpreter for long stretches: it begins after the prompt is drawn.
         session.app.after_render += lambda _: self._loader.start()
         return session
+
+
+def run_on_terminal(options: Options, loader: Loader, screen: Screen) -> None:
+    """Chat on the terminal of the process until the user leaves. Raises LoadFailed."""
+    # prompt-toolkit sends a dumb terminal a sequence to show its cursor.
+    plain = PlainTextOutput(sys.stdout) if is_dumb_terminal() else None
+    with create_app_session(output=plain):
+        asyncio.run(Repl(options, loader, screen, history=open_history()).run())

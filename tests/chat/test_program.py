@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from niels_gpt.chat_cli import run_chat_cli
+
 COMMAND = [sys.executable, "-m", "niels_gpt.chat_cli"]
 HEAVY = {"torch", "sqlmodel", "sqlalchemy", "alembic", "tokenizers", "numpy", "engine", "sessions"}
 
@@ -73,20 +75,26 @@ def test_a_store_that_is_none_is_one_line_and_status_1(tmp_path: Path, byte_chec
 
 @pytest.mark.parametrize("name", ["byte_checkpoint", "bpe_checkpoint"])
 def test_the_same_line_gets_the_same_reply_with_and_without_the_cache(
-    name: str, request: pytest.FixtureRequest, tmp_path: Path
+    name: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkpoint = request.getfixturevalue(name)
+    (tmp_path / "input").write_text("hello\n")
     replies = []
     for flag in ("--no-kv-cache", "--device=cpu"):
         store = str(tmp_path / f"{flag}.db")
-        done = run(
-            "--ckpt", str(checkpoint), "--store", store, "--max-new-tokens", "9", flag, data=b"hello\n"
-        )
-        assert done.returncode == 0
-        assert b"resume with: niels-chat --session chat-" in done.stderr
-        replies.append(done.stdout)
+        with (tmp_path / "input").open() as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            argv = ["--ckpt", str(checkpoint), "--store", store, "--max-new-tokens", "9", flag]
+            assert run_chat_cli(argv) == 0
+        printed = capsys.readouterr()
+        assert "resume with: niels-chat --session chat-" in printed.err
+        replies.append(printed.out)
     assert replies[0] == replies[1]
-    assert replies[0].endswith(b"\n")
+    assert replies[0].endswith("\n")
     assert len(replies[0]) > 1
 
 
