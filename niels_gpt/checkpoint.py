@@ -7,8 +7,8 @@ which can build tensors and plain values and nothing else. Knows nothing about w
 
 from __future__ import annotations
 
-import dataclasses
 import os
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,12 +76,15 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device) -> dict[str
             f"the checkpoint {str(path)!r} {what}; give the path of a .pt file that training wrote"
         )
     try:
-        _check_sums(path)
+        _check_parts(path)
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # foreign bytes make torch.load raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        msg = f"{str(path)!r} is no checkpoint, or is damaged ({reason}); copy it again, or train a new one"
-        raise CheckpointError(msg) from error
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own words advise to load it unsafely: not passed on
+        msg = f"{str(path)!r} holds something other than tensors and plain values, and is not loaded"
+        raise CheckpointError(f"{msg}; save it again as a niels-gpt checkpoint") from error
+    except Exception as error:  # a file that a stranger made can raise nearly anything
+        raise _unreadable(path, f"reading it failed with {type(error).__name__}") from error
     return _checked(path, content)
 
 
@@ -99,13 +102,19 @@ def validate_model_config_match(
         raise CheckpointError(f"the checkpoint was made with another model config: {'; '.join(lines)}")
 
 
-def _check_sums(path: Path) -> None:
+def _check_parts(path: Path) -> None:
     """Compare the parts with their stored sums. torch.load does not: it would take a flipped bit."""
-    if zipfile.is_zipfile(path):  # files from before torch 1.6 are none, and have no sums
-        with zipfile.ZipFile(path) as parts:
-            broken = parts.testzip()
-        if broken is not None:
-            raise CheckpointError(f"its part {broken!r} is not what was written")
+    if not zipfile.is_zipfile(path):
+        raise _unreadable(path, "it is not an archive of tensors")
+    with zipfile.ZipFile(path) as parts:
+        broken = parts.testzip()
+    if broken is not None:
+        raise _unreadable(path, f"its part {broken!r} is not what was written")
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    msg = f"{str(path)!r} is no checkpoint, or is damaged: {reason}"
+    return CheckpointError(f"{msg}; copy it again, or train a new one")
 
 
 def _plain(cfg: object) -> dict[str, Any]:
@@ -113,8 +122,6 @@ def _plain(cfg: object) -> dict[str, Any]:
         return to_dict(cfg)
     if isinstance(cfg, Mapping):
         return dict(cfg)
-    if dataclasses.is_dataclass(cfg) and not isinstance(cfg, type):
-        return dataclasses.asdict(cfg)
     raise ValueError(f"expected a config or a mapping of its fields, got {cfg!r}")
 
 
@@ -131,6 +138,9 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
             raise CheckpointError(
                 f"{str(path)!r}: {key} is a {type(content[key]).__name__}, expected a dictionary"
             )
+    step = content["step"]
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise CheckpointError(f"{str(path)!r}: step is {step!r}, expected a whole number")
     tokenizer = content.get("tokenizer")
     if tokenizer is not None and not isinstance(tokenizer, str):
         raise CheckpointError(f"{str(path)!r}: tokenizer is a {type(tokenizer).__name__}, expected JSON text")

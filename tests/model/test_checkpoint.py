@@ -21,7 +21,7 @@ from niels_gpt.config import ModelConfig, TrainConfig, to_dict
 
 CFG = ModelConfig(V=61, T=32, C=24, L=3, H=3, d_ff=40)
 SIX = {"model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss"}
-EMPTY: dict[str, object] = {key: {} for key in SIX}
+EMPTY: dict[str, object] = {key: {} for key in SIX} | {"step": 0}
 
 
 class CarriesJson:
@@ -82,7 +82,7 @@ def test_the_file_is_read_without_running_code(save, tmp_path):
 
     path = tmp_path / "harmful.pt"
     torch.save(dict.fromkeys(SIX, Harmful()), path)
-    with pytest.raises(CheckpointError, match="is no checkpoint, or is damaged"):
+    with pytest.raises(CheckpointError, match="something other than tensors and plain values"):
         load_checkpoint(path, device="cpu")
 
 
@@ -180,6 +180,7 @@ def test_a_flipped_byte_in_the_weights_is_refused(save):
         ({"model_cfg": {}}, "lacks train_cfg, model_state"),
         (EMPTY | {"model_state": 3}, "model_state is a int"),
         (EMPTY | {"tokenizer": 3}, "tokenizer is a int"),
+        (EMPTY | {"step": None}, "step is None"),
     ],
 )
 def test_a_file_of_something_else_is_refused_by_what_it_lacks(tmp_path, changed, message):
