@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Generic, Self, TypeVar
 
 import anyio
@@ -120,9 +120,7 @@ class Engine(Generic[RequestT, SequenceT]):
         tasks.start_soon(self._own, name="engine owner")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, *error: object) -> None:
         tasks = self._tasks
         if tasks is None:
             raise EngineClosed("the engine is left without having been entered; use `async with`")
@@ -131,13 +129,10 @@ class Engine(Generic[RequestT, SequenceT]):
         for job in list(self._jobs.values()):
             job.cancel()
         self._work.ring()
-        # The task group waits for the owner, whoever cancels meanwhile. It must see a cancellation of the
-        # block, because that may be its own; any other error goes on as it is: shown to the task group it
-        # would come out inside of an exception group.
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            return await tasks.__aexit__(kind, error, trace)
+        # The task group waits for the owner, whoever cancels meanwhile. An error or a cancellation of the
+        # block goes on as it is: shown to the task group, an error would come out inside of an exception
+        # group.
         await tasks.__aexit__(None, None, None)
-        return None
 
     async def _own(self) -> None:
         """Own the compute thread until the engine is left and the last job has ended."""
