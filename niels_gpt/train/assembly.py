@@ -74,7 +74,7 @@ def assemble(options: Options, *, note: Callable[[str], None]) -> Run:
         out=options.out or CHECKPOINT_DIR,
         device=device,
         amp=recipe.compute.amp == "bf16",
-        sample=_sampler(tokenizer, device=device),
+        sample=_sampler(tokenizer, template, T=model_cfg.T, device=device, note=note),
         start_step=start_step,
         best_val_loss=best,
     )
@@ -180,11 +180,17 @@ def _restore(
     return int(resumed["step"]), math.inf if best is None else float(best)
 
 
-def _sampler(tokenizer: Tokenizer, *, device: str) -> Callable[[GPT], str]:
+def _sampler(
+    tokenizer: Tokenizer, template: Template, *, T: int, device: str, note: Callable[[str], None]
+) -> Callable[[GPT], str] | None:
+    """Return what asks the sample question, or None where the context is too short to ask it."""
     conversation = [
         {"role": "system", "content": DEFAULT_SYSTEM_PROMPT},
         {"role": "user", "content": SAMPLE_QUESTION},
     ]
+    if len(template.prompt_ids(conversation)) >= T:
+        note(f"no sample replies: their prompt does not fit into T={T} tokens")
+        return None
 
     def sample(model: GPT) -> str:
         replies = greedy_replies(model, tokenizer, [conversation], max_new_tokens=60, device=device)
