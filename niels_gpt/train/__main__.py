@@ -6,9 +6,11 @@ Knows nothing about training itself; it owns the signals and the exit code.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -48,11 +50,17 @@ def _run(run: Run, options: Options) -> int:
         latest = run.out / "latest.pt"
         if outcome.stopped:
             _say(f"stopped after step {outcome.step}; go on with")
-            _say(f"  python -m niels_gpt.train --config {options.config} --resume {latest}")
+            _say(f"  python -m niels_gpt.train {_resume_flags(options, latest)}")
             return 128 + (stop.signal_number or signal.SIGINT)
     best = f"; best held-out loss {outcome.best_val_loss:.4f} in {run.out / 'best.pt'}" if run.val else ""
     _say(f"done: {outcome.step} steps, {latest}{best}")
     return 0
+
+
+def _resume_flags(options: Options, latest: Path) -> str:
+    flags = {"config": options.config, "device": options.device, "resume": latest, "out": options.out}
+    flags |= {"steps": options.steps, "threads": options.threads}
+    return shlex.join(part for name, value in flags.items() if value for part in (f"--{name}", str(value)))
 
 
 class _StopRequest:

@@ -67,10 +67,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 
     lines: list[str] = []
     monkeypatch.setattr("sys.stdout", InterruptingStdout())
-    out = tmp_path / "out"
-    assert main(["--config", str(config_file()), "--out", str(out)]) == 130
+    out, config = tmp_path / "out", str(config_file())
+    assert main(["--config", config, "--out", str(out)]) == 130
     assert load_checkpoint(out / "latest.pt", device="cpu")["step"] == 2
-    assert f"--resume {out / 'latest.pt'}" in "".join(lines)
+    assert f"--config {config} --resume {out / 'latest.pt'} --out {out}\n" in "".join(lines)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
