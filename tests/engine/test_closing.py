@@ -122,6 +122,17 @@ async def test_a_cancelled_host_that_shields_its_block_still_has_a_working_engin
     assert replies == ["last words"]
 
 
+async def test_entering_under_a_cancelled_host_leaves_nothing_behind() -> None:
+    jobs: list[Job] = []
+    with anyio.fail_after(10), anyio.CancelScope() as host:
+        host.cancel()
+        async with Engine(ScriptedDecoder()) as engine:
+            jobs.append(engine.submit(LONG))
+            await jobs[0].result()
+    await check_cancelled(*jobs)
+    assert engine_threads() == []
+
+
 async def test_an_error_in_the_block_of_a_cancelled_host_is_not_lost() -> None:
     jobs: list[Job] = []
 
