@@ -92,9 +92,10 @@ class Batch(Generic[RequestT, SequenceT]):
         step, so that no flood of interruptions can starve the batch.
         """
         self._facts = []
-        self._release_leaving()
         for job_id, request in joining:
             self._admit(job_id, request)
+        # After the admissions: a job may be asked to leave before the slice that it joins has begun.
+        self._release_leaving()
         news = bool(self._facts)
         over = self._clock() + self._slice_seconds
         while self._seats:

@@ -114,6 +114,15 @@ def test_a_leaving_job_is_released_before_another_step() -> None:
     assert decoder.live == []
 
 
+def test_a_job_told_to_leave_before_its_first_slice_began_is_admitted_and_released() -> None:
+    decoder = TimedDecoder(Clock())
+    batch = batch_of(decoder)
+    batch.leave("a")
+    assert outcomes(batch.run_slice([("a", Script.of("hello"))])) == {"a": "cancelled"}
+    assert decoder.live == []
+    assert decoder.batches == []
+
+
 def test_a_leave_during_a_slice_takes_effect_after_the_step_in_flight() -> None:
     class LeavingDecoder(TimedDecoder):
         def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
