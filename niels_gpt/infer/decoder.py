@@ -15,10 +15,9 @@ from typing import TypeVar
 
 import torch
 
-from niels_gpt.errors import NielsGptError
 from niels_gpt.infer.kv_cache import forward_cached
 from niels_gpt.infer.reply import Reply
-from niels_gpt.infer.request import GenerationRequest, Step
+from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
 from niels_gpt.infer.slab import KVSlab, Row
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import Tokenizer
@@ -46,10 +45,6 @@ class RecomputedSequence:
 
 _ArgT = TypeVar("_ArgT")
 TorchSequence = CachedSequence | RecomputedSequence
-
-
-class DecoderError(NielsGptError):
-    """A decoder that cannot be made as asked, or cannot take one more reply."""
 
 
 class TorchDecoder:

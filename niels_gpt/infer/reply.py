@@ -7,7 +7,9 @@ caches or batches: the rows of logits come from somewhere.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from niels_gpt.infer.request import FinishReason, GenerationRequest, RequestError, Step
@@ -44,20 +46,49 @@ class Reply:
     def take(self, logits: torch.Tensor) -> Step:
         """Draw the next token from logits (V,), float32 on the CPU; `LogitsError` for NaN or infinity."""
         if not torch.isfinite(logits).all():
-            bad = int((~torch.isfinite(logits)).nonzero()[0])
-            raise LogitsError(
-                f"the logit of token {bad} is {logits[bad].item()!r} after {len(self.ids)} tokens, expected "
-                "a finite number; the checkpoint is damaged, or its training diverged"
-            )
+            raise self._spoiled(logits.numpy())
         request = self.request
         token_id = draw(logits, request.sampling, self.ids, request.banned_ids, self._generator)
-        self._logits_hash.update(logits.numpy().astype("<f4", copy=False).tobytes())
+        text, finish = self._append(token_id, logits.numpy())
+        return Step(tokens=((token_id, text),), finish=finish)
+
+    def accept(self, drawn: Iterable[tuple[int, np.ndarray]]) -> Step:
+        """Take tokens drawn elsewhere from this reply's `uniforms`: (id, its logits (V,) float32) in order.
+
+        What was drawn beyond the reply's end is dropped. A negative id stands for logits that no token can be
+        taken from: `LogitsError`.
+        """
+        tokens: list[tuple[int, str]] = []
+        finish: FinishReason | None = None
+        for token_id, logits in drawn:
+            if token_id < 0:
+                raise self._spoiled(logits)
+            text, finish = self._append(token_id, logits)
+            tokens.append((token_id, text))
+            if finish is not None:
+                break
+        return Step(tokens=tuple(tokens), finish=finish)
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """The next doubles (count,) of the reply's generator, the same ones that `take` would draw singly."""
+        return torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
+
+    def _append(self, token_id: int, logits: np.ndarray) -> tuple[str, FinishReason | None]:
+        """Hash the row that the token was drawn from, and give the token's text and what it ends."""
+        self._logits_hash.update(np.ascontiguousarray(logits, "<f4").data)
         self.ids.append(token_id)
         text = self._text.push(token_id)
         finish = self._finish(token_id)
-        if finish is not None:
-            text += self._text.finish()
-        return Step(tokens=((token_id, text),), finish=finish)
+        return (text if finish is None else text + self._text.finish()), finish
+
+    def _spoiled(self, logits: np.ndarray) -> LogitsError:
+        bad = np.flatnonzero(~np.isfinite(logits))
+        if len(bad) == 0:
+            return LogitsError(f"all {len(logits)} tokens are ruled out; ban fewer ids")
+        return LogitsError(
+            f"the logit of token {bad[0]} is {float(logits[bad[0]])!r} after {len(self.ids)} tokens, "
+            "expected a finite number; the checkpoint is damaged, or its training diverged"
+        )
 
     def _finish(self, token_id: int) -> FinishReason | None:
         if token_id in self.request.stop_ids or self._text.stopped:

@@ -19,6 +19,10 @@ class RequestError(NielsGptError):
     """A request that no decoder, or not this one, can serve; the message names the field."""
 
 
+class DecoderError(NielsGptError):
+    """A decoder that cannot be made as asked, or cannot take one more reply."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """One reply to generate. A value out of range raises `RequestError`."""

@@ -9,7 +9,9 @@ import pytest
 
 from niels_gpt.config import ModelConfig
 from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.kernel_decoder import KernelDecoder
 from niels_gpt.infer.request import GenerationRequest, Step
+from niels_gpt.kernels.layout import pack_gpt
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import Sampling
 from niels_gpt.tokenizer import ByteTokenizer
@@ -24,8 +26,21 @@ def model(new_model: Callable[..., GPT]) -> GPT:
 
 
 @pytest.fixture
-def decoder(model: GPT) -> TorchDecoder:
+def torch_decoder(model: GPT) -> TorchDecoder:
     return TorchDecoder(model, ByteTokenizer(), prefill_chunk=5)
+
+
+@pytest.fixture(params=["torch", "kernels"])
+def new_decoder(request: pytest.FixtureRequest) -> Callable[[GPT], TorchDecoder | KernelDecoder]:
+    """Every decoder keeps the same promises."""
+    if request.param == "torch":
+        return lambda model: TorchDecoder(model, ByteTokenizer(), prefill_chunk=5)
+    return lambda model: KernelDecoder(pack_gpt(model), ByteTokenizer(), prefill_chunk=5)
+
+
+@pytest.fixture
+def decoder(model: GPT, new_decoder: Callable[[GPT], Any]) -> TorchDecoder | KernelDecoder:
+    return new_decoder(model)
 
 
 @pytest.fixture

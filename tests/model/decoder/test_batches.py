@@ -89,36 +89,36 @@ def test_no_schedule_of_joining_and_leaving_changes_a_reply(
 
 
 def test_running_replies_at_different_positions_step_in_one_forward(
-    model: GPT, decoder: TorchDecoder, requests: list[GenerationRequest]
+    model: GPT, torch_decoder: TorchDecoder, requests: list[GenerationRequest]
 ) -> None:
-    sequences = [decoder.admit(wanted) for wanted in requests if wanted.max_new_tokens > 10]
+    sequences = [torch_decoder.admit(wanted) for wanted in requests if wanted.max_new_tokens > 10]
     assert len(sequences) > 2
     started: set[int] = set()
     while len(started) < len(sequences):
         reading = [i for i in range(len(sequences)) if i not in started]
-        steps = decoder.advance([sequences[i] for i in reading])
+        steps = torch_decoder.advance([sequences[i] for i in reading])
         started |= {i for i, step in zip(reading, steps, strict=True) if step.tokens}
     shapes: list[tuple[int, ...]] = []
     hook = model.tok_emb.register_forward_hook(
         lambda _module, inputs, _output: shapes.append(inputs[0].shape)
     )
-    decoder.advance(sequences)
+    torch_decoder.advance(sequences)
     hook.remove()
     assert shapes == [(len(sequences), 1)]
 
 
 def test_a_step_reads_no_more_than_one_chunk_of_all_prompts(
-    model: GPT, decoder: TorchDecoder, request_for: RequestFor
+    model: GPT, torch_decoder: TorchDecoder, request_for: RequestFor
 ) -> None:
-    running = decoder.admit(request_for((1, 2)))
-    decoder.advance([running])
+    running = torch_decoder.admit(request_for((1, 2)))
+    torch_decoder.advance([running])
     lengths = (2, 3, 12, 1, 4)
-    sequences = [running, *(decoder.admit(request_for(tuple(range(1, n + 1)))) for n in lengths)]
+    sequences = [running, *(torch_decoder.admit(request_for(tuple(range(1, n + 1)))) for n in lengths)]
     read: list[int] = []
     hook = model.tok_emb.register_forward_hook(
         lambda _module, inputs, _output: read.append(inputs[0].numel())
     )
-    tokens = [len(step.tokens) for step in decoder.advance(sequences)]
+    tokens = [len(step.tokens) for step in torch_decoder.advance(sequences)]
     hook.remove()
     assert tokens == [1, 1, 1, 0, 1, 0]  # the prompt of one token steps with the running reply
     assert read == [2, 3, 2]
@@ -158,13 +158,13 @@ def test_a_row_that_held_nan_is_clean_for_the_next_one(
 
 
 def test_a_row_that_is_not_wiped_poisons_the_next_one(
-    poisoned: GPT, decoder: TorchDecoder, request_for: RequestFor, run_batch: Run
+    poisoned: GPT, torch_decoder: TorchDecoder, request_for: RequestFor, run_batch: Run
 ) -> None:
-    decoder._slab.free = lambda row: decoder._slab._rows.__setitem__(row.index, None)
+    torch_decoder._slab.free = lambda row: torch_decoder._slab._rows.__setitem__(row.index, None)
     long = request_for(tuple(range(1, 31)), max_new_tokens=15, banned_ids=frozenset({POISON}))
     short = request_for((1, 2), banned_ids=frozenset({POISON}))
-    run_batch(decoder, [long, request_for((POISON,) * 30)])
-    assert run_batch(decoder, [long, short])[1].error is not None
+    run_batch(torch_decoder, [long, request_for((POISON,) * 30)])
+    assert run_batch(torch_decoder, [long, short])[1].error is not None
 
 
 def test_a_row_starts_anew_for_each_sequence(
@@ -176,33 +176,37 @@ def test_a_row_starts_anew_for_each_sequence(
 
 
 def test_a_row_that_keeps_its_old_length_gives_another_reply(
-    decoder: TorchDecoder, request_for: RequestFor, run: Run
+    torch_decoder: TorchDecoder, request_for: RequestFor, run: Run
 ) -> None:
-    first = run(decoder, request_for()).ids
-    sequence = decoder.admit(request_for())
+    first = run(torch_decoder, request_for()).ids
+    sequence = torch_decoder.admit(request_for())
     assert isinstance(sequence, CachedSequence)
     sequence.row.length = 4
     ids: list[int] = []
     while len(ids) < len(first):
-        ids += [token_id for token_id, _ in decoder.advance([sequence])[0].tokens]
+        ids += [token_id for token_id, _ in torch_decoder.advance([sequence])[0].tokens]
     assert ids != first
 
 
-def test_a_second_release_frees_nobody_elses_row(decoder: TorchDecoder, request_for: RequestFor) -> None:
-    first = decoder.admit(request_for())
-    decoder.release(first)
-    second = decoder.admit(request_for())
-    decoder.release(first)
-    third = decoder.admit(request_for())
+def test_a_second_release_frees_nobody_elses_row(
+    torch_decoder: TorchDecoder, request_for: RequestFor
+) -> None:
+    first = torch_decoder.admit(request_for())
+    torch_decoder.release(first)
+    second = torch_decoder.admit(request_for())
+    torch_decoder.release(first)
+    third = torch_decoder.admit(request_for())
     assert isinstance(second, CachedSequence)
     assert isinstance(third, CachedSequence)
     assert second.row.index != third.row.index
 
 
-def test_rows_are_used_again(decoder: TorchDecoder, request_for: RequestFor, run_batch: Callable) -> None:
+def test_rows_are_used_again(
+    torch_decoder: TorchDecoder, request_for: RequestFor, run_batch: Callable
+) -> None:
     for _ in range(5):
-        run_batch(decoder, [request_for(seed=i, max_new_tokens=2) for i in range(4)])
-    assert decoder._slab._k.shape[1] == 4
+        run_batch(torch_decoder, [request_for(seed=i, max_new_tokens=2) for i in range(4)])
+    assert torch_decoder._slab._k.shape[1] == 4
 
 
 def test_nobody_to_advance_is_no_step(decoder: TorchDecoder) -> None:

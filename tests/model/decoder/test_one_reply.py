@@ -58,10 +58,10 @@ def test_another_seed_gives_another_reply(decoder: TorchDecoder, request_for: Re
 
 
 def test_the_receipt_hashes_every_row_that_was_drawn_from(
-    model: GPT, decoder: TorchDecoder, request_for: RequestFor, run: Run
+    model: GPT, torch_decoder: TorchDecoder, request_for: RequestFor, run: Run
 ) -> None:
     wanted = request_for(use_cache=False)
-    receipt = run(decoder, wanted).receipt
+    receipt = run(torch_decoder, wanted).receipt
     logits_hash = plain_loop(model, wanted)[1]
     assert receipt == {"prompt_tokens": 13, "reply_tokens": 20, "logits_hash": logits_hash, "path": "torch"}
     json.dumps(receipt)
@@ -160,11 +160,11 @@ def test_a_reply_released_while_its_prompt_is_read_has_an_honest_receipt(
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
 @cached_and_not
 def test_logits_that_are_no_numbers_are_an_error_and_never_a_token(
-    model: GPT, decoder: TorchDecoder, request_for: RequestFor, run: Run, *, broken: float, use_cache: bool
+    model: GPT, new_decoder: Run, request_for: RequestFor, run: Run, *, broken: float, use_cache: bool
 ) -> None:
     with torch.no_grad():
         model.lm_head.weight[5] = broken
-    outcome = run(decoder, request_for(use_cache=use_cache))
+    outcome = run(new_decoder(model), request_for(use_cache=use_cache))
     assert isinstance(outcome.error, LogitsError)
     assert outcome.ids == []
     assert outcome.receipt["reply_tokens"] == 0

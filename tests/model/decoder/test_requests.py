@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from niels_gpt.config import ModelConfig
-from niels_gpt.infer.decoder import DecoderError, TorchDecoder
-from niels_gpt.infer.request import GenerationRequest, RequestError
+from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.request import DecoderError, GenerationRequest, RequestError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import ByteTokenizer
 

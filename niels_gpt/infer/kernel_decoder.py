@@ -1,0 +1,247 @@
+"""The kernels' decoder: what the engine drives on a CPU. Exact whatever else runs, and fast for that reason.
+
+One step reads at most one chunk of waiting prompts and moves every running reply by one token, all as rows of
+one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into about a
+millisecond. A reply is the same bits alone, in any batch, in any chunks, on any number of threads.
+Synchronous, to be called from one thread. Knows nothing of jobs, events or templates.
+
+N sequences that draw, V vocabulary, T context window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from niels_gpt.infer.reply import Reply
+from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
+from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state
+from niels_gpt.kernels.run import UNIFORMS, Drawn, Slots, new_scratch, run
+from niels_gpt.kernels.sampler import Settings
+from niels_gpt.tokenizer import Tokenizer
+
+# How long a call without the GIL may last: short beside what a person or the event loop notices, long
+# beside the work in Python between two calls.
+CALL_SECONDS = 0.001
+MOST_STEPS = 8
+RELEASED = -1  # the slot of a sequence that has none any more
+NO_STATE = np.zeros(0, np.float32)
+
+
+@dataclass(eq=False)
+class KernelSequence:
+    """A reply, its slot, and its keys and values."""
+
+    reply: Reply
+    slot: int
+    state: np.ndarray
+    read: int = 0
+    """Tokens whose keys and values are in the state."""
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the model has not seen: 1 for a running reply, more while the prompt is being read."""
+        return len(self.reply.ids) - self.read
+
+
+@dataclass(eq=False)
+class _Batch:
+    """The rows of one step, as lists: a token each, with its position and its sequence's slot."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    """The rows that are drawn from, and whose they are."""
+    drawing: list[KernelSequence] = field(default_factory=list)
+
+    def add(self, sequence: KernelSequence, count: int) -> int:
+        """The next `count` unread tokens of a sequence, which draws if they are its last; gives `count`."""
+        first = sequence.read
+        sequence.read += count
+        self.ids += sequence.reply.ids[first : sequence.read]
+        self.positions += range(first, sequence.read)
+        self.slots += [sequence.slot] * count
+        if count and sequence.unread == 0:
+            self.wanted.append(len(self.ids) - 1)
+            self.drawing.append(sequence)
+        return count
+
+
+class KernelDecoder:
+    """Decodes requests with a packed GPT on the CPU."""
+
+    def __init__(
+        self, model: PackedModel, tokenizer: Tokenizer, *, prefill_chunk: int = 64, threads: int = 1
+    ) -> None:
+        """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can."""
+        if tokenizer.vocab_size != model.shape.V:
+            raise DecoderError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.shape.V}"
+            )
+        if prefill_chunk < 1 or threads < 1:
+            raise DecoderError(f"got {prefill_chunk=!r} and {threads=!r}, expected at least 1")
+        self._model = model
+        self._tokenizer = tokenizer
+        self._chunk = prefill_chunk
+        self._parts = threads if model.may_split else 1
+        self._helpers = ThreadPoolExecutor(self._parts - 1, "kernels") if self._parts > 1 else None
+        self._memory = StepMemory(model.shape, rows=prefill_chunk, room=64, parts=self._parts)
+        self._scratch = new_scratch(model.shape.V, model.shape.head_row)
+        self._slots = _new_slots(4, model.shape.V)
+        self._free = [3, 2, 1, 0]
+        self._drawn = _new_drawn(1, 1, model.shape.head_row)
+        self._step_seconds = CALL_SECONDS
+
+    def admit(self, request: GenerationRequest) -> KernelSequence:
+        """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
+        reply = Reply(request, self._tokenizer, context=self._model.T)
+        new_tokens = min(request.max_new_tokens, self._model.T - len(reply.ids))
+        state, room = new_state(self._model.shape, len(reply.ids) + new_tokens)
+        slot = self._take_slot()
+        slots, sampling = self._slots, request.sampling
+        slots.state[slot], slots.room[slot] = state.ctypes.data, room
+        slots.remaining[slot], slots.used[slot] = new_tokens, UNIFORMS
+        slots.settings.temperature[slot] = sampling.temperature
+        slots.settings.top_k[slot] = sampling.top_k or 0
+        slots.settings.top_p[slot] = sampling.top_p or 0.0
+        slots.settings.penalty[slot] = sampling.repetition_penalty or 1.0
+        for flags, ids in (
+            (slots.seen, request.prompt_ids),
+            (slots.banned, request.banned_ids),
+            (slots.stops, request.stop_ids),
+        ):
+            flags[slot] = False
+            flags[slot, list(ids)] = True
+        return KernelSequence(reply, slot, state)
+
+    def release(self, sequence: KernelSequence) -> dict[str, object]:
+        """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
+        if sequence.slot != RELEASED:
+            self._free.append(sequence.slot)
+            sequence.slot, sequence.state = RELEASED, NO_STATE
+        return sequence.reply.receipt("kernels")
+
+    def close(self) -> None:
+        """End the threads that share steps."""
+        if self._helpers is not None:
+            self._helpers.shutdown()
+
+    def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
+        """One step or more for each, in order; none of them may have finished or failed before."""
+        if not sequences:
+            return []
+        batch, budget = _Batch(), self._chunk
+        for sequence in sequences:
+            if not sequence.reply.request.use_cache:
+                sequence.read = 0  # everything anew, however long
+            elif sequence.unread > 1:
+                budget -= batch.add(sequence, min(sequence.unread, budget))
+                continue
+            batch.add(sequence, sequence.unread)
+        results = self._run(batch)
+        return [results.get(sequence, Step()) for sequence in sequences]
+
+    def _run(self, batch: _Batch) -> dict[KernelSequence, Step]:
+        slots, drawing = self._slots, np.array([sequence.slot for sequence in batch.drawing], np.int64)
+        for sequence in batch.drawing:
+            self._refill(sequence)
+        owners = np.array(batch.slots, np.int64)
+        rows = Rows(
+            ids=np.array(batch.ids, np.int64),
+            positions=np.array(batch.positions, np.int64),
+            states=slots.state[owners],
+            rooms=slots.room[owners],
+        )
+        slots.position[drawing] = rows.positions[batch.wanted]
+        steps = 1
+        if len(batch.ids) == len(batch.drawing):  # nobody reads a prompt
+            steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
+        self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
+        began = time.perf_counter()
+        done = self._share(
+            self._model.shape, self._model.weights, self._memory.work, rows, np.array(batch.wanted, np.int64),
+            drawing, slots, self._scratch, self._drawn, steps,
+        )  # fmt: skip
+        self._step_seconds = (time.perf_counter() - began) / done
+        return {sequence: self._take(sequence, i, done) for i, sequence in enumerate(batch.drawing)}
+
+    def _share(self, *arguments: object) -> int:
+        """Run the steps on all threads; how many were done."""
+        others = range(1, self._parts)
+        if self._helpers is None:
+            return run(*arguments, 0, 1)
+        waiting = [self._helpers.submit(run, *arguments, part, self._parts) for part in others]
+        done = run(*arguments, 0, self._parts)
+        for other in waiting:
+            other.result()
+        return done
+
+    def _take(self, sequence: KernelSequence, i: int, done: int) -> Step:
+        V = self._model.shape.V
+        try:
+            ids = self._drawn.ids[:done, i].tolist()
+            return sequence.reply.accept(zip(ids, self._drawn.logits[:done, i, :V], strict=True))
+        except Exception as error:  # noqa: BLE001  # what fails for one reply ends that one alone
+            return Step(error=error)
+        finally:
+            sequence.read = len(sequence.reply.ids) - 1
+
+    def _refill(self, sequence: KernelSequence) -> None:
+        slot = sequence.slot
+        if self._slots.used[slot] == UNIFORMS:
+            self._slots.uniforms[slot] = sequence.reply.uniforms(UNIFORMS)
+            self._slots.used[slot] = 0
+
+    def _make_room(self, rows: int, room: int, steps: int, drawing: int) -> None:
+        memory = self._memory
+        if rows > memory.rows or room > memory.room:
+            self._memory = StepMemory(
+                self._model.shape, rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._parts
+            )
+        have = self._drawn.ids.shape
+        if steps > have[0] or drawing > have[1]:
+            self._drawn = _new_drawn(max(steps, have[0]), max(drawing, have[1]), self._model.shape.head_row)
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            count = len(self._slots.position)
+            larger = _new_slots(2 * count, self._model.shape.V)
+            for old, new in zip(_arrays(self._slots), _arrays(larger), strict=True):
+                new[:count] = old
+            self._slots = larger
+            self._free = list(range(2 * count - 1, count - 1, -1))
+        return self._free.pop()
+
+
+def _arrays(slots: Slots) -> list[np.ndarray]:
+    return [*(part for part in slots if isinstance(part, np.ndarray)), *slots.settings]
+
+
+def _new_slots(count: int, V: int) -> Slots:
+    def numbers() -> np.ndarray:
+        return np.zeros(count, np.int64)
+
+    def flags() -> np.ndarray:
+        return np.zeros((count, V), np.bool_)
+
+    settings = Settings(
+        np.zeros(count, np.float32), numbers(), np.zeros(count, np.float64), np.ones(count, np.float32)
+    )
+    return Slots(
+        numbers(), numbers(), numbers(), numbers(), numbers(), settings,
+        flags(), flags(), flags(), np.zeros((count, UNIFORMS)), numbers(),
+    )  # fmt: skip
+
+
+def _new_drawn(steps: int, sequences: int, row: int) -> Drawn:
+    return Drawn(
+        np.zeros((steps, sequences), np.int64),
+        np.zeros((steps, sequences)),
+        np.zeros((steps, sequences, row), np.float32),
+    )

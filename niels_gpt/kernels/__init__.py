@@ -1,0 +1,14 @@
+"""Inference on a CPU with one arithmetic: the same bits for every batch, chunk, thread count and processor.
+
+Every number here is a fixed order of IEEE 754 operations, stated in the docstring of the kernel that makes it
+and argued in docs/arithmetic.md. Recorded conversations depend on that order: whoever changes a bit of any
+result raises `KERNEL_VERSION` and writes down why. Importing this package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+KERNEL_VERSION = 1
+"""Raised with every change of a result's bits; recorded with every reply.
+
+1: the first order of operations.
+"""

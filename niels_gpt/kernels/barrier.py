@@ -1,0 +1,69 @@
+"""Where the threads of one step wait for each other: a counter and a generation in two 64-bit integers.
+
+The last one to arrive starts the next generation; the others watch for it. They watch without sleeping for
+some microseconds, which is what a step of a small model can afford, then yield the processor between looks,
+so that a busy machine goes on. Knows nothing about what is computed between.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.vector import ADDRESS, INT, INT32, Emitter, Value, kernel
+
+SPINS_BEFORE_YIELD = 2000
+BARRIER_INTEGERS = 16
+"""Integers to allocate for one barrier: the two stand on a cache line each."""
+
+
+def _pointer(e: Emitter, address: Value) -> Value:
+    return e.b.inttoptr(address, ir.PointerType(INT))
+
+
+def _fetch_add(e: Emitter, address: Value, amount: Value) -> Value:
+    return e.b.atomic_rmw("add", _pointer(e, address), amount, "seq_cst")
+
+
+def _atomic_load(e: Emitter, address: Value) -> Value:
+    return e.b.load_atomic(_pointer(e, address), "seq_cst", 8)
+
+
+def _atomic_store(e: Emitter, address: Value, value: Value) -> None:
+    e.b.store_atomic(value, _pointer(e, address), "seq_cst", 8)
+
+
+def _yield_processor(e: Emitter) -> None:
+    if sys.platform == "win32":
+        return
+    name = "sched_yield"
+    known = e.b.module.globals.get(name)
+    e.b.call(known or ir.Function(e.b.module, ir.FunctionType(INT32, []), name), [])
+
+
+fetch_add = kernel(_fetch_add, [ADDRESS, types.int64], types.int64)
+atomic_load = kernel(_atomic_load, [ADDRESS], types.int64)
+atomic_store = kernel(_atomic_store, [ADDRESS, types.int64])
+yield_processor = kernel(_yield_processor, [])
+
+
+@compiled
+def meet(barrier, parts):
+    """Wait until all `parts` threads are here."""
+    if parts == 1:
+        return
+    generation_at = barrier + 64
+    generation = atomic_load(generation_at)
+    if fetch_add(barrier, np.int64(1)) == parts - 1:
+        atomic_store(barrier, np.int64(0))
+        atomic_store(generation_at, generation + np.int64(1))
+        return
+    spins = 0
+    while atomic_load(generation_at) == generation:
+        spins += 1
+        if spins > SPINS_BEFORE_YIELD:
+            yield_processor()

@@ -1,0 +1,138 @@
+"""Matrix products whose bits depend on nothing but their inputs.
+
+    y[m, n] = start[m, n] + sum over k of x[m, k] * w[k, n]
+
+Each output is one chain of fused multiply-adds with k ascending, from the start value on. That order is the
+whole definition: register tile, batch size, chunk and thread cannot change a bit. Attention runs on the same
+tiles: its scores are a product over the head's width, its mix of values one over positions.
+
+Weights are packed in blocks of 16 columns: block j holds, for each k, columns 16 j to 16 j + 15.
+K depth, M rows, N columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import binding
+
+from niels_gpt.kernels.compiled import compiled, config
+from niels_gpt.kernels.vector import ADDRESS, COUNT, INT, LANES, Emitter, Value, kernel
+
+VECTOR_BYTES = 4 * LANES
+
+
+def _wide_registers() -> bool:
+    """Whether Numba compiles for 32 registers of 512 bits: a matter of speed, not of bits."""
+    if config.CPU_NAME is None and config.CPU_FEATURES is None:
+        return bool(binding.get_host_cpu_features().get("avx512f"))
+    return "+avx512f" in (config.CPU_FEATURES or "")
+
+
+WIDE = _wide_registers()
+
+
+def _tile(rows: int, blocks: int) -> Any:
+    """The register tile of `rows` rows by `blocks` column blocks, with its first output at row m, block j.
+
+    Arguments: x and its row stride; w and the stride from one column block to the next; K; the start values
+    and their row stride (0 repeats one row: a bias, or zeros); y and its row stride; m; j. y may be the start
+    itself.
+    """
+
+    def emit(
+        e: Emitter, x: Value, x_row: Value, w: Value, w_block: Value, depth: Value,
+        start: Value, start_row: Value, y: Value, y_row: Value, m: Value, j: Value,
+    ) -> None:  # fmt: skip
+        add, mul = e.b.add, e.b.mul
+        row = [add(m, INT(i)) for i in range(rows)]
+        column = [mul(add(j, INT(i)), INT(LANES)) for i in range(blocks)]
+        x_at = [mul(x_row, r) for r in row]
+        w_at = [mul(w_block, add(j, INT(i))) for i in range(blocks)]
+        cells = [(r, c) for r in range(rows) for c in range(blocks)]
+        sums = [e.load(start, add(mul(start_row, row[r]), column[c])) for r, c in cells]
+        with e.loop(depth, 1, sums) as (k, chain):
+            weights = [e.load(w, add(at, mul(k, INT(LANES)))) for at in w_at]
+            spread = [e.spread(e.load_scalar(x, add(at, k))) for at in x_at]
+            for i, (r, c) in enumerate(cells):
+                chain[i] = e.fma(spread[r], weights[c], chain[i])
+        for (r, c), value in zip(cells, sums, strict=True):
+            e.store(value, y, add(mul(y_row, row[r]), column[c]))
+
+    emit.__name__ = f"tile_{rows}x{blocks}"
+    return kernel(emit, [ADDRESS, COUNT, ADDRESS, COUNT, COUNT, ADDRESS, COUNT, ADDRESS, COUNT, COUNT, COUNT])
+
+
+# Chosen by measurement: eight chains hide the latency of a fused multiply-add, more reuse each weight and
+# each value of x more often, as far as the registers reach (16 vectors of 256 bits with AVX2, 32 of 512 with
+# AVX-512).
+tile_1x8, tile_1x4, tile_1x2, tile_1x1 = _tile(1, 8), _tile(1, 4), _tile(1, 2), _tile(1, 1)
+tile_2x4, tile_2x1 = _tile(2, 4), _tile(2, 1)
+tile_4x4, tile_4x1 = _tile(4, 4), _tile(4, 1)
+tile_6x1 = _tile(6, 1)
+
+
+@compiled
+def linear(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
+    """Column blocks `first` to `last` - 1 of all rows. Addresses in bytes, strides in floats."""
+    j = first
+    if rows == 1:
+        while j + 8 <= last:
+            tile_1x8(x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
+            j += 8
+        while j + 4 <= last:
+            tile_1x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
+            j += 4
+        while j + 2 <= last:
+            tile_1x2(x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
+            j += 2
+    elif WIDE or rows < 4:
+        while j + 4 <= last:
+            _four_blocks(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j)
+            j += 4
+    while j < last:
+        _one_block(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j)
+        j += 1
+
+
+@compiled
+def _four_blocks(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
+    m = 0
+    while m + 4 <= rows:
+        tile_4x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        m += 4
+    while m + 2 <= rows:
+        tile_2x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        m += 2
+    if m < rows:
+        tile_1x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+
+
+@compiled
+def _one_block(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
+    m = 0
+    while not WIDE and m + 6 <= rows:
+        tile_6x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        m += 6
+    while m + 4 <= rows:
+        tile_4x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        m += 4
+    while m + 2 <= rows:
+        tile_2x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        m += 2
+    if m < rows:
+        tile_1x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+
+
+def padded(count: int) -> int:
+    """`count` rounded up to whole vectors."""
+    return -(-count // LANES) * LANES
+
+
+def pack(weight: np.ndarray) -> np.ndarray:
+    """A torch weight (N, K) as column blocks (ceil(N / 16), K, 16) float32; columns beyond N are zero."""
+    N, K = weight.shape
+    full = np.zeros((padded(N), K), np.float32)
+    full[:N] = weight
+    return np.ascontiguousarray(full.reshape(-1, LANES, K).transpose(0, 2, 1))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from niels_gpt.kernels.linear import padded
+from niels_gpt.kernels.run import new_scratch
+from niels_gpt.kernels.sampler import NOTHING_LEFT, SPOILED, Settings, choose
+from niels_gpt.sampling import Sampling, draw
+
+V = 300
+
+
+def settings(sampling: Sampling) -> Settings:
+    return Settings(
+        np.array([sampling.temperature], np.float32),
+        np.array([sampling.top_k or 0]),
+        np.array([sampling.top_p or 0.0]),
+        np.array([sampling.repetition_penalty or 1.0], np.float32),
+    )
+
+
+def kernel_draw(logits, sampling: Sampling, uniform: float, history=(), banned=()) -> tuple[int, float]:
+    seen, out = np.zeros(len(logits), np.bool_), np.zeros(len(logits), np.bool_)
+    seen[list(history)] = True
+    out[list(banned)] = True
+    row = np.zeros(padded(len(logits)), np.float32)
+    row[: len(logits)] = logits
+    scratch = new_scratch(len(logits), len(row))
+    return choose(row, len(logits), seen, out, settings(sampling), 0, uniform, scratch)
+
+
+def logits(seed: int) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(V) * 3).astype(np.float32)
+
+
+SAMPLINGS = [
+    Sampling(temperature=1.0, top_k=None),
+    Sampling(),
+    Sampling(temperature=0.3, top_k=7),
+    Sampling(top_k=1),
+    Sampling(top_k=V),
+    Sampling(top_k=V + 50),
+    Sampling(top_k=None, top_p=0.9),
+    Sampling(top_k=None, top_p=0.999999),
+    Sampling(top_k=40, top_p=0.5),
+    Sampling(top_k=None, top_p=0.01),
+    Sampling(top_k=20, repetition_penalty=1.4),
+    Sampling(temperature=0.0),
+    Sampling(temperature=0.0, repetition_penalty=2.0),
+    Sampling(temperature=100.0, top_k=None),
+    Sampling(temperature=0.001, top_k=None),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_it_draws_what_the_torch_twin_draws(sampling):
+    history, banned = range(0, V, 5), range(0, V, 11)
+    for seed in range(60):
+        row = logits(seed)
+        expected = draw(torch.from_numpy(row), sampling, history, banned, torch.Generator().manual_seed(seed))
+        uniform = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).item()
+        found, margin = kernel_draw(row, sampling, uniform, history, banned)
+        assert found == expected or margin < 1e-6
+
+
+def test_a_draw_that_ignores_a_setting_would_be_noticed():
+    plain, other = Sampling(temperature=1.0, top_k=None), Sampling(temperature=0.3, top_k=7)
+    found = [kernel_draw(logits(seed), plain, 0.9)[0] for seed in range(60)]
+    assert found != [kernel_draw(logits(seed), other, 0.9)[0] for seed in range(60)]
+
+
+def test_among_equals_the_lowest_ids_stay():
+    row = np.zeros(V, np.float32)
+    row[[250, 100, 200]] = 1.0
+    drawn = {kernel_draw(row, Sampling(top_k=2), u)[0] for u in np.linspace(0, 0.999, 50)}
+    assert drawn == {100, 200}
+    assert kernel_draw(row, Sampling(temperature=0.0), 0.0)[0] == 100
+
+
+def test_the_nucleus_is_the_smallest_set_that_reaches_p():
+    row = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
+    for p, nucleus in ((0.4, {1}), (0.79, {1, 3}), (0.81, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        sampling = Sampling(temperature=1.0, top_k=None, top_p=p)
+        assert {kernel_draw(row, sampling, u)[0] for u in np.linspace(0, 0.9999, 400)} == nucleus
+
+
+def test_ids_come_as_often_as_their_probabilities_say():
+    row = np.log(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    uniforms = (np.arange(10_000) + 0.5) / 10_000
+    sampling = Sampling(temperature=1.0, top_k=None)
+    counts = np.bincount([kernel_draw(row, sampling, u)[0] for u in uniforms])
+    np.testing.assert_allclose(counts, [1000, 2000, 3000, 4000], atol=1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 17, V - 1])
+def test_logits_that_are_not_finite_give_no_token(bad, at):
+    row = logits(1)
+    row[at] = bad
+    assert kernel_draw(row, Sampling(), 0.5)[0] == SPOILED
+
+
+def test_if_every_id_is_banned_there_is_no_token():
+    assert kernel_draw(logits(1), Sampling(), 0.5, banned=range(V))[0] == NOTHING_LEFT
+
+
+def test_the_margin_says_how_far_the_choice_was_from_another():
+    row = np.log(np.array([0.25, 0.75], np.float32))
+    sampling = Sampling(temperature=1.0, top_k=None)
+    assert kernel_draw(row, sampling, 0.2)[1] == pytest.approx(0.05, abs=1e-6)
+    assert kernel_draw(row, sampling, 0.3)[1] == pytest.approx(0.05, abs=1e-6)
+    greedy = kernel_draw(np.array([1.0, 3.5, 2.0], np.float32), Sampling(temperature=0.0), 0.0)
+    assert greedy == (1, 1.5)
