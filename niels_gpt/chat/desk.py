@@ -182,7 +182,10 @@ class Desk:
         count = len(record.messages)
         self._screen.notice(f"resumed {record.name!r}: {count} message{'' if count == 1 else 's'}")
         if self._recall:
-            for message in record.messages[-2:]:
+            asked = max(
+                (n for n, message in enumerate(record.messages) if message.role == "user"), default=count
+            )
+            for message in record.messages[asked:]:
                 if message.role != "system":
                     self._screen.notice(("> " if message.role == "user" else "") + message.content)
 

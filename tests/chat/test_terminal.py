@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,11 @@ class Terminal:
             if time.monotonic() > deadline or not self._read():
                 pytest.fail("the screen shows:\n" + "\n".join(self.lines))
         return self.lines
+
+    def kill(self) -> None:
+        """End the program as a crash does."""
+        self._program.kill(signal.SIGKILL)
+        self._program.wait()
 
     def end(self) -> int:
         """Read to the end and return the exit status."""
@@ -117,6 +123,35 @@ def test_a_conversation_with_a_stop_typed_ahead_keys_and_a_resume(
         terminal.type("/history\r")
         lines = terminal.wait(lambda lines: lines[-3:] == ["> typed ahead", "fine", ">"] and "> hi" in lines)
         assert any(line.endswith("(stopped)") for line in lines)
+
+
+def test_a_reply_interrupted_by_a_crash_is_finished_when_the_session_is_resumed(
+    tmp_path: Path, placeholder: list[str]
+) -> None:
+    with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
+        terminal.wait(lambda lines: lines[-1:] == [">"] and "new session 'a'" in lines)
+        terminal.type("hi\r")
+        terminal.wait(lambda lines: lines[-2:] == ["hello␛[31m there", ">"])
+        terminal.type("sing\r")
+        terminal.wait(lambda lines: any("la9 " in line for line in lines))
+        terminal.kill()
+    with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
+        lines = terminal.wait(lambda lines: lines[-2:] == ["hello␛[31m there", ">"])
+        assert lines == [
+            "resumed 'a': 4 messages",
+            "> sing",
+            "(this reply was interrupted; finishing it)",
+            "hello␛[31m there",
+            ">",
+        ]
+
+
+def test_leaving_at_once_does_not_wait_for_the_model(tmp_path: Path, bpe_checkpoint: Path) -> None:
+    with running([*REAL, "--ckpt", str(bpe_checkpoint)], tmp_path) as terminal:
+        terminal.wait(lambda lines: lines[-1:] == [">"])
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+        assert terminal.lines == [">"]
 
 
 def test_escape_stops_a_reply_and_completion_knows_the_commands(
