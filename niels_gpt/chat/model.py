@@ -18,7 +18,7 @@ from niels_gpt.chat.settings import Settings
 from niels_gpt.config import to_dict
 from niels_gpt.device import get_device
 from niels_gpt.errors import NielsGptError
-from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.backends import open_backend
 from niels_gpt.infer.request import GenerationRequest
 from niels_gpt.loading import load_model as load_checkpointed_model
 from niels_gpt.rng import reply_seed
@@ -44,8 +44,10 @@ class LoadedModel:
             "step": loaded.step,
             "path": str(loaded.path),
         }
-        self.environment: Mapping[str, object] = loaded.fingerprint.environment(device=device)
-        self.decoder = TorchDecoder(loaded.model, loaded.tokenizer, device=device)
+        backend = open_backend(loaded, device=device)
+        self.environment: Mapping[str, object] = backend.environment
+        self.decoder = backend.decoder
+        self.notice = backend.notice
 
     def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
         """Return the seed of one reply; see niels_gpt.rng."""

@@ -7,7 +7,7 @@ caches or batches: the rows of logits come from somewhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Reply:
             )
         request.check_vocabulary(tokenizer.vocab_size)
         self.request = request
+        self.watch: Callable[[np.ndarray], None] | None = None
+        """Sees every row of logits (V,) that a token was drawn from, in order; the row is gone afterwards."""
         self.ids = list(request.prompt_ids)
         self._context = context
         self._generator = make_generator(request.seed)
@@ -76,6 +78,8 @@ class Reply:
     def _append(self, token_id: int, logits: np.ndarray) -> tuple[str, FinishReason | None]:
         """Hash the row that the token was drawn from, and give the token's text and what it ends."""
         self._logits_hash.update(np.ascontiguousarray(logits, "<f4").data)
+        if self.watch is not None:
+            self.watch(logits)
         self.ids.append(token_id)
         text = self._text.push(token_id)
         finish = self._finish(token_id)

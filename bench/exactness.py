@@ -1,0 +1,191 @@
+"""Count logit rows that change with what must not matter: batch, cache, chunks, threads, restarts.
+
+    python -m bench.exactness                      # about a million rows of the shipped checkpoint
+    python -m bench.exactness --rows 20000
+    python -m bench.exactness --decoder torch      # the control: the same harness over the torch decoder
+
+Every reply is generated once alone; that run is the reference. Then the same requests run under every
+combination of circumstances, and each row of logits that a token was drawn from is compared with the
+reference by its hash. The exit code is 0 if no row differs (for the torch decoder: if most do), and the seed
+of the requests is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.kernel_decoder import KernelDecoder
+from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.paths import CHECKPOINT_DIR
+from niels_gpt.sampling import Sampling
+
+BATCHES = (1, 2, 3, 8, 17, 64)
+CHUNKS = (1, 7, 16, 64, 10_000)
+THREADS = (1, 2, 4)
+SAMPLINGS = (
+    Sampling(),
+    Sampling(temperature=0.0),
+    Sampling(top_k=None, top_p=0.9),
+    Sampling(temperature=1.3, top_k=None, repetition_penalty=1.2),
+)
+
+
+@dataclass(frozen=True)
+class Circumstance:
+    """What must not matter."""
+
+    batch: int
+    chunk: int
+    threads: int
+    cached: bool
+    restarted: bool = False
+
+
+def requests(loaded: LoadedModel, *, count: int, tokens: int, seed: int) -> list[GenerationRequest]:
+    """Random prompts of 1 to 200 tokens; replies go on to their length, whatever they say."""
+    chance = random.Random(seed)
+    longest = min(200, loaded.cfg.T - tokens - 1)
+    return [
+        GenerationRequest(
+            prompt_ids=tuple(chance.randrange(loaded.cfg.V) for _ in range(chance.randint(1, longest))),
+            max_new_tokens=tokens,
+            sampling=SAMPLINGS[i % len(SAMPLINGS)],
+            seed=seed * 10_000 + i,
+            stop_ids=frozenset(),
+            stop_sequences=(),
+            banned_ids=frozenset(),
+        )
+        for i in range(count)
+    ]
+
+
+def rows_of(decoder: Any, wanted: Sequence[GenerationRequest], *, batch: int, seed: int) -> list[list[str]]:
+    """The hashes of every reply's rows; replies join and leave a running batch in a random order."""
+    chance = random.Random(seed)
+    order = list(range(len(wanted)))
+    chance.shuffle(order)
+    rows: list[list[str]] = [[] for _ in wanted]
+    live: dict[int, Any] = {}
+    while order or live:
+        while order and len(live) < batch:
+            i = order.pop()
+            live[i] = decoder.admit(wanted[i])
+            live[i].reply.watch = _collector(rows[i])
+        for i, step in zip(list(live), decoder.advance(list(live.values())), strict=True):
+            if step.error is not None:
+                raise step.error
+            if step.finish is not None:
+                decoder.release(live.pop(i))
+    return rows
+
+
+def _collector(hashes: list[str]) -> Callable[[Any], None]:
+    return lambda row: hashes.append(hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest())
+
+
+def circumstances() -> Iterator[Circumstance]:
+    """Every batch with every chunk, every thread count with both, the cache off, and restarts."""
+    for batch in BATCHES:
+        for chunk in CHUNKS:
+            yield Circumstance(batch, chunk, 1, cached=True)
+    for threads in THREADS:
+        yield Circumstance(5, 16, threads, cached=True)
+        yield Circumstance(3, 64, threads, cached=False)
+    yield Circumstance(1, 64, 1, cached=True, restarted=True)
+    yield Circumstance(9, 7, 1, cached=True, restarted=True)
+
+
+def decoder_for(name: str, loaded: LoadedModel, place: Circumstance) -> Any:
+    """A fresh decoder, with nothing cached."""
+    if name == "torch":
+        return TorchDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
+    return KernelDecoder(
+        pack_gpt(loaded.model), loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads
+    )
+
+
+def measure(
+    options: argparse.Namespace, loaded: LoadedModel, place: Circumstance, seed: int
+) -> list[list[str]]:
+    """All rows under one circumstance; without a cache, of the first few requests only: it is slow."""
+    if place.restarted:
+        return _in_another_process(options, place, seed)
+    wanted = requests(loaded, count=options.replies, tokens=options.tokens, seed=options.seed)
+    if not place.cached:
+        wanted = [_without_cache(request) for request in wanted[: max(3, options.replies // 20)]]
+    decoder = decoder_for(options.decoder, loaded, place)
+    try:
+        return rows_of(decoder, wanted, batch=place.batch, seed=seed)
+    finally:
+        if isinstance(decoder, KernelDecoder):
+            decoder.close()
+
+
+def _without_cache(request: GenerationRequest) -> GenerationRequest:
+    return GenerationRequest(**{**request.__dict__, "use_cache": False})
+
+
+def _in_another_process(options: argparse.Namespace, place: Circumstance, seed: int) -> list[list[str]]:
+    command = [
+        sys.executable, "-m", "bench.exactness", "--ckpt", str(options.ckpt), "--decoder", options.decoder,
+        "--replies", str(options.replies), "--tokens", str(options.tokens), "--seed", str(options.seed),
+        "--child", json.dumps([place.batch, place.chunk, seed]),
+    ]  # fmt: skip
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(prog="bench.exactness", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT_DIR / "niels-gpt.pt")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="stop after this many compared rows")
+    parser.add_argument("--replies", type=int, default=200, help="requests of each circumstance")
+    parser.add_argument("--tokens", type=int, default=100, help="tokens of each reply")
+    parser.add_argument("--decoder", choices=("kernels", "torch"), default="kernels")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the campaign; 0 if the decoder is what it claims to be."""
+    options = parse(argv)
+    loaded = load_model(options.ckpt)
+    if options.child:
+        batch, chunk, seed = json.loads(options.child)
+        place = Circumstance(batch, chunk, 1, cached=True)
+        print(json.dumps(measure(options, loaded, place, seed)))
+        return 0
+    began, compared, different, turn = time.monotonic(), 0, 0, 0
+    print(f"{options.decoder} over {options.ckpt.name}, seed {options.seed}")
+    reference = measure(options, loaded, Circumstance(1, 64, 1, cached=True), 0)
+    while compared < options.rows:
+        turn += 1
+        for place in circumstances():
+            found = measure(options, loaded, place, turn)
+            pairs = [pair for a, b in zip(found, reference, strict=False) for pair in zip(a, b, strict=True)]
+            wrong = sum(a != b for a, b in pairs)
+            compared, different = compared + len(pairs), different + wrong
+            print(f"  {place}: {len(pairs)} rows, {wrong} differ", flush=True)
+            if compared >= options.rows:
+                break
+    seconds = time.monotonic() - began
+    print(f"{compared} rows compared in {seconds:.0f} s: {different} differ ({different / compared:.1%})")
+    return 0 if (different > compared / 2 if options.decoder == "torch" else different == 0) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
