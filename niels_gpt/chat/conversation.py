@@ -60,6 +60,11 @@ class Model(Protocol):
         ...
 
     @property
+    def notice(self) -> str | None:
+        """What the user should know about this model before its first reply."""
+        ...
+
+    @property
     def decoder(self) -> Any:
         """The engine.Decoder for this model's requests."""
         ...

@@ -55,6 +55,7 @@ class Desk:
         self._failure: LoadFailed | None = None
         self._record: Record | None = None
         self._conversation: Conversation | None = None
+        self._model_notice: str | None = None
         self._introduced = False
         self._adopted = False
         self.leaving = False
@@ -73,6 +74,7 @@ class Desk:
             if self._options.session is not None:
                 self._on_news()
             model = await self._loader.model()
+            self._model_notice = model.notice
             from niels_gpt.chat.conversation import converse  # noqa: PLC0415
         except ChatError as error:
             self._failure = error if isinstance(error, LoadFailed) else LoadFailed(str(error))
@@ -161,6 +163,9 @@ class Desk:
         await self._wait(self._loaded, "loading the model ...")
         if self._conversation is None:
             raise LoadFailed("the model did not load")
+        if self._model_notice is not None:
+            self._screen.notice(f"({self._model_notice})")
+            self._model_notice = None
         return self._conversation
 
     async def _wait(self, event: anyio.Event, what: str) -> None:

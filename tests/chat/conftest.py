@@ -76,6 +76,7 @@ class ScriptedModel:
         self.template = WordTemplate()
         self.decoder = ScriptedDecoder()
         self.environment: Mapping[str, object] = {"path": "script"}
+        self.notice: str | None = None
 
     @property
     def checkpoint(self) -> dict[str, Any]:
