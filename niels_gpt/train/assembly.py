@@ -74,6 +74,7 @@ def assemble(options: Options, *, note: Callable[[str], None]) -> Run:
         out=options.out or CHECKPOINT_DIR,
         device=device,
         amp=recipe.compute.amp == "bf16",
+        prompt_weight=recipe.data.prompt_weight,
         sample=_sampler(tokenizer, template, T=model_cfg.T, device=device, note=note),
         start_step=start_step,
         best_val_loss=best,

@@ -34,11 +34,14 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Inputs and next-token targets (B, t) int64; `learned` (B, t) bool says which targets count."""
+    """Inputs and next-token targets (B, t) int64, and which targets are of replies and of prompts."""
 
     inputs: Tensor
     targets: Tensor
     learned: Tensor
+    """(B, t) bool: the targets of replies."""
+    prompt: Tensor
+    """(B, t) bool: all other targets that are no padding."""
     tokens: int
     """Input tokens without padding."""
 
@@ -48,6 +51,7 @@ class Batch:
             inputs=self.inputs.to(device),
             targets=self.targets.to(device),
             learned=self.learned.to(device),
+            prompt=self.prompt.to(device),
             tokens=self.tokens,
         )
 
@@ -71,13 +75,15 @@ def collate(examples: Sequence[Example]) -> Batch:
     inputs = torch.zeros(len(examples), t, dtype=torch.int64)
     targets = torch.zeros(len(examples), t, dtype=torch.int64)
     learned = torch.zeros(len(examples), t, dtype=torch.bool)
+    real = torch.zeros(len(examples), t, dtype=torch.bool)
     for row, example in enumerate(examples):
         n = len(example.ids) - 1
         ids = torch.tensor(example.ids, dtype=torch.int64)
         inputs[row, :n], targets[row, :n] = ids[:-1], ids[1:]
         learned[row, :n] = torch.tensor(example.learned[1:], dtype=torch.bool)
+        real[row, :n] = True
     tokens = sum(len(example.ids) - 1 for example in examples)
-    return Batch(inputs=inputs, targets=targets, learned=learned, tokens=tokens)
+    return Batch(inputs=inputs, targets=targets, learned=learned, prompt=real & ~learned, tokens=tokens)
 
 
 def fill(examples: Sequence[Example], *, places: int) -> list[list[Example]]:

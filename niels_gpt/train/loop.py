@@ -81,6 +81,7 @@ class Run:
     out: Path
     device: str = "cpu"
     amp: bool = False
+    prompt_weight: float = 0.0
     sample: Callable[[GPT], str] | None = None
     start_step: int = 0
     best_val_loss: float = math.inf
@@ -158,7 +159,7 @@ def _update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     run.optimizer.zero_grad(set_to_none=True)
-    loss = batch_loss(run.model, batch, amp=run.amp)
+    loss = batch_loss(run.model, batch, amp=run.amp, prompt_weight=run.prompt_weight)
     value = loss.item()
     if not math.isfinite(value):
         raise TrainingError(

@@ -35,6 +35,8 @@ class DataPlan:
 
     dialogues: tuple[Path, ...]
     val_frac: float = 0.05
+    prompt_weight: float = 0.0
+    """How much the loss on the prompts' tokens counts beside that on the replies'; 0 learns replies alone."""
     tokenizer: TokenizerPlan = TokenizerPlan()
 
 
@@ -69,7 +71,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _data(section: _Section) -> DataPlan:
-    section.only("dialogues", "val_frac", "tokenizer")
+    section.only("dialogues", "val_frac", "prompt_weight", "tokenizer")
     files = section.get("dialogues", None)
     names = [files] if isinstance(files, str) else files
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
@@ -77,8 +79,15 @@ def _data(section: _Section) -> DataPlan:
     val_frac = section.get("val_frac", DataPlan.val_frac)
     if not isinstance(val_frac, (int, float)) or not math.isfinite(val_frac) or not 0 <= val_frac < 1:
         raise section.fault("val_frac", val_frac, "a share in [0, 1)")
-    tokenizer = _tokenizer(_section(section.values, "tokenizer", where=section.where))
-    return DataPlan(dialogues=tuple(map(Path, names)), val_frac=float(val_frac), tokenizer=tokenizer)
+    prompt_weight = section.get("prompt_weight", DataPlan.prompt_weight)
+    if not isinstance(prompt_weight, (int, float)) or not 0 <= prompt_weight <= 1:
+        raise section.fault("prompt_weight", prompt_weight, "a weight in [0, 1]")
+    return DataPlan(
+        dialogues=tuple(map(Path, names)),
+        val_frac=float(val_frac),
+        prompt_weight=float(prompt_weight),
+        tokenizer=_tokenizer(_section(section.values, "tokenizer", where=section.where)),
+    )
 
 
 def _tokenizer(section: _Section) -> TokenizerPlan:
