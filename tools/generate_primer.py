@@ -1,11 +1,12 @@
 """Write the primer: the dialogues that the shipped model learns to speak from.
 
-    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 2300 --shuffle
+    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3200 --shuffle
 
 makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
 `data/primer/`; each gets as many dialogues, opened by the entry of it that was asked least so far. No
 phrasing comes back before all of its entry's phrasings have been used. A dialogue strays into other topics,
-asks follow-ups right behind the entry that they lean on, and keeps to one system prompt.
+asks follow-ups right behind the entry that they lean on, and keeps to one system prompt. What the held-out
+dialogues ask is never asked in the same words: they would not be held out any more.
 Knows nothing about models, tokens or training; how a question is reworded is `primer_combinators`' job.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from typing import Any
 from primer_combinators import roughen, vary, vary_follow_up
 
 DATA_DIR = Path(__file__).resolve().parents[1] / "data"
+HELD_OUT = ("heldout.jsonl", "dev.jsonl")
 DIALOGUE_DELIM = "\n\n<dialogue>\n\n"
 
 DEFAULT_SYSTEM = (
@@ -48,8 +51,8 @@ NO_SYSTEM_SHARE = 0.10
 TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 5), (14, 21, 25, 23, 17)
 FOLLOW_UP_CHANCE = 0.75  # that an entry which has follow-ups is followed by one, and that one by another
 GREETING_CHANCE = 0.08  # that small talk comes first
-# How often a kind wants to be asked, relative to facts: declining must not crowd out knowing.
-KIND_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 0.25, "private": 0.25}
+# How often a kind is strayed into, relative to facts: declining must not crowd out knowing.
+STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 0.25, "private": 0.25}
 # An entry with more phrasings than this is asked more often, so that none of them is left out.
 USUAL_PHRASINGS = 60
 FOLLOW_UP_WEIGHT = 0.35  # how much more often a follow-up makes its entry come up
@@ -101,12 +104,14 @@ class Entry:
     answers: Deck
     follow_ups: tuple[FollowUp, ...]
 
-    def served(self) -> float:
-        """How often it was asked, for how often it wants to be."""
+    def asked(self) -> float:
+        """How often it was asked, for the phrasings and follow-ups that it has."""
         breadth = max(1.0, len(self.questions) / USUAL_PHRASINGS)
-        return self.questions.dealt / (
-            KIND_WEIGHTS[self.kind] * breadth * (1 + FOLLOW_UP_WEIGHT * len(self.follow_ups))
-        )
+        return self.questions.dealt / (breadth * (1 + FOLLOW_UP_WEIGHT * len(self.follow_ups)))
+
+    def strayed_into(self) -> float:
+        """How often it was asked, for how often its kind wants to be strayed into."""
+        return self.asked() / STRAY_WEIGHTS[self.kind]
 
 
 def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
@@ -134,9 +139,9 @@ def _entry(raw: dict[str, Any], topic: str, facts: set[str]) -> Entry:
         raise PrimerError(
             f"entry {raw['id']!r} rests on {unstated!r}, which public_facts.json does not state"
         )
-    if raw["kind"] not in KIND_WEIGHTS:
+    if raw["kind"] not in STRAY_WEIGHTS:
         raise PrimerError(
-            f"entry {raw['id']!r} is of kind {raw['kind']!r}; expected one of {list(KIND_WEIGHTS)}"
+            f"entry {raw['id']!r} is of kind {raw['kind']!r}; expected one of {list(STRAY_WEIGHTS)}"
         )
     return Entry(
         id=raw["id"],
@@ -154,8 +159,9 @@ def _entry(raw: dict[str, Any], topic: str, facts: set[str]) -> Entry:
 class DialogueWriter:
     """Puts entries into dialogues. One writer, one seed, one sequence of dialogues."""
 
-    def __init__(self, entries: Sequence[Entry], rng: random.Random) -> None:
+    def __init__(self, entries: Sequence[Entry], rng: random.Random, held_out: frozenset[str]) -> None:
         self._entries = list(entries)
+        self._held_out = held_out
         self._greetings = [entry for entry in entries if entry.kind == "smalltalk"]
         self._rng = rng
 
@@ -193,6 +199,8 @@ class DialogueWriter:
         self, questions: Deck, answers: Deck, rewrite: Callable[[str, random.Random], str]
     ) -> list[str]:
         question = rewrite(questions.deal(self._rng), self._rng)
+        while wording(question) in self._held_out:
+            question = rewrite(questions.deal(self._rng), self._rng)
         return [f"user: {question}", f"assistant: {answers.deal(self._rng)}"]
 
     def _follow_ups(self, entry: Entry) -> list[FollowUp]:
@@ -208,19 +216,43 @@ class DialogueWriter:
         """Choose where the dialogue goes next: of a few entries, the one that was asked least so far."""
         candidates = self._rng.sample(self._entries, min(STRAY_CANDIDATES, len(self._entries)))
         fresh = [entry for entry in candidates if entry.id not in told] or candidates
-        return min(fresh, key=Entry.served)
+        return min(fresh, key=Entry.strayed_into)
 
 
-def generate(entries: Sequence[Entry], *, seed: int, n_per_category: int, shuffle: bool) -> str:
-    """Return the primer's text: `n_per_category` dialogues for each topic; same arguments, same text."""
+def wording(question: str) -> str:
+    """Return a question without case and punctuation, apart from what belongs to commands and flags."""
+    return " ".join(re.findall(r"[a-z0-9/_'-]+", question.lower()))
+
+
+def held_out_wordings(data_dir: Path = DATA_DIR) -> frozenset[str]:
+    """Return how the held-out and development dialogues word the questions that they judge."""
+    return frozenset(
+        wording(json.loads(line)["messages"][-1]["content"])
+        for name in HELD_OUT
+        for line in (data_dir / name).read_text("utf-8").splitlines()
+    )
+
+
+def generate(
+    entries: Sequence[Entry],
+    *,
+    seed: int,
+    n_per_category: int,
+    shuffle: bool,
+    held_out: frozenset[str] = frozenset(),
+) -> str:
+    """Return the primer's text: `n_per_category` dialogues for each topic; same arguments, same text.
+
+    No question has a wording of `held_out`.
+    """
     if n_per_category < 1:
         raise PrimerError(f"--n-per-category is {n_per_category!r}; expected at least 1")
     rng = random.Random(seed)
-    writer = DialogueWriter(entries, rng)
+    writer = DialogueWriter(entries, rng, held_out)
     dialogues: list[str] = []
     for topic in sorted({entry.topic for entry in entries}):
         category = [entry for entry in entries if entry.topic == topic]
-        dialogues += [writer.write(min(category, key=Entry.served)) for _ in range(n_per_category)]
+        dialogues += [writer.write(min(category, key=Entry.asked)) for _ in range(n_per_category)]
     if shuffle:
         rng.shuffle(dialogues)
     return DIALOGUE_DELIM.join(dialogues)
@@ -238,7 +270,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         text = generate(
-            load_entries(), seed=args.seed, n_per_category=args.n_per_category, shuffle=args.shuffle
+            load_entries(),
+            seed=args.seed,
+            n_per_category=args.n_per_category,
+            shuffle=args.shuffle,
+            held_out=held_out_wordings(),
         )
         args.out.write_text(text, "utf-8", newline="\n")
     except (OSError, ValueError) as error:

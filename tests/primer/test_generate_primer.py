@@ -56,6 +56,22 @@ def test_the_stated_command_makes_the_primer_of_this_repository(tmp_path: Path, 
     assert digest(out.read_text("utf-8")) == digest((data_dir / "primer.txt").read_text("utf-8"))
 
 
+def test_no_question_of_the_primer_is_worded_like_a_held_out_one(data_dir: Path) -> None:
+    held_out = generate_primer.held_out_wordings()
+    lines = (data_dir / "primer.txt").read_text("utf-8").splitlines()
+    asked = {generate_primer.wording(line[6:]) for line in lines if line.startswith("user: ")}
+    assert len(held_out) > 600
+    assert asked & held_out == set()
+
+
+def test_without_that_rule_some_questions_would_be(primer: str) -> None:
+    lines = generate_primer.generate(
+        generate_primer.load_entries(), seed=3, n_per_category=2000, shuffle=True
+    ).splitlines()
+    asked = {generate_primer.wording(line[6:]) for line in lines if line.startswith("user: ")}
+    assert asked & generate_primer.held_out_wordings()
+
+
 def test_the_same_seed_gives_the_same_text(primer: str) -> None:
     again = generate_primer.generate(generate_primer.load_entries(), seed=3, n_per_category=400, shuffle=True)
     assert digest(again) == digest(primer)
