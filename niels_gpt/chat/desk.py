@@ -17,11 +17,14 @@ from niels_gpt.chat.errors import ChatError, LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.render import Screen
+from niels_gpt.kernels.cache import is_prepared
 
 if TYPE_CHECKING:
     from niels_gpt.chat.conversation import Conversation, Reply
     from niels_gpt.chat.record import Record
 
+_LOADING = "loading the model ..."
+_PREPARING = "preparing the kernels for this processor (once, some seconds) ..."
 _ENDINGS = {
     "length": "(stopped at {n} tokens; /max_tokens sets how many)",
     "context": "(stopped: the context is full; /reset begins anew)",
@@ -160,7 +163,7 @@ class Desk:
         return await self._talk()
 
     async def _talk(self) -> Conversation:
-        await self._wait(self._loaded, "loading the model ...")
+        await self._wait(self._loaded, _LOADING if is_prepared() else _PREPARING)
         if self._conversation is None:
             raise LoadFailed("the model did not load")
         if self._model_notice is not None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from niels_gpt.fingerprint import Fingerprint
 from niels_gpt.infer.decoder import TorchDecoder
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.infer.prepare import compile_kernels
 from niels_gpt.kernels import KERNEL_VERSION
 from niels_gpt.loading import LoadedModel
-from niels_gpt.sampling import Sampling
 
 if TYPE_CHECKING:
     from niels_gpt.infer.kernel_decoder import KernelDecoder
@@ -55,27 +54,11 @@ def _kernels(loaded: LoadedModel) -> Backend:
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.kernels.compiled import forget_other_versions  # noqa: PLC0415
     from niels_gpt.kernels.layout import pack_gpt  # noqa: PLC0415
 
-    decoder = KernelDecoder(pack_gpt(loaded.model), loaded.tokenizer)
-    _compile(decoder)
-    forget_other_versions()
+    compile_kernels()
     environment = Fingerprint.environment(device="cpu", path="kernels")
     return Backend(
-        decoder=decoder,
+        decoder=KernelDecoder(pack_gpt(loaded.model), loaded.tokenizer),
         environment=environment | {"numba": numba.__version__, "kernel_version": KERNEL_VERSION},
     )
-
-
-def _compile(decoder: KernelDecoder) -> None:
-    """Run one token through everything, so that the first reply does not wait for the compiler."""
-    request = GenerationRequest(
-        prompt_ids=(0,), max_new_tokens=1, sampling=Sampling(), seed=0,
-        stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
-    )  # fmt: skip
-    sequence = decoder.admit(request)
-    try:
-        decoder.advance([sequence])
-    finally:
-        decoder.release(sequence)
