@@ -25,7 +25,7 @@ from niels_gpt.infer.request import GenerationRequest
 from niels_gpt.kernels.layout import pack_gpt
 from niels_gpt.loading import load_model
 from niels_gpt.model.gpt import GPT
-from niels_gpt.paths import CHECKPOINT_DIR
+from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 
 FARTHEST = 1e-4
@@ -53,7 +53,7 @@ def reply(decoder: KernelDecoder, prompt: tuple[int, ...], tokens: int) -> tuple
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print; 0 if all is as claimed."""
     parser = argparse.ArgumentParser(prog="bench.agreement", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT_DIR / "niels-gpt.pt")
+    parser.add_argument("--ckpt", type=Path, default=SHIPPED_CHECKPOINT)
     parser.add_argument("--tokens", type=int, default=10_000)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)

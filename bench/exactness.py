@@ -29,7 +29,7 @@ from niels_gpt.infer.kernel_decoder import KernelDecoder
 from niels_gpt.infer.request import GenerationRequest
 from niels_gpt.kernels.layout import pack_gpt
 from niels_gpt.loading import LoadedModel, load_model
-from niels_gpt.paths import CHECKPOINT_DIR
+from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 
 BATCHES = (1, 2, 3, 8, 17, 64)
@@ -150,7 +150,7 @@ def _in_another_process(options: argparse.Namespace, place: Circumstance, seed: 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(prog="bench.exactness", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT_DIR / "niels-gpt.pt")
+    parser.add_argument("--ckpt", type=Path, default=SHIPPED_CHECKPOINT)
     parser.add_argument("--rows", type=int, default=1_000_000, help="stop after this many compared rows")
     parser.add_argument("--replies", type=int, default=200, help="requests of each circumstance")
     parser.add_argument("--tokens", type=int, default=100, help="tokens of each reply")

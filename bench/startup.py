@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pexpect
 
-from niels_gpt.paths import CHECKPOINT_DIR, REPO_ROOT
+from niels_gpt.paths import REPO_ROOT, SHIPPED_CHECKPOINT
 
 CHAT = ["-m", "niels_gpt.chat_cli"]
 ECHO = "q"
@@ -95,7 +95,7 @@ def until_first_token(checkpoint: Path, folder: Path) -> float:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description="Measure the start of niels-chat.")
-    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT_DIR / "niels-gpt.pt")
+    parser.add_argument("--ckpt", type=Path, default=SHIPPED_CHECKPOINT)
     parser.add_argument("--runs", type=int, default=7)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

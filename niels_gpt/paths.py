@@ -13,6 +13,10 @@ CONFIG_DIR = REPO_ROOT / "configs"
 PRIMER_PATH = REPO_ROOT / "data" / "primer.txt"
 ROAM_DIR = REPO_ROOT / "data" / ".roam-data"
 
+# In a checkout the shipped checkpoint lies with the others; a wheel carries it inside the package.
+_IN_WHEEL = Path(__file__).resolve().parent / "shipped" / "niels-gpt.pt"
+SHIPPED_CHECKPOINT = _IN_WHEEL if _IN_WHEEL.exists() else CHECKPOINT_DIR / "niels-gpt.pt"
+
 
 def ensure_dirs() -> None:
     """Make the folders that training writes to: checkpoints and configs."""

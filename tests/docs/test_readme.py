@@ -1,0 +1,69 @@
+"""What the README says of commands, flags and files is what is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from niels_gpt.chat.commands import COMMANDS
+from niels_gpt.chat.options import build_parser
+
+REPO = Path(__file__).resolve().parents[2]
+README = (REPO / "README.md").read_text("utf-8")
+
+
+def flags_of_the_chat() -> set[str]:
+    return {
+        name for action in build_parser()._actions for name in action.option_strings if name.startswith("--")
+    }
+
+
+def test_every_flag_of_the_chat_is_in_the_table():
+    table = "\n".join(line for line in README.splitlines() if line.startswith("| `--"))
+    assert set(re.findall(r"--[a-z-]+", table)) == flags_of_the_chat() - {"--help"}
+
+
+def test_every_command_of_the_chat_is_named():
+    assert {name for name in COMMANDS if f"`{name}`" not in README} == set()
+
+
+def test_every_path_of_the_folder_tree_exists():
+    tree = re.search(r"```\nengine/.*?```", README, re.DOTALL)
+    assert tree is not None
+    parent, missing = Path(), []
+    for line in tree[0].splitlines()[1:-1]:
+        name, nested = line.split()[0], line.startswith("  ")
+        path = (parent if nested else Path()) / name
+        parent = parent if nested else path
+        if not (REPO / path).is_dir():
+            missing.append(str(path))
+    assert missing == []
+
+
+def test_every_link_leads_to_a_file():
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", README) if not (REPO / link).exists()] == []
+
+
+def test_every_python_command_names_a_module_or_file_that_is_there():
+    modules = re.findall(r"python -m ([a-z_.]+)", README)
+    files = re.findall(r"python ([a-z_/]+\.py)", README)
+    assert len(modules) > 5
+    assert [name for name in files if not (REPO / name).exists()] == []
+    places = {name: REPO / name.replace(".", "/") for name in modules}
+    assert [
+        n for n, p in places.items() if not p.with_suffix(".py").exists() and not (p / "__main__.py").exists()
+    ] == []
+
+
+def test_the_example_is_the_one_that_is_run():
+    example = (REPO / "examples" / "engine_fake_model.py").read_text("utf-8")
+    shown = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    assert shown[1] in example
+
+
+def test_the_make_targets_exist():
+    makefile = (REPO / "Makefile").read_text("utf-8")
+    assert [
+        t for t in re.findall(r"make ([a-z]+)", README) if not re.search(rf"^{t}:", makefile, re.MULTILINE)
+    ] == []

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from niels_gpt.checkpoint import save_checkpoint
+from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.infer.backends import open_backend
+from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.kernel_decoder import KernelDecoder
+from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.model.gpt import GPT
+
+
+@pytest.fixture
+def loaded(new_model: Callable[..., GPT], tmp_path: Path) -> LoadedModel:
+    cfg = ModelConfig(T=32, C=16, L=1, H=2, d_ff=16)
+    save_checkpoint(
+        tmp_path / "a.pt", model_cfg=cfg, train_cfg=TrainConfig(), model=new_model(cfg), optimizer=None, step=0,
+        best_val_loss=None,
+    )  # fmt: skip
+    return load_model(tmp_path / "a.pt")
+
+
+def test_the_cpu_path_is_the_kernels_and_says_so(loaded: LoadedModel) -> None:
+    backend = open_backend(loaded)
+    assert isinstance(backend.decoder, KernelDecoder)
+    assert backend.environment["path"] == "kernels"
+    assert backend.environment["kernel_version"] == KERNEL_VERSION
+    assert backend.notice is None
+
+
+def test_without_numba_torch_answers_and_says_why(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    backend = open_backend(loaded)
+    assert isinstance(backend.decoder, TorchDecoder)
+    assert backend.environment["path"] == "torch"
+    assert "kernel_version" not in backend.environment
+    assert backend.notice is not None
+    assert "kernels cannot run here" in backend.notice
