@@ -18,7 +18,7 @@ HEAVY = {"torch", "sqlmodel", "sqlalchemy", "alembic", "tokenizers", "numpy", "e
 
 def run(*flags: str, data: bytes = b"", code: str | None = None) -> subprocess.CompletedProcess[bytes]:
     words = COMMAND if code is None else [sys.executable, "-c", code]
-    return subprocess.run(  # noqa: S603 - our own program
+    return subprocess.run(
         [*words, *flags],
         input=data,
         capture_output=True,
@@ -100,7 +100,7 @@ def test_the_same_line_gets_the_same_reply_with_and_without_the_cache(
 
 def test_an_interrupt_stores_what_was_said_and_ends_with_130(tmp_path: Path, byte_checkpoint: Path) -> None:
     flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--session", "a"]
-    with subprocess.Popen(  # noqa: S603 - our own program
+    with subprocess.Popen(
         [*COMMAND, *flags, "--max-new-tokens", "100000"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -127,7 +127,7 @@ def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path, byte_checkp
     read, write = os.pipe()
     os.close(read)
     flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--session", "a"]
-    with subprocess.Popen(  # noqa: S603 - our own program
+    with subprocess.Popen(
         [*COMMAND, *flags], stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE
     ) as program:
         os.close(write)

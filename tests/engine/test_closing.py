@@ -294,7 +294,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_ctrl_c_ends_the_jobs_and_then_the_program(backend: str) -> None:
-    with subprocess.Popen(  # noqa: S603  # our own interpreter on the program above
+    with subprocess.Popen(  # our own interpreter on the program above
         [sys.executable, "-c", INTERRUPTED_PROGRAM, backend],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,

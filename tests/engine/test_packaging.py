@@ -16,7 +16,7 @@ HEAVY = ("torch", "numpy", "sqlmodel", "sqlalchemy", "prompt_toolkit", "tokenize
 
 
 def run(*arguments: str) -> str:
-    finished = subprocess.run(  # noqa: S603  # our own interpreter on our own files
+    finished = subprocess.run(  # our own interpreter on our own files
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
     assert finished.stderr == ""

@@ -19,11 +19,12 @@ from niels_gpt.model.gpt import GPT
 @pytest.fixture
 def loaded(new_model: Callable[..., GPT], tmp_path: Path) -> LoadedModel:
     cfg = ModelConfig(T=32, C=16, L=1, H=2, d_ff=16)
+    path = tmp_path / "a.pt"
+    train_cfg, model = TrainConfig(), new_model(cfg)
     save_checkpoint(
-        tmp_path / "a.pt", model_cfg=cfg, train_cfg=TrainConfig(), model=new_model(cfg), optimizer=None, step=0,
-        best_val_loss=None,
-    )  # fmt: skip
-    return load_model(tmp_path / "a.pt")
+        path, model_cfg=cfg, train_cfg=train_cfg, model=model, optimizer=None, step=0, best_val_loss=None
+    )
+    return load_model(path)
 
 
 def test_the_cpu_path_is_the_kernels_and_says_so(loaded: LoadedModel) -> None:

@@ -128,7 +128,7 @@ save_checkpoint(sys.argv[1], model_cfg=ModelConfig(), train_cfg=TrainConfig(), m
 
 def test_a_kill_between_writing_and_renaming_leaves_the_old_file(save):
     path = save(step=1)
-    killed = subprocess.run(  # noqa: S603 - the text above
+    killed = subprocess.run(
         [sys.executable, "-c", KILLED_BEFORE_RENAMING, str(path)], check=False, timeout=50
     )
     assert killed.returncode == -9
