@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from niels_gpt.config import ModelConfig, to_dict
+from niels_gpt.kernels.int8 import quantised
 from niels_gpt.template import Template
 from niels_gpt.tokenizer import Tokenizer
 
@@ -77,6 +78,28 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, value in sorted(model.named_parameters()):
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         digest.update(_little_endian_bytes(value))
+    return digest.hexdigest()
+
+
+def int8_weights_digest(model: torch.nn.Module) -> str:
+    """Return SHA-256, in hex, over the numbers that stand for the weights where linear layers are int8.
+
+    First, as in `weights_digest`, the parameters that stay float32: all but the linear layers' weights. Then
+    of each linear layer, by name: its name, "int8" and its shape, its integers, and its scales as
+    little-endian float32. A weight that is also an embedding counts in both forms.
+    """
+    linear = {
+        f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)
+    }
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        if name not in linear:
+            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            digest.update(_little_endian_bytes(value))
+    for name, layer in sorted(linear.items()):
+        integers, scales = quantised(layer.weight.detach().cpu().float().numpy())
+        digest.update(f"{name}\0int8\0{integers.shape}\0".encode())
+        digest.update(integers.tobytes() + scales.astype("<f4").tobytes())
     return digest.hexdigest()
 
 

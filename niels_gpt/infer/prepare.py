@@ -1,33 +1,46 @@
-"""Compile the kernels for this processor, once: `python -m niels_gpt.infer.prepare`.
+"""Compile the kernels for this processor, once: `python -m niels_gpt.infer.prepare [--weights int8]`.
 
 A chat does the same behind its first prompt; this is for those who would rather wait before it. Knows no
-checkpoint: compiled code does not depend on a model's size.
+checkpoint: compiled code does not depend on a model's size. It does depend on the form of the weights, so
+what multiplies int8 weights is compiled only for those who ask for them.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from collections.abc import Sequence
+from typing import get_args
 
-from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared
+from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared, mark_prepared
 
 
-def main() -> int:
-    """Compile what is not compiled yet; 0, also where the kernels cannot run: torch answers there."""
-    if is_prepared():
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile what is not compiled yet; 0, also where the kernels cannot run: a chat says what that means."""
+    parser = argparse.ArgumentParser(
+        prog="python -m niels_gpt.infer.prepare", description="Compile the kernels."
+    )
+    parser.add_argument(
+        "--weights", choices=get_args(WeightForm), default="float32", help="default %(default)s"
+    )
+    form: WeightForm = parser.parse_args(argv).weights
+    if is_prepared(form):
         return 0
     print("preparing the kernels for this processor (once) ...", end="", flush=True, file=sys.stderr)
     began = time.perf_counter()
     try:
-        compile_kernels()
+        compile_kernels(form)
     except Exception as error:  # noqa: BLE001 - whatever Numba cannot do here, the chat still works
-        print(f" not possible here ({type(error).__name__}: {error}); torch will answer", file=sys.stderr)
+        instead = "torch will answer" if form == "float32" else f"{form} weights cannot be used"
+        print(f" not possible here ({type(error).__name__}: {error}); {instead}", file=sys.stderr)
         return 0
     print(f" {time.perf_counter() - began:.0f} s, in {cache_folder()}", file=sys.stderr)
     return 0
 
 
-def compile_kernels() -> None:
+def compile_kernels(form: WeightForm = "float32") -> None:
     """Run one token through everything there is, in a model of the smallest size."""
     from niels_gpt.config import ModelConfig  # noqa: PLC0415 - torch and numba, only when they are needed
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
@@ -38,7 +51,7 @@ def compile_kernels() -> None:
     from niels_gpt.tokenizer import ByteTokenizer  # noqa: PLC0415
 
     model = GPT(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16))
-    decoder = KernelDecoder(pack_gpt(model), ByteTokenizer())
+    decoder = KernelDecoder(pack_gpt(model, form), ByteTokenizer())
     request = GenerationRequest(
         prompt_ids=(0,), max_new_tokens=1, sampling=Sampling(), seed=0,
         stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
@@ -48,6 +61,7 @@ def compile_kernels() -> None:
     decoder.release(sequence)
     if step.error is not None:
         raise step.error
+    mark_prepared(form)
     forget_other_versions()
 
 

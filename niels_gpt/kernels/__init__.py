@@ -7,8 +7,13 @@ result raises `KERNEL_VERSION` and writes down why. Importing this package impor
 
 from __future__ import annotations
 
+from typing import Literal
+
 KERNEL_VERSION = 1
 """Raised with every change of a result's bits; recorded with every reply.
 
 1: the first order of operations.
 """
+
+WeightForm = Literal["float32", "int8"]
+"""How linear layers and the output head hold their weights; activations are float32 in both forms."""

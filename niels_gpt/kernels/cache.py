@@ -7,6 +7,7 @@ compiler's versions: another source, another folder. Imports nothing heavy: a pr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
+
+from niels_gpt.kernels import WeightForm
 
 VERSIONS_KEPT = 3
 
@@ -27,9 +30,19 @@ def cache_folder() -> Path:
     return Path(parent) / "kernels" / digest.hexdigest()[:16]
 
 
-def is_prepared() -> bool:
-    """Whether kernels were compiled before, so that a start need not wait for it."""
-    return any(cache_folder().glob("*/*.nbi"))
+def is_prepared(form: WeightForm = "float32") -> bool:
+    """Whether all kernels for such weights were compiled before, so that a start need not wait for it."""
+    return _mark(form).is_file()
+
+
+def mark_prepared(form: WeightForm) -> None:
+    """Remember that they are; where nothing can be stored, the next start compiles again."""
+    with contextlib.suppress(OSError):
+        _mark(form).touch()
+
+
+def _mark(form: WeightForm) -> Path:
+    return cache_folder() / f"{form} is prepared"
 
 
 def forget_other_versions() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from niels_gpt.kernels.attention import GROUP, attend, remember
 from niels_gpt.kernels.barrier import meet
 from niels_gpt.kernels.compiled import compiled
-from niels_gpt.kernels.linear import VECTOR_BYTES, linear
+from niels_gpt.kernels.linear import VECTOR_BYTES, block_floats, linear
 from niels_gpt.kernels.rows import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
 from niels_gpt.kernels.vector import LANES
 
@@ -54,6 +54,8 @@ class Shape(NamedTuple):
 class Weights(NamedTuple):
     """Addresses of one model's packed weights; `layers` (L, 12) in the order of the names below."""
 
+    kind: np.float32 | np.int8
+    """FLOAT32 or INT8 of `linear`: how linear layers and the head are packed; all else is float32."""
     embedding: int
     layers: np.ndarray
     final_scale: int
@@ -109,20 +111,20 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         _norm(shape, w[NORM1], w[SHIFT1], work.x, normed, count)
         _attention(shape, weights, w[QKV], work, rows, layer, part, parts)
         meet(work.barrier, parts)
-        linear(
-            work.mixed, shape.row, w[PROJ], shape.C * LANES, shape.C,
+        _product(
+            weights, work.mixed, shape.row, w[PROJ], shape.C,
             work.x, shape.row, work.x, shape.row, count, first, last,
         )  # fmt: skip
         meet(work.barrier, parts)
         _norm(shape, w[NORM2], w[SHIFT2], work.x, normed, count)
-        _mlp_up(shape, w, work, normed, count, part, parts)
+        _mlp_up(shape, weights, w, work, normed, count, part, parts)
         meet(work.barrier, parts)
         for r in range(count):
             own = VECTOR_BYTES * first
             width = min(last * LANES, shape.C) - first * LANES
             add_row(w[DOWN_BIAS] + own, work.x + 4 * r * shape.row + own, width)
-        linear(
-            work.up, shape.mlp_row, w[DOWN], shape.F * LANES, shape.F,
+        _product(
+            weights, work.up, shape.mlp_row, w[DOWN], shape.F,
             work.x, shape.row, work.x, shape.row, count, first, last,
         )  # fmt: skip
         meet(work.barrier, parts)
@@ -130,11 +132,18 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         row, out = work.x + 4 * wanted[i] * shape.row, normed + 4 * i * shape.row
         _norm(shape, weights.final_scale, weights.final_shift, row, out, 1)
     first, last = _share(-(-shape.V // LANES), part, parts)
-    linear(
-        normed, shape.row, weights.head, shape.C * LANES, shape.C,
+    _product(
+        weights, normed, shape.row, weights.head, shape.C,
         weights.zeros, 0, logits, shape.head_row, wanted.size, first, last,
     )  # fmt: skip
     meet(work.barrier, parts)
+
+
+@compiled
+def _product(weights, x, x_row, w, depth, start, start_row, y, y_row, rows, first, last):
+    """`linear` over a whole packed weight of the model's kind."""
+    block = block_floats(weights.kind, depth)
+    linear(weights.kind, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
 
 
 @compiled
@@ -187,23 +196,23 @@ def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
 
 @compiled
 def _project(shape, weights, qkv_weight, work, part, count, first, last):
-    linear(
-        work.normed[part], shape.row, qkv_weight, shape.C * LANES, shape.C,
+    _product(
+        weights, work.normed[part], shape.row, qkv_weight, shape.C,
         weights.zeros, 0, work.qkv, shape.qkv_row, count, first, last,
     )  # fmt: skip
 
 
 @compiled
-def _mlp_up(shape, w, work, normed, count, part, parts):
+def _mlp_up(shape, weights, w, work, normed, count, part, parts):
     """One part's columns of the MLP's inner rows, activation included."""
     first, last = _share(-(-shape.F // LANES), part, parts)
-    linear(
-        normed, shape.row, w[UP], shape.C * LANES, shape.C,
+    _product(
+        weights, normed, shape.row, w[UP], shape.C,
         w[UP_BIAS], 0, work.up, shape.mlp_row, count, first, last,
     )  # fmt: skip
     if shape.gated:
-        linear(
-            normed, shape.row, w[GATE], shape.C * LANES, shape.C,
+        _product(
+            weights, normed, shape.row, w[GATE], shape.C,
             w[GATE_BIAS], 0, work.gate, shape.mlp_row, count, first, last,
         )  # fmt: skip
     width = (last - first) * LANES

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.attention import GROUP, state_floats
 from niels_gpt.kernels.barrier import BARRIER_INTEGERS
 from niels_gpt.kernels.gpt import Shape, Weights, Workspace
-from niels_gpt.kernels.linear import pack, padded
+from niels_gpt.kernels.linear import FLOAT32, INT8, pack, pack_int8, padded
 from niels_gpt.kernels.rotary import rotary_tables
 from niels_gpt.kernels.vector import LANES
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from niels_gpt.model.gpt import GPT
 
 CACHE_LINE = 64
+PACKS = {"float32": pack, "int8": pack_int8}
+KINDS = {"float32": FLOAT32, "int8": INT8}
 
 
 def aligned(floats: int) -> np.ndarray:
@@ -36,8 +39,11 @@ def aligned(floats: int) -> np.ndarray:
 class PackedModel:
     """A GPT's weights, packed: `shape` and `weights` are what the kernels take."""
 
-    def __init__(self, cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, cfg: ModelConfig, state: Mapping[str, np.ndarray], *, form: WeightForm = "float32"
+    ) -> None:
         """Pack the parameters of a GPT, float32 by name; the config says how they hang together."""
+        self._pack = PACKS[form]
         whole_heads = cfg.D % LANES == 0
         self.T = cfg.T
         self.shape = Shape(
@@ -56,6 +62,7 @@ class PackedModel:
             self._arrays_by_name[name] = place
             used += padded(array.size)
         self.weights = Weights(
+            kind=KINDS[form],
             embedding=self._address("embedding"), layers=np.array([[self._address(f"{i}.{n}") for n in
             LAYER_PARTS] for i in range(cfg.L)], np.int64), final_scale=self._address("final_scale"),
             final_shift=self._address("final_shift"), head=self._address("head"),
@@ -92,30 +99,30 @@ class PackedModel:
             block = f"blocks.{i}."
             yield f"{i}.norm1", vector(f"{block}ln1.weight", shape.row)
             yield f"{i}.shift1", vector(f"{block}ln1.bias", shape.row)
-            yield f"{i}.qkv", pack(state[f"{block}attn.qkv.weight"])
-            yield f"{i}.proj", pack(state[f"{block}attn.proj.weight"])
+            yield f"{i}.qkv", self._pack(state[f"{block}attn.qkv.weight"])
+            yield f"{i}.proj", self._pack(state[f"{block}attn.proj.weight"])
             yield f"{i}.norm2", vector(f"{block}ln2.weight", shape.row)
             yield f"{i}.shift2", vector(f"{block}ln2.bias", shape.row)
-            yield f"{i}.up", pack(state[f"{block}mlp.{up}.weight"])
+            yield f"{i}.up", self._pack(state[f"{block}mlp.{up}.weight"])
             yield f"{i}.up_bias", vector(f"{block}mlp.{up}.bias", shape.mlp_row)
             if shape.gated:
-                yield f"{i}.gate", pack(state[f"{block}mlp.{gate}.weight"])
+                yield f"{i}.gate", self._pack(state[f"{block}mlp.{gate}.weight"])
                 yield f"{i}.gate_bias", vector(f"{block}mlp.{gate}.bias", shape.mlp_row)
-            yield f"{i}.down", pack(state[f"{block}mlp.{down}.weight"])
+            yield f"{i}.down", self._pack(state[f"{block}mlp.{down}.weight"])
             yield f"{i}.down_bias", vector(f"{block}mlp.{down}.bias", shape.row)
         yield "final_scale", vector("ln_f.weight", shape.row)
         yield "final_shift", vector("ln_f.bias", shape.row)
-        yield "head", pack(state["lm_head.weight" if not cfg.tie_embeddings else "tok_emb.weight"])
+        yield "head", self._pack(state["lm_head.weight" if not cfg.tie_embeddings else "tok_emb.weight"])
         yield from zip(
             ("cosine", "sine"), rotary_tables(cfg.T, cfg.D, cfg.rope_theta, shape.table_row), strict=True
         )
         yield "zeros", np.zeros(max(shape.row, shape.qkv_row, shape.mlp_row, shape.head_row, padded(cfg.T)))
 
 
-def pack_gpt(model: GPT) -> PackedModel:
-    """The packed weights of a torch model, in float32."""
+def pack_gpt(model: GPT, form: WeightForm = "float32") -> PackedModel:
+    """The packed weights of a torch model."""
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
-    return PackedModel(model.cfg, state)
+    return PackedModel(model.cfg, state, form=form)
 
 
 LAYER_PARTS = (

@@ -2,12 +2,14 @@
 
     y[m, n] = start[m, n] + sum over k of x[m, k] * w[k, n]
 
-Each output is one chain of fused multiply-adds with k ascending, from the start value on. That order is the
-whole definition: register tile, batch size, chunk and thread cannot change a bit. Attention runs on the same
-tiles: its scores are a product over the head's width, its mix of values one over positions.
+Each output is one chain of fused multiply-adds with k ascending. With float32 weights it goes on from the
+start value. With int8 weights (module `int8`) w[k, n] stands for q[k, n] * scale[n]: the chain goes from 0
+over x[m, k] * q[k, n], and one more step ends it, fma(chain, scale[n], start[m, n]). That order is the whole
+definition: register tile, batch size, chunk and thread cannot change a bit. Attention runs on the same
+float32 tiles: its scores are a product over the head's width, its mix of values one over positions.
 
-Weights are packed in blocks of 16 columns: block j holds, for each k, columns 16 j to 16 j + 15.
-K depth, M rows, N columns.
+Weights are packed in blocks of 16 columns: block j holds, for each k, columns 16 j to 16 j + 15; a block of
+int8 weights has their 16 scales in front. K depth, M rows, N columns.
 """
 
 from __future__ import annotations
@@ -16,11 +18,17 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding
+from numba import types
 
 from niels_gpt.kernels.compiled import compiled, config
-from niels_gpt.kernels.vector import ADDRESS, COUNT, INT, LANES, Emitter, Value, kernel
+from niels_gpt.kernels.int8 import quantised
+from niels_gpt.kernels.vector import ADDRESS, COUNT, INT, KIND, LANES, Emitter, Value, kernel
 
 VECTOR_BYTES = 4 * LANES
+INT8_FLOATS = LANES // 4  # the room of one vector of int8 weights
+
+# Which tiles are compiled follows from the type of this argument; Numba tells numbers apart at no cost.
+FLOAT32, INT8 = np.float32(0), np.int8(0)
 
 
 def _wide_registers() -> bool:
@@ -36,13 +44,13 @@ WIDE = _wide_registers()
 def _tile(rows: int, blocks: int) -> Any:
     """The register tile of `rows` rows by `blocks` column blocks, with its first output at row m, block j.
 
-    Arguments: x and its row stride; w and the stride from one column block to the next; K; the start values
-    and their row stride (0 repeats one row: a bias, or zeros); y and its row stride; m; j. y may be the start
-    itself.
+    Arguments: FLOAT32 or INT8; x and its row stride; w and the stride from one column block to the next; K;
+    the start values and their row stride (0 repeats one row: a bias, or zeros); y and its row stride; m; j. y
+    may be the start itself.
     """
 
     def emit(
-        e: Emitter, x: Value, x_row: Value, w: Value, w_block: Value, depth: Value,
+        e: Emitter, kind: types.Type, x: Value, x_row: Value, w: Value, w_block: Value, depth: Value,
         start: Value, start_row: Value, y: Value, y_row: Value, m: Value, j: Value,
     ) -> None:  # fmt: skip
         add, mul = e.b.add, e.b.mul
@@ -51,17 +59,32 @@ def _tile(rows: int, blocks: int) -> Any:
         x_at = [mul(x_row, r) for r in row]
         w_at = [mul(w_block, add(j, INT(i))) for i in range(blocks)]
         cells = [(r, c) for r in range(rows) for c in range(blocks)]
-        sums = [e.load(start, add(mul(start_row, row[r]), column[c])) for r, c in cells]
+        whole = kind == types.int8
+
+        def starts() -> list[Value]:
+            return [e.load(start, add(mul(start_row, row[r]), column[c])) for r, c in cells]
+
+        def weight(at: Value, k: Value) -> Value:
+            if whole:
+                return e.load_int8(w, add(at, add(INT(LANES), mul(k, INT(INT8_FLOATS)))))
+            return e.load(w, add(at, mul(k, INT(LANES))))
+
+        sums = [e.real(0.0) for _ in cells] if whole else starts()
         with e.loop(depth, 1, sums) as (k, chain):
-            weights = [e.load(w, add(at, mul(k, INT(LANES)))) for at in w_at]
+            weights = [weight(at, k) for at in w_at]
             spread = [e.spread(e.load_scalar(x, add(at, k))) for at in x_at]
             for i, (r, c) in enumerate(cells):
                 chain[i] = e.fma(spread[r], weights[c], chain[i])
+        if whole:
+            scales = [e.load(w, at) for at in w_at]
+            ends = zip(cells, sums, starts(), strict=True)
+            sums = [e.fma(chain, scales[c], first) for (_, c), chain, first in ends]
         for (r, c), value in zip(cells, sums, strict=True):
             e.store(value, y, add(mul(y_row, row[r]), column[c]))
 
     emit.__name__ = f"tile_{rows}x{blocks}"
-    return kernel(emit, [ADDRESS, COUNT, ADDRESS, COUNT, COUNT, ADDRESS, COUNT, ADDRESS, COUNT, COUNT, COUNT])
+    addresses = [ADDRESS, COUNT, ADDRESS, COUNT, COUNT, ADDRESS, COUNT, ADDRESS, COUNT]
+    return kernel(emit, [KIND, *addresses, COUNT, COUNT])
 
 
 # Chosen by measurement: eight chains hide the latency of a fused multiply-add, more reuse each weight and
@@ -74,60 +97,85 @@ tile_6x1 = _tile(6, 1)
 
 
 @compiled
-def linear(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
-    """Column blocks `first` to `last` - 1 of all rows. Addresses in bytes, strides in floats."""
+def linear(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
+    """Column blocks `first` to `last` - 1 of all rows. Addresses in bytes, strides in floats.
+
+    `kind` is FLOAT32 or INT8.
+    """
     j = first
     if rows == 1:
         while j + 8 <= last:
-            tile_1x8(x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
+            tile_1x8(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
             j += 8
         while j + 4 <= last:
-            tile_1x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
+            tile_1x4(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
             j += 4
         while j + 2 <= last:
-            tile_1x2(x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
+            tile_1x2(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, 0, j)
             j += 2
     elif WIDE or rows < 4:
         while j + 4 <= last:
-            _four_blocks(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j)
+            _four_blocks(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j)
             j += 4
     while j < last:
-        _one_block(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j)
+        _one_block(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j)
         j += 1
 
 
 @compiled
-def _four_blocks(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
+def _four_blocks(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
     m = 0
     while m + 4 <= rows:
-        tile_4x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_4x4(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 4
     while m + 2 <= rows:
-        tile_2x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_2x4(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 2
     if m < rows:
-        tile_1x4(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_1x4(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
 
 
 @compiled
-def _one_block(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
+def _one_block(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
     m = 0
     while not WIDE and m + 6 <= rows:
-        tile_6x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_6x1(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 6
     while m + 4 <= rows:
-        tile_4x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_4x1(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 4
     while m + 2 <= rows:
-        tile_2x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_2x1(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 2
     if m < rows:
-        tile_1x1(x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+        tile_1x1(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+
+
+def _block_floats(e: Emitter, kind: types.Type, depth: Value) -> Value:
+    if kind == types.int8:
+        return e.b.add(INT(LANES), e.b.mul(depth, INT(INT8_FLOATS)))
+    return e.b.mul(depth, INT(LANES))
+
+
+block_floats = kernel(_block_floats, [KIND, COUNT], COUNT)
+"""From one column block of packed weights of some depth to the next; arguments as those of `linear`."""
 
 
 def padded(count: int) -> int:
     """`count` rounded up to whole vectors."""
     return -(-count // LANES) * LANES
+
+
+def pack_int8(weight: np.ndarray) -> np.ndarray:
+    """A torch weight (N, K), quantised, as column blocks (ceil(N / 16), 16 + 4 K) in the room of float32s.
+
+    In each block the 16 scales, then for each k the 16 integers; columns beyond N are zero.
+    """
+    N, K = weight.shape
+    integers, scales = np.zeros((padded(N), K), np.int8), np.zeros(padded(N), np.float32)
+    integers[:N], scales[:N] = quantised(weight)
+    blocks = integers.reshape(-1, LANES, K).transpose(0, 2, 1).reshape(-1, LANES * K)
+    return np.concatenate([scales.reshape(-1, LANES), np.ascontiguousarray(blocks).view(np.float32)], axis=1)
 
 
 def pack(weight: np.ndarray) -> np.ndarray:

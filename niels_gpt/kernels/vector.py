@@ -20,6 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 
 FLOAT = ir.FloatType()
+INT8 = ir.IntType(8)
 INT32 = ir.IntType(32)
 INT = ir.IntType(64)
 
@@ -30,6 +31,8 @@ LANES = 16
 # Addresses are in bytes, strides and counts in floats. All are signed: Numba turns a mixed sum of signed and
 # unsigned integers into a float.
 ADDRESS, COUNT, REAL = types.intp, types.intp, types.float32
+KIND = None
+"""An argument that counts by its Numba type alone: the emitting function gets the type in its place."""
 
 Value = Any  # an llvmlite value; llvmlite ships no types
 
@@ -71,6 +74,12 @@ class Emitter:
         """All lanes of `value` from `address[offset]` on."""
         stored: Value = self.b.store(value, self.at(address, offset, value.type))
         stored.align = 4
+
+    def load_int8(self, address: Value, offset: Value) -> Value:
+        """Sixteen 8-bit integers, in the room of four floats, as a vector of floats: exact."""
+        value: Value = self.b.load(self.at(address, offset, vector(element=INT8)))
+        value.align = 1
+        return self.b.sitofp(value, vector())
 
     def load_scalar(self, address: Value, offset: Value | int = 0) -> Value:
         """One float."""
@@ -207,16 +216,17 @@ class Emitter:
 
 
 def kernel(
-    emit: Callable[..., Value | None], arguments: Sequence[types.Type], result: types.Type = types.void
+    emit: Callable[..., Value | None], arguments: Sequence[types.Type | None], result: types.Type = types.void
 ) -> Any:
     """A Numba intrinsic that runs `emit(Emitter, *values)`; its arguments have the Numba types given."""
 
-    def typed(_typing_context: Any, *_args: Any) -> Any:
+    def typed(_typing_context: Any, *given: Any) -> Any:
         def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            value = emit(Emitter(builder), *args)
+            values = [given[i] if kind is KIND else args[i] for i, kind in enumerate(arguments)]
+            value = emit(Emitter(builder), *values)
             return context.get_dummy_value() if value is None else value
 
-        return result(*arguments), codegen
+        return result(*(given[i] if kind is KIND else kind for i, kind in enumerate(arguments))), codegen
 
     # Numba reads the number of arguments from the function's signature.
     plain = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -3,12 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernels.models import SHAPES, Built, build
+from niels_gpt.kernels import WeightForm
+from tests.kernels.models import FORMS, SHAPES, Built, build
+
+
+@pytest.fixture(params=FORMS, scope="session")
+def form(request: pytest.FixtureRequest) -> WeightForm:
+    return request.param
 
 
 @pytest.fixture(params=SHAPES, scope="session")
-def built(request: pytest.FixtureRequest) -> Built:
-    return build(SHAPES[request.param])
+def built(request: pytest.FixtureRequest, form: WeightForm) -> Built:
+    return build(SHAPES[request.param], form=form)
 
 
 @pytest.fixture(scope="session")

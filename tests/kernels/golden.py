@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from niels_gpt.config import ModelConfig
-from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.kernels import KERNEL_VERSION, WeightForm
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.layout import PackedModel, StepMemory, aligned, new_state
-from niels_gpt.kernels.linear import linear, pack, padded
+from niels_gpt.kernels.layout import KINDS, PACKS, PackedModel, StepMemory, aligned, new_state
+from niels_gpt.kernels.linear import linear, padded
 from niels_gpt.kernels.run import new_scratch
 from niels_gpt.kernels.sampler import Settings, choose
 
@@ -82,9 +82,9 @@ def state_of(cfg: ModelConfig) -> dict[str, np.ndarray]:
     return state
 
 
-def model_hashes(cfg: ModelConfig) -> dict[str, Any]:
+def model_hashes(cfg: ModelConfig, form: WeightForm) -> dict[str, Any]:
     """The hash of a prompt's logits, and what each sampling makes of the model."""
-    model = PackedModel(cfg, state_of(cfg))
+    model = PackedModel(cfg, state_of(cfg), form=form)
     prompt = (whole_numbers(99, PROMPT) % cfg.V).tolist()
     return {
         "prompt": _digest(*_read(model, prompt, [1, 7, 16, 6])),
@@ -141,7 +141,7 @@ def _reply(model: PackedModel, prompt: list[int], values: tuple[float, int, floa
     return {"ids": ids, "logits": _digest(*used)}
 
 
-def special_hash() -> str:
+def special_hash(form: WeightForm) -> str:
     """Products of subnormal numbers, signed zeros, infinities and NaN (any NaN counts as one)."""
     special = np.array(
         [0.0, -0.0, 1e-40, -1e-40, 1e-45, np.inf, -np.inf, np.nan, 1e38, -1e38, 1.0, -3.0], np.float32
@@ -149,21 +149,11 @@ def special_hash() -> str:
     x = special[whole_numbers(3, 40 * 6) % len(special)].reshape(40, 6)
     x[20:] = np.where(np.isfinite(x[20:]), x[20:], np.float32(1e-42))  # rows that stay finite, too
     weight, row = numbers(4, 33, 6), padded(33)
-    packed, start, y = pack(weight), aligned(row), aligned(40 * row)
+    packed, start, y = PACKS[form](weight), aligned(row), aligned(40 * row)
     linear(
-        x.ctypes.data,
-        6,
-        packed.ctypes.data,
-        96,
-        6,
-        start.ctypes.data,
-        0,
-        y.ctypes.data,
-        row,
-        40,
-        0,
-        row // 16,
-    )
+        KINDS[form], x.ctypes.data, 6, packed.ctypes.data, packed[0].size, 6,
+        start.ctypes.data, 0, y.ctypes.data, row, 40, 0, row // 16,
+    )  # fmt: skip
     y[np.isnan(y)] = np.float32(np.nan)
     return _digest(y)
 
@@ -177,8 +167,14 @@ def _digest(*arrays: np.ndarray) -> str:
 
 def everything() -> dict[str, Any]:
     """All hashes, by what they are of."""
-    models = {name: model_hashes(cfg) for name, cfg in CONFIGS.items()}
-    return {"kernel_version": KERNEL_VERSION, "special": special_hash(), "models": models}
+    return {"kernel_version": KERNEL_VERSION, **_of("float32"), "int8": _of("int8")}
+
+
+def _of(form: WeightForm) -> dict[str, Any]:
+    return {
+        "special": special_hash(form),
+        "models": {name: model_hashes(cfg, form) for name, cfg in CONFIGS.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""Models of every form that the kernels know, small and with weights that matter."""
+"""Models of every form that the kernels know, small and with weights that matter, and their torch twins."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 
 from niels_gpt.config import ModelConfig
+from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.int8 import quantised
 from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state, pack_gpt
 from niels_gpt.model.gpt import GPT
 
@@ -22,15 +26,18 @@ SHAPES = {
     "many narrow heads": ModelConfig(V=50, T=48, C=28, L=2, H=7, d_ff=33),
 }
 
+FORMS = get_args(WeightForm)
+
 
 @dataclass(frozen=True)
 class Built:
     cfg: ModelConfig
     torch: GPT
+    """With the weights that the packed model stands for."""
     packed: PackedModel
 
 
-def build(cfg: ModelConfig, seed: int = 0) -> Built:
+def build(cfg: ModelConfig, seed: int = 0, form: WeightForm = "float32") -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GPT(cfg).eval()
@@ -39,7 +46,18 @@ def build(cfg: ModelConfig, seed: int = 0) -> Built:
             noise = torch.randn_like(parameter) * 0.2
             parameter.data.add_(noise if parameter.dim() == 1 else noise / cfg.C**0.5 * 4)
             assert parameter.isfinite().all(), name
-    return Built(cfg, model, pack_gpt(model))
+    return Built(cfg, model if form == "float32" else dequantised(model), pack_gpt(model, form))
+
+
+def dequantised(model: GPT) -> GPT:
+    """A copy whose linear layers and head hold the values of their int8 form; the embedding stays."""
+    model = copy.deepcopy(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            integers, scales = quantised(layer.weight.detach().numpy())
+            layer.weight.data = torch.from_numpy(integers * scales[:, None])
+    return model
 
 
 class Reader:

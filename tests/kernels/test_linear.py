@@ -1,34 +1,27 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from niels_gpt.kernels.layout import aligned
-from niels_gpt.kernels.linear import linear, pack, padded
+from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels.int8 import quantised
+from niels_gpt.kernels.layout import KINDS, PACKS, aligned
+from niels_gpt.kernels.linear import linear, padded
 
 
-def product(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def product(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, form: WeightForm = "float32") -> np.ndarray:
     (M, K), N = x.shape, weight.shape[0]
     row = padded(N)
     y, start = aligned(M * row), aligned(row)
     start[:N] = bias
-    packed, x = pack(weight), np.ascontiguousarray(x)
+    packed, x = PACKS[form](weight), np.ascontiguousarray(x)
     linear(
-        x.ctypes.data,
-        K,
-        packed.ctypes.data,
-        K * 16,
-        K,
-        start.ctypes.data,
-        0,
-        y.ctypes.data,
-        row,
-        M,
-        0,
-        row // 16,
-    )
+        KINDS[form], x.ctypes.data, K, packed.ctypes.data, packed[0].size, K,
+        start.ctypes.data, 0, y.ctypes.data, row, M, 0, row // 16,
+    )  # fmt: skip
     return y.reshape(M, row)[:, :N].copy()
 
 
@@ -49,7 +42,7 @@ def rounded(value: Fraction) -> np.float32:
     return np.float32(float(round(value / unit) * unit))
 
 
-def chain(x: np.ndarray, w: np.ndarray, start: np.float32) -> np.float32:
+def chain(x: Iterable[np.float32], w: Iterable[np.number], start: np.float32) -> np.float32:
     """The definition, in exact arithmetic: one rounding for each fused multiply-add, k ascending."""
     total = start
     for a, b in zip(x, w, strict=True):
@@ -63,6 +56,16 @@ def test_every_output_is_one_chain_of_fused_multiply_adds_in_order():
     assert product(x, weight, bias).tobytes() == expected.astype(np.float32).tobytes()
 
 
+def test_every_int8_output_is_one_chain_over_the_integers_and_one_step_with_the_scale():
+    x, weight, bias = numbers(1, 3, 19), numbers(2, 21, 19), numbers(3, 21)
+    integers, scales = quantised(weight)
+    expected = np.empty((3, 21), np.float32)
+    for m, row in enumerate(x):
+        for n, (column, scale) in enumerate(zip(integers, scales, strict=True)):
+            expected[m, n] = chain([chain(row, column, np.float32(0.0))], [scale], bias[n])
+    assert product(x, weight, bias, "int8").tobytes() == expected.tobytes()
+
+
 def test_that_check_notices_another_order():
     x, weight, bias = numbers(1, 3, 19), numbers(2, 21, 19), numbers(3, 21)
     expected = np.array([[chain(row, w, b) for w, b in zip(weight, bias, strict=True)] for row in x])
@@ -71,12 +74,20 @@ def test_that_check_notices_another_order():
     np.testing.assert_allclose(backwards, expected, atol=1e-5)
 
 
+def test_int8_products_notice_another_order_too():
+    x, weight, bias = numbers(1, 3, 19), numbers(2, 21, 19), numbers(3, 21)
+    forwards = product(x, weight, bias, "int8")
+    backwards = product(x[:, ::-1], np.ascontiguousarray(weight[:, ::-1]), bias, "int8")
+    assert backwards.tobytes() != forwards.tobytes()
+    np.testing.assert_allclose(backwards, forwards, atol=1e-5)
+
+
 @pytest.mark.parametrize("N", [1, 15, 16, 17, 64, 100, 144])
-def test_a_row_has_the_same_bits_in_every_batch(N):
+def test_a_row_has_the_same_bits_in_every_batch(N, form):
     x, weight, bias = numbers(4, 29, 37), numbers(5, N, 37), numbers(6, N)
-    whole = product(x, weight, bias)
+    whole = product(x, weight, bias, form)
     for rows in range(1, 29):
-        assert product(x[:rows], weight, bias).tobytes() == whole[:rows].tobytes()
+        assert product(x[:rows], weight, bias, form).tobytes() == whole[:rows].tobytes()
 
 
 def test_numpy_in_the_same_test_differs_between_batches():
@@ -85,25 +96,15 @@ def test_numpy_in_the_same_test_differs_between_batches():
     assert any((x[:rows] @ weight.T).tobytes() != whole[:rows].tobytes() for rows in range(1, 29))
 
 
-def test_a_share_of_the_columns_has_the_bits_of_the_whole():
+def test_a_share_of_the_columns_has_the_bits_of_the_whole(form):
     x, weight = numbers(7, 5, 40), numbers(8, 160, 40)
-    whole = product(x, weight, np.zeros(160, np.float32))
-    y, zeros, packed = aligned(5 * 160), aligned(160), pack(weight)
+    whole = product(x, weight, np.zeros(160, np.float32), form)
+    y, zeros, packed = aligned(5 * 160), aligned(160), PACKS[form](weight)
     for first, last in ((0, 3), (3, 4), (4, 10)):
         linear(
-            x.ctypes.data,
-            40,
-            packed.ctypes.data,
-            640,
-            40,
-            zeros.ctypes.data,
-            0,
-            y.ctypes.data,
-            160,
-            5,
-            first,
-            last,
-        )
+            KINDS[form], x.ctypes.data, 40, packed.ctypes.data, packed[0].size, 40,
+            zeros.ctypes.data, 0, y.ctypes.data, 160, 5, first, last,
+        )  # fmt: skip
     assert y.tobytes() == whole.tobytes()
 
 

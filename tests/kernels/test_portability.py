@@ -49,7 +49,12 @@ def test_the_golden_file_is_of_this_kernel_version():
 
 
 def test_the_hashes_are_of_different_things():
-    hashes = [GOLDEN["special"]]
-    for model in GOLDEN["models"].values():
-        hashes += [model["prompt"], *(reply["logits"] for name, reply in model.items() if name != "prompt")]
+    hashes = []
+    for form in (GOLDEN, GOLDEN["int8"]):
+        hashes.append(form["special"])
+        for model in form["models"].values():
+            hashes += [
+                model["prompt"],
+                *(reply["logits"] for name, reply in model.items() if name != "prompt"),
+            ]
     assert len(set(hashes)) == len(hashes)

@@ -15,6 +15,7 @@ from niels_gpt.kernels.layout import pack_gpt
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import Sampling
 from niels_gpt.tokenizer import ByteTokenizer
+from tests.kernels.models import dequantised
 
 PROMPT = tuple(b"who is niels?")
 
@@ -30,12 +31,24 @@ def torch_decoder(model: GPT) -> TorchDecoder:
     return TorchDecoder(model, ByteTokenizer(), prefill_chunk=5)
 
 
-@pytest.fixture(params=["torch", "kernels"])
-def new_decoder(request: pytest.FixtureRequest) -> Callable[[GPT], TorchDecoder | KernelDecoder]:
-    """Every decoder keeps the same promises."""
-    if request.param == "torch":
+@pytest.fixture(params=["torch", "float32", "int8"])
+def arithmetic(request: pytest.FixtureRequest) -> Any:
+    """Torch, or the kernels with weights of this form: every decoder keeps the same promises."""
+    return request.param
+
+
+@pytest.fixture
+def twin(model: GPT, arithmetic: str) -> GPT:
+    """The torch model with the weights that the decoder multiplies."""
+    return dequantised(model) if arithmetic == "int8" else model
+
+
+@pytest.fixture
+def new_decoder(arithmetic: Any) -> Callable[[GPT], TorchDecoder | KernelDecoder]:
+    """Makes a decoder for a model."""
+    if arithmetic == "torch":
         return lambda model: TorchDecoder(model, ByteTokenizer(), prefill_chunk=5)
-    return lambda model: KernelDecoder(pack_gpt(model), ByteTokenizer(), prefill_chunk=5)
+    return lambda model: KernelDecoder(pack_gpt(model, arithmetic), ByteTokenizer(), prefill_chunk=5)
 
 
 @pytest.fixture

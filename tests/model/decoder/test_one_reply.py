@@ -41,7 +41,7 @@ def plain_loop(model: GPT, wanted: GenerationRequest) -> tuple[list[int], str]:
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "default", "everything"])
 @cached_and_not
 def test_a_reply_is_what_a_plain_loop_draws(
-    model: GPT,
+    twin: GPT,
     decoder: TorchDecoder,
     request_for: RequestFor,
     run: Run,
@@ -50,7 +50,7 @@ def test_a_reply_is_what_a_plain_loop_draws(
     use_cache: bool,
 ) -> None:
     wanted = request_for(sampling=sampling, use_cache=use_cache)
-    assert run(decoder, wanted).ids == plain_loop(model, wanted)[0]
+    assert run(decoder, wanted).ids == plain_loop(twin, wanted)[0]
 
 
 def test_another_seed_gives_another_reply(decoder: TorchDecoder, request_for: RequestFor, run: Run) -> None:
