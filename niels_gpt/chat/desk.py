@@ -163,7 +163,7 @@ class Desk:
         return await self._talk()
 
     async def _talk(self) -> Conversation:
-        await self._wait(self._loaded, _LOADING if is_prepared() else _PREPARING)
+        await self._wait(self._loaded, _LOADING if is_prepared(self._options.weights) else _PREPARING)
         if self._conversation is None:
             raise LoadFailed("the model did not load")
         if self._model_notice is not None:

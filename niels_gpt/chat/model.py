@@ -37,14 +37,14 @@ class LoadedModel:
         self._use_cache = options.use_cache
         self.template = loaded.template
         self.context_length = loaded.cfg.T
+        backend = open_backend(loaded, device=device, weights=options.weights)
         self.checkpoint: Mapping[str, Any] = {
-            "fingerprint": loaded.fingerprint.digest,
-            "parts": asdict(loaded.fingerprint),
+            "fingerprint": backend.fingerprint.digest,
+            "parts": asdict(backend.fingerprint),
             "config": to_dict(loaded.cfg),
             "step": loaded.step,
             "path": str(loaded.path),
         }
-        backend = open_backend(loaded, device=device)
         self.environment: Mapping[str, object] = backend.environment
         self.decoder = backend.decoder
         self.notice = backend.notice

@@ -11,10 +11,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.settings import SETTINGS, Setting, Settings, Value, show
+from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import CHECKPOINT_DIR
 
 DEFAULT_CHECKPOINT = CHECKPOINT_DIR / "niels-gpt.pt"
@@ -30,6 +31,7 @@ class Options:
     session: str | None = None
     store: str | None = None
     device: str = "cpu"
+    weights: WeightForm = "float32"
     use_cache: bool = True
     system: str | None = None
     settings: dict[str, Value] = field(default_factory=dict)
@@ -41,6 +43,8 @@ class Options:
             words += ["--store", self.store]
         if self.checkpoint_given:
             words += ["--ckpt", str(self.checkpoint)]
+        if self.weights != "float32":
+            words += ["--weights", self.weights]
         return words
 
 
@@ -92,6 +96,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--system-file", metavar="PATH", type=Path, help="read the system prompt from a UTF-8 file")
     add("--no-kv-cache", action="store_true", help="recompute the whole context for every token: slower")
     add("--device", choices=DEVICES, default="cpu", help="where the model runs (default: cpu)")
+    add(
+        "--weights",
+        choices=get_args(WeightForm),
+        default="float32",
+        help="int8: a quarter of the memory and a model of its own, on the CPU (default: float32)",
+    )
     add("--store", metavar="PATH_OR_URL", help="where sessions are kept (default: your data folder)")
     return parser
 
@@ -102,7 +112,12 @@ def parse_options(argv: Sequence[str]) -> Options:
     Raises SystemExit as argparse does (--help, a wrong flag) and LoadFailed when a file that the
     flags name cannot be read.
     """
-    flags = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    flags = vars(parser.parse_args(argv))
+    if flags["weights"] == "int8" and flags["device"] != "cpu":
+        parser.error(
+            f"--weights int8 runs on the CPU alone: leave out --device {flags['device']}, or --weights"
+        )
     settings = {key: flags[key] for key in SETTINGS if key in flags}
     if flags["greedy"]:
         settings["temperature"] = 0.0
@@ -112,6 +127,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         session=flags["session"],
         store=flags["store"],
         device=flags["device"],
+        weights=flags["weights"],
         use_cache=not flags["no_kv_cache"],
         system=_system_prompt(flags["system"], flags["system_file"]),
         settings=settings,

@@ -1,64 +1,86 @@
 """Which arithmetic decodes: the kernels on a CPU, torch on other devices and where Numba cannot run.
 
+int8 weights are the kernels' own: nothing else answers for them, since its replies would be another model's.
 Knows nothing of engines, sessions or terminals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from niels_gpt.fingerprint import Fingerprint
+from niels_gpt.errors import NielsGptError
+from niels_gpt.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.infer.decoder import TorchDecoder
 from niels_gpt.infer.prepare import compile_kernels
-from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.kernels import KERNEL_VERSION, WeightForm
 from niels_gpt.loading import LoadedModel
 
 if TYPE_CHECKING:
     from niels_gpt.infer.kernel_decoder import KernelDecoder
 
 
+class BackendError(NielsGptError):
+    """What was asked for cannot be computed on this device or machine."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A decoder, and what explains the bits of its replies beside the checkpoint."""
+    """A decoder, what its replies depend on, and what explains their bits beside that."""
 
     decoder: TorchDecoder | KernelDecoder
+    fingerprint: Fingerprint
+    """The checkpoint's, with the digest of the weights in the form that the decoder multiplies."""
     environment: dict[str, str | int]
     notice: str | None = None
     """What a person should know of the choice."""
 
 
-def open_backend(loaded: LoadedModel, *, device: str = "cpu") -> Backend:
-    """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns."""
+def open_backend(loaded: LoadedModel, *, device: str = "cpu", weights: WeightForm = "float32") -> Backend:
+    """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
+
+    `BackendError` if `weights` are int8 and the kernels cannot run.
+    """
+    if weights == "int8" and device != "cpu":
+        raise BackendError(
+            f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
+        )
     if device != "cpu":
         return _torch(loaded, device)
     try:
-        return _kernels(loaded)
-    except Exception as error:  # noqa: BLE001 - whatever Numba cannot do here, torch still answers
-        reason = " ".join(str(error).split())[:200]
-        notice = (
-            f"the exact kernels cannot run here ({type(error).__name__}: {reason}); torch answers instead"
-        )
+        return _kernels(loaded, weights)
+    except Exception as error:  # whatever Numba cannot do here, torch still answers
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if weights == "int8":
+            msg = f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
+            raise BackendError(msg) from error
+        notice = f"the exact kernels cannot run here ({fault}); torch answers instead"
         return _torch(loaded, device, notice=notice)
 
 
 def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Backend:
     return Backend(
         decoder=TorchDecoder(loaded.model, loaded.tokenizer, device=device),
+        fingerprint=loaded.fingerprint,
         environment=Fingerprint.environment(device=device, path="torch"),
         notice=notice,
     )
 
 
-def _kernels(loaded: LoadedModel) -> Backend:
+def _kernels(loaded: LoadedModel, weights: WeightForm) -> Backend:
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
     from niels_gpt.kernels.layout import pack_gpt  # noqa: PLC0415
 
-    compile_kernels()
+    compile_kernels(weights)
     environment = Fingerprint.environment(device="cpu", path="kernels")
+    fingerprint = loaded.fingerprint
+    if weights == "int8":
+        fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
     return Backend(
-        decoder=KernelDecoder(pack_gpt(loaded.model), loaded.tokenizer),
-        environment=environment | {"numba": numba.__version__, "kernel_version": KERNEL_VERSION},
+        decoder=KernelDecoder(pack_gpt(loaded.model, weights), loaded.tokenizer),
+        fingerprint=fingerprint,
+        environment=environment
+        | {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION},
     )

@@ -16,7 +16,7 @@ def test_without_flags_nothing_is_given_and_the_shipped_checkpoint_is_used() -> 
     assert options.checkpoint == DEFAULT_CHECKPOINT
     assert options.settings == {}
     assert (options.system, options.session, options.store) == (None, None, None)
-    assert (options.device, options.use_cache) == ("cpu", True)
+    assert (options.device, options.weights, options.use_cache) == ("cpu", "float32", True)
 
 
 def test_every_setting_has_a_flag_and_only_given_ones_count() -> None:
@@ -66,7 +66,23 @@ def test_resume_arguments_repeat_what_the_session_needs() -> None:
     assert words == "niels-chat --session 'my chat' --store s.db --ckpt c.pt"
 
 
-@pytest.mark.parametrize("argv", [["--top-k", "-1"], ["--nonsense"], ["--device", "abacus"]])
+def test_a_resumed_session_keeps_its_int8_weights() -> None:
+    words = parse_options(["--weights", "int8"]).resume_arguments("a")
+    assert words == ["niels-chat", "--session", "a", "--weights", "int8"]
+    assert parse_options(words[1:]).weights == "int8"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--top-k", "-1"],
+        ["--nonsense"],
+        ["--device", "abacus"],
+        ["--weights", "int4"],
+        ["--weights", "int8", "--device", "cuda"],
+        ["--weights", "int8", "--device", "auto"],
+    ],
+)
 def test_a_wrong_flag_is_one_line_and_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_chat_cli(argv) == 2
     printed = capsys.readouterr()
@@ -80,6 +96,6 @@ def test_help_names_every_flag_and_exits_with_0(capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     flags = (
         "--ckpt --session --max-new-tokens --temperature --top-k --top-p --repetition-penalty --seed "
-        "--system --system-file --no-kv-cache --greedy --device --store"
+        "--system --system-file --no-kv-cache --greedy --device --weights --store"
     )
     assert all(flag in text for flag in flags.split())

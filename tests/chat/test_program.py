@@ -73,6 +73,19 @@ def test_a_store_that_is_none_is_one_line_and_status_1(tmp_path: Path, byte_chec
     assert (tmp_path / "s.db").read_bytes() == b"no database " * 100
 
 
+def test_int8_weights_are_recorded_as_another_model(tmp_path: Path, byte_checkpoint: Path) -> None:
+    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--max-new-tokens", "3"]
+    for weights in ("float32", "int8"):
+        done = run(*flags, "--session", weights, "--weights", weights, data=b"hi\n")
+        assert done.returncode == 0, done.stderr.decode()
+    from sessions import open_store  # noqa: PLC0415
+
+    with open_store(tmp_path / "s.db") as store:
+        whole, less = (store.generations(store.session(name).id)[0] for name in ("float32", "int8"))
+    assert (whole.environment["weights"], less.environment["weights"]) == ("float32", "int8")
+    assert whole.checkpoint_id != less.checkpoint_id
+
+
 @pytest.mark.parametrize("name", ["byte_checkpoint", "bpe_checkpoint"])
 def test_the_same_line_gets_the_same_reply_with_and_without_the_cache(
     name: str,

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from niels_gpt.checkpoint import save_checkpoint
 from niels_gpt.config import ModelConfig, TrainConfig
-from niels_gpt.infer.backends import open_backend
+from niels_gpt.fingerprint import int8_weights_digest
+from niels_gpt.infer.backends import BackendError, open_backend
 from niels_gpt.infer.decoder import TorchDecoder
 from niels_gpt.infer.kernel_decoder import KernelDecoder
 from niels_gpt.kernels import KERNEL_VERSION
@@ -32,6 +34,8 @@ def test_the_cpu_path_is_the_kernels_and_says_so(loaded: LoadedModel) -> None:
     assert isinstance(backend.decoder, KernelDecoder)
     assert backend.environment["path"] == "kernels"
     assert backend.environment["kernel_version"] == KERNEL_VERSION
+    assert backend.environment["weights"] == "float32"
+    assert backend.fingerprint == loaded.fingerprint
     assert backend.notice is None
 
 
@@ -45,3 +49,24 @@ def test_without_numba_torch_answers_and_says_why(
     assert "kernel_version" not in backend.environment
     assert backend.notice is not None
     assert "kernels cannot run here" in backend.notice
+
+
+def test_int8_weights_have_a_fingerprint_of_their_own(loaded: LoadedModel) -> None:
+    backend = open_backend(loaded, weights="int8")
+    assert isinstance(backend.decoder, KernelDecoder)
+    assert backend.environment["weights"] == "int8"
+    assert backend.fingerprint.weights == int8_weights_digest(loaded.model)
+    assert backend.fingerprint == replace(loaded.fingerprint, weights=backend.fingerprint.weights)
+    assert backend.fingerprint.digest != loaded.fingerprint.digest
+
+
+def test_int8_weights_on_another_device_are_refused_in_one_line(loaded: LoadedModel) -> None:
+    with pytest.raises(BackendError, match="CPU alone, got device='cuda'") as refusal:
+        open_backend(loaded, device="cuda", weights="int8")
+    assert "\n" not in str(refusal.value)
+
+
+def test_torch_does_not_answer_for_int8_weights(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(BackendError, match="int8 weights need them"):
+        open_backend(loaded, weights="int8")
