@@ -1,0 +1,157 @@
+"""What the benchmarks share: the machine's facts, its measured limits, and tables.
+
+The limits are measured, not looked up: how fast a plain loop reads as many bytes as a step has to read (from
+whichever cache holds them), and how many floating-point operations a tile of fused multiply-adds, all in
+registers, does a second. Knows nothing about models or decoders.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from numba import types
+
+from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.layout import aligned
+from niels_gpt.kernels.linear import WIDE
+from niels_gpt.kernels.vector import ADDRESS, COUNT, INT, LANES, REAL, Emitter, Value, kernel
+
+READS = 8  # vectors read a turn
+CHAINS = 12 if WIDE else 6  # enough of them to hide the latency, few enough for the registers
+LIMIT_SECONDS = 0.03
+LIMIT_RUNS = 7
+
+
+def _sum(e: Emitter, x: Value, count: Value) -> Value:
+    """The sum of x[:count], `count` in whole turns."""
+    sums = [e.real(0.0) for _ in range(READS)]
+    with e.loop(count, READS * LANES, sums) as (i, chain):
+        for n in range(READS):
+            chain[n] = e.add(chain[n], e.load(x, e.b.add(i, INT(n * LANES))))
+    return _fold(e, sums)
+
+
+def _multiply_add(e: Emitter, factor: Value, turns: Value) -> Value:
+    """CHAINS chains of `turns` fused multiply-adds each."""
+    spread = e.spread(factor)
+    sums = [e.real(float(n)) for n in range(CHAINS)]
+    with e.loop(turns, 1, sums) as (_, chain):
+        for n in range(CHAINS):
+            chain[n] = e.fma(chain[n], spread, spread)
+    return _fold(e, sums)
+
+
+def _fold(e: Emitter, sums: Sequence[Value]) -> Value:
+    total = sums[0]
+    for value in sums[1:]:
+        total = e.add(total, value)
+    return e.fold(total, e.add)
+
+
+sum_kernel = kernel(_sum, [ADDRESS, COUNT], types.float32)
+multiply_add_kernel = kernel(_multiply_add, [REAL, COUNT], types.float32)
+
+
+@compiled
+def _read(address: int, count: int, times: int) -> float:
+    total = np.float32(0.0)
+    for _ in range(times):
+        total += sum_kernel(address, count)
+    return float(total)
+
+
+@compiled
+def _compute(turns: int, times: int) -> float:
+    total = np.float32(0.0)
+    for _ in range(times):
+        total += multiply_add_kernel(np.float32(0.5), turns)
+    return float(total)
+
+
+def read_bandwidth(size: int, threads: int) -> float:
+    """Bytes a second at which `threads` together read an array of `size` bytes over and over."""
+    turn = 4 * LANES * READS * threads
+    array = aligned(max(1, size // turn) * turn // 4)
+    array[:] = 1.0  # fresh zeros are one and the same page of memory
+    part = array.size // threads
+    at = [array.ctypes.data + 4 * part * i for i in range(threads)]
+    return array.nbytes / _seconds(lambda i, times: _read(at[i], part, times), threads)
+
+
+def peak(threads: int) -> float:
+    """Floating-point operations a second that `threads` reach on registers alone; two a multiply-add."""
+    turns = 4096
+    return 2.0 * LANES * CHAINS * turns * threads / _seconds(lambda _, times: _compute(turns, times), threads)
+
+
+def _seconds(work: Callable[[int, int], object], threads: int) -> float:
+    """Seconds of work(thread number, 1) on all threads at once: the median of a few runs of many times."""
+    with ThreadPoolExecutor(threads) as pool:
+
+        def seconds(times: int) -> float:
+            began = time.perf_counter()
+            for future in [pool.submit(work, i, times) for i in range(threads)]:
+                future.result()
+            return time.perf_counter() - began
+
+        seconds(1)  # compiles it
+        times = 1
+        while (took := seconds(times)) < LIMIT_SECONDS:
+            times = max(2 * times, int(times * LIMIT_SECONDS / max(took, 1e-6)) + 1)
+        return statistics.median(seconds(times) for _ in range(LIMIT_RUNS)) / times
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def caches() -> str:
+    """Sizes of the first core's caches, where the system tells them."""
+    folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
+
+    def word(folder: Path, name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8").strip()
+
+    data = [folder for folder in folders if word(folder, "type") != "Instruction"]
+    return ", ".join(f"L{word(folder, 'level')} {word(folder, 'size')}" for folder in data)
+
+
+def facts() -> dict[str, str]:
+    """What a reader needs to know of the machine and of the versions."""
+    versions = {name: metadata.version(name) for name in ("torch", "numba", "numpy")}
+    return {
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "caches": caches() or "unknown",
+        "vectors": "512 bits" if WIDE else "256 bits or fewer",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **versions,
+        "kernel version": str(KERNEL_VERSION),
+    }
+
+
+def load() -> str:
+    """The load average of the last minute, where the system tells it."""
+    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

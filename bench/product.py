@@ -1,0 +1,104 @@
+"""The product as the decode benchmark times it: the kernels behind their decoder, without an engine.
+
+All that a reply costs is in it: the tokens' text, the hash over logits, the work in Python between calls. All
+prompts are read in one step, so that all streams stand at the same position, as the other candidates' do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.candidates import Prompts
+from bench.models import tokenizer_for
+from niels_gpt.infer.kernel_decoder import KernelDecoder, KernelSequence
+from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.model.gpt import GPT
+from niels_gpt.sampling import Sampling
+
+CHUNK = 64
+GREEDY = Sampling(temperature=0.0)
+
+
+class KernelCandidate:
+    """`KernelDecoder` with a given number of threads; see `bench.candidates.Candidate`."""
+
+    def __init__(self, model: GPT, *, threads: int, form: WeightForm, sampling: Sampling = GREEDY) -> None:
+        self.packed = pack_gpt(model, form)
+        self._sampling = sampling
+        self._tokenizer = tokenizer_for(model.cfg)
+        self._threads = threads
+        self._chunk, self._decoder = CHUNK, self._new_decoder(CHUNK)
+
+    def logits(self, prompts: Prompts) -> np.ndarray:
+        """(B, V) of the rows that the first tokens are drawn from."""
+        decoder, rows = self._decoder_with(chunk=sum(map(len, prompts))), []
+        live = [decoder.admit(self._request(prompt, 1)) for prompt in prompts]
+        for sequence in live:
+            sequence.reply.watch = lambda row: rows.append(row.copy())
+        advance(decoder, live)
+        release(decoder, live)
+        return np.stack(rows)
+
+    def first_token(self, prompt: Sequence[int]) -> float:
+        """With the chunks that a chat uses."""
+        decoder = self._decoder_with(chunk=CHUNK)
+        began = time.perf_counter()
+        live = [decoder.admit(self._request(prompt, 2))]
+        while not live[0].reply.reply_tokens:
+            advance(decoder, live)
+        took = time.perf_counter() - began
+        release(decoder, live)
+        return took
+
+    def decode(self, prompts: Prompts, new_tokens: int) -> float:
+        """Several steps a call, as the decoder sees fit."""
+        decoder = self._decoder_with(chunk=sum(map(len, prompts)))
+        live = [decoder.admit(self._request(prompt, new_tokens)) for prompt in prompts]
+        advance(decoder, live)
+        began = time.perf_counter()
+        while not advance(decoder, live):
+            pass
+        took = time.perf_counter() - began
+        release(decoder, live)
+        return took
+
+    def _request(self, prompt: Sequence[int], new_tokens: int) -> GenerationRequest:
+        """A reply of exactly that many tokens."""
+        return GenerationRequest(
+            prompt_ids=tuple(prompt), max_new_tokens=new_tokens, sampling=self._sampling, seed=0,
+            stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
+        )  # fmt: skip
+
+    def _decoder_with(self, *, chunk: int) -> KernelDecoder:
+        if chunk != self._chunk:
+            self._decoder.close()
+            self._chunk, self._decoder = chunk, self._new_decoder(chunk)
+        return self._decoder
+
+    def _new_decoder(self, chunk: int) -> KernelDecoder:
+        return KernelDecoder(self.packed, self._tokenizer, prefill_chunk=chunk, threads=self._threads)
+
+
+def make(model: GPT, *, threads: int, form: WeightForm) -> KernelCandidate:
+    """The candidate of this module."""
+    return KernelCandidate(model, threads=threads, form=form)
+
+
+def advance(decoder: KernelDecoder, live: Sequence[KernelSequence]) -> bool:
+    """One call; whether the replies, all of one length, have ended."""
+    steps = decoder.advance(live)
+    for step in steps:
+        if step.error is not None:
+            raise step.error
+    return steps[0].finish is not None
+
+
+def release(decoder: KernelDecoder, live: Sequence[KernelSequence]) -> None:
+    """End all replies."""
+    for sequence in live:
+        decoder.release(sequence)

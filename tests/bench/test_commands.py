@@ -1,0 +1,31 @@
+"""The benchmarks of speed run and print what they measure; no number is judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import decode, step
+
+
+def test_the_decode_benchmark_times_the_kernels_beside_torch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "numbers.json"
+    flags = "--models tiny --streams 2 --threads 1 --weights float32 --peers none --prompt 8 --tokens 4"
+    sizes = ["--long-prompt", "20", "--repetitions", "1", "--seconds", "0", "--json", str(file)]
+    assert decode.main([*flags.split(), *sizes]) == 0
+    assert "## tiny" in capsys.readouterr().out
+    (report,) = json.loads(file.read_text())["reports"]
+    assert {(rate["kind"], rate["streams"]) for rate in report["rates"]} == {("kernels", 2), ("eager", 2)}
+    assert max(report["differences"].values()) < 1e-3
+
+
+def test_the_step_benchmark_accounts_for_the_whole_of_the_kernels_own_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert step.main(["--models", "tiny", "--streams", "1,3", "--repetitions", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("| a whole step |") and line.count("100.0%") == 2]
