@@ -221,21 +221,22 @@ def _replies_of(args: argparse.Namespace) -> Replies:
     # torch, after the data is known to be good
     import torch  # noqa: PLC0415
 
+    from niels_gpt.infer.backends import open_backend  # noqa: PLC0415
     from niels_gpt.loading import load_model  # noqa: PLC0415
     from niels_gpt.replies import greedy_replies  # noqa: PLC0415
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     loaded = load_model(args.ckpt, device=args.device)
+    decoder = open_backend(loaded, device=args.device).decoder
 
     def replies(conversations: Sequence[Sequence[Message]]) -> Sequence[str]:
         return greedy_replies(
-            loaded.model,
-            loaded.tokenizer,
+            decoder,
+            loaded.template,
             conversations,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch,
-            device=args.device,
         )
 
     return replies

@@ -1,36 +1,31 @@
-"""Greedy replies to many conversations at once, through the decoder that a chat uses.
+"""Greedy replies to many conversations at once, through any decoder.
 
-For evaluation and for the sample that training shows. Knows nothing of scores, files or engines.
+For evaluation and for the sample that training shows. Knows nothing of models, scores, files or engines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from niels_gpt.chat_format import Message
-from niels_gpt.infer.decoder import TorchDecoder, TorchSequence
 from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import Sampling
-from niels_gpt.template import template_for
-from niels_gpt.tokenizer import Tokenizer
+from niels_gpt.template import Template
 
 
 def greedy_replies(
-    model: GPT,
-    tokenizer: Tokenizer,
+    decoder: Any,
+    template: Template,
     conversations: Sequence[Sequence[Message]],
     *,
     max_new_tokens: int = 160,
     batch_size: int = 32,
-    device: str = "cpu",
 ) -> list[str]:
-    """Return the greedy reply to each conversation, in order; the model is left in eval mode on `device`.
+    """Return the greedy reply to each conversation, in order, of a `TorchDecoder` or `KernelDecoder`.
 
     Raises ValueError for a conversation that leaves no room for a reply, and whatever one reply failed with.
     """
-    template = template_for(tokenizer)
-    decoder = TorchDecoder(model, tokenizer, device=device)
     requests = [
         GenerationRequest(
             prompt_ids=tuple(template.prompt_ids(messages)),
@@ -45,7 +40,7 @@ def greedy_replies(
     ]
     texts = [""] * len(requests)
     waiting = list(range(len(requests)))[::-1]
-    running: dict[int, TorchSequence] = {}
+    running: dict[int, Any] = {}
     while waiting or running:
         while waiting and len(running) < batch_size:
             index = waiting.pop()

@@ -16,9 +16,9 @@ from typing import NoReturn, get_args
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.kernels import WeightForm
-from niels_gpt.paths import CHECKPOINT_DIR
+from niels_gpt.paths import SHIPPED_CHECKPOINT
 
-DEFAULT_CHECKPOINT = CHECKPOINT_DIR / "niels-gpt.pt"
+DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
 DEVICES = ("cpu", "auto", "mps", "cuda")
 
 

@@ -16,6 +16,7 @@ import torch
 from niels_gpt.checkpoint import load_checkpoint, validate_model_config_match
 from niels_gpt.config import ModelConfig, TrainConfig
 from niels_gpt.device import get_device
+from niels_gpt.infer.decoder import TorchDecoder
 from niels_gpt.model.gpt import GPT
 from niels_gpt.paths import CHECKPOINT_DIR
 from niels_gpt.prompts import DEFAULT_SYSTEM_PROMPT
@@ -194,7 +195,8 @@ def _sampler(
         return None
 
     def sample(model: GPT) -> str:
-        replies = greedy_replies(model, tokenizer, [conversation], max_new_tokens=60, device=device)
+        decoder = TorchDecoder(model, tokenizer, device=device)
+        replies = greedy_replies(decoder, template, [conversation], max_new_tokens=60)
         return f"{SAMPLE_QUESTION} -> {' '.join(replies[0].split())}"
 
     return sample

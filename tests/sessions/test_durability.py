@@ -19,7 +19,7 @@ KILLS = 5
 
 def killed_after(store_path: Path, lines: int, *options: str) -> list[tuple[int, str]]:
     """Run the child, kill it once it has acknowledged ``lines`` messages, and return all that it has."""
-    child = subprocess.Popen(  # noqa: S603 - our own script
+    child = subprocess.Popen(
         [sys.executable, str(CHILD), str(store_path), "talk", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -154,7 +154,7 @@ def test_opening_a_store_that_is_up_to_date_never_imports_alembic(store, store_p
     program = (
         "import sys, sessions; sessions.open_store(sys.argv[1]).sessions(); print('alembic' in sys.modules)"
     )
-    done = subprocess.run(  # noqa: S603 - our own program
+    done = subprocess.run(
         [sys.executable, "-c", program, str(store_path)],
         capture_output=True,
         text=True,

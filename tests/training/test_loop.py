@@ -9,9 +9,11 @@ import torch
 
 from niels_gpt.checkpoint import load_checkpoint
 from niels_gpt.config import ModelConfig
+from niels_gpt.infer.decoder import TorchDecoder
 from niels_gpt.model.gpt import GPT
 from niels_gpt.replies import greedy_replies
 from niels_gpt.rng import set_seed
+from niels_gpt.template import template_for
 from niels_gpt.tokenizer import ByteTokenizer
 from niels_gpt.train.dialogues import Dialogue
 from niels_gpt.train.errors import TrainingError
@@ -45,10 +47,9 @@ def test_two_dialogues_are_learned_by_heart(
     settings = {"B": 2, "total_steps": 150, "eval_every": 150, "ckpt_every": 150, "base_lr": 2e-2}
     outcome = train(make_run(model, train=settings), recorder)
     assert outcome.best_val_loss < 0.05
-    model.eval()
-    replies = greedy_replies(
-        model, ByteTokenizer(), [dialogue[:2] for dialogue in dialogues], max_new_tokens=20
-    )
+    decoder = TorchDecoder(model, ByteTokenizer())
+    questions = [dialogue[:2] for dialogue in dialogues]
+    replies = greedy_replies(decoder, template_for(ByteTokenizer()), questions, max_new_tokens=20)
     assert [reply.split("\n")[0] for reply in replies] == ["a man.", "it turns pairs."]
 
 
