@@ -64,7 +64,7 @@ class Kind:
     @property
     def farthest(self) -> float:
         """By how much a logit may differ from torch's; weights of eight bits are other weights, if close."""
-        return 1e-3 if self.form == "float32" else 5e-2
+        return 1e-3 if self.form == "float32" else 0.1
 
 
 KINDS = {

@@ -149,7 +149,7 @@ def _floors(name: str, kinds: Sequence[str], options: argparse.Namespace) -> dic
 
 def candidates_table(report: Report, options: argparse.Namespace) -> str:
     """Tokens a second of every candidate, medians with the least and the most, and its first tokens."""
-    header = ["tokens/s", "threads", *(f"{n} streams" for n in options.streams)]
+    header = ["tokens/s", "threads", *(measure.plural(n, "stream") for n in options.streams)]
     rows = []
     for first in report.first_tokens:
         rates = [report.rate(first.kind, streams, first.threads) for streams in options.streams]

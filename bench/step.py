@@ -131,7 +131,7 @@ def step_table(times: Mapping[int, Times]) -> str:
     ]
     header = ["one thread"]
     for streams in times:
-        header += [f"{streams} streams, µs" if streams > 1 else "1 stream, µs", "share"]
+        header += [f"{measure.plural(streams, 'stream')}, µs", "share"]
     return measure.table(header, rows)
 
 
