@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,8 +108,14 @@ class Worker:
         theirs.close()
 
     def ready(self) -> float:
-        """Wait until the candidate is made; by how much its logits differ from the torch model's."""
-        return self._pipe.recv()
+        """Wait until the candidate is made; by how much its logits differ from the torch model's.
+
+        Infinity if it cannot be made; its process says why on standard error.
+        """
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            return math.inf
 
     def ask(self, question: Decoding | FirstToken) -> float:
         """Tokens a second of all streams together, or seconds to the first token."""

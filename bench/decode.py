@@ -70,11 +70,8 @@ class Report:
 
     def rate(self, kind: str, streams: int, threads: int) -> Measured:
         """One measured rate."""
-        return _one(self.rates, kind, streams, threads)
-
-
-def _one(found: Sequence[Measured], kind: str, streams: int, threads: int) -> Measured:
-    return next(m for m in found if (m.kind, m.streams, m.threads) == (kind, streams, threads))
+        wanted = (kind, streams, threads)
+        return next(m for m in self.rates if (m.kind, m.streams, m.threads) == wanted)
 
 
 def floor_key(kind: str, streams: int, threads: int) -> str:
@@ -91,7 +88,10 @@ def measure_model(name: str, kinds: Sequence[str], options: argparse.Namespace) 
         differences[worker.kind] = max(off, differences.get(worker.kind, 0.0))
     wrong = {kind for kind, off in differences.items() if not off <= KINDS[kind].farthest}
     for kind in wrong:
-        print(f"{kind} computes other logits, by {differences[kind]:.1e}: not timed")
+        message = f"{kind} computes other logits than torch, by {differences[kind]:.1e}"
+        if not KINDS[kind].needs:
+            raise RuntimeError(message)
+        print(f"{message}: not timed")
     timed = [worker for worker in workers if worker.kind not in wrong]
     rates = [found for streams in options.streams for found in _rates(timed, streams, options)]
     firsts = _first_tokens(timed, options)
