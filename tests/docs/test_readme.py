@@ -65,5 +65,7 @@ def test_the_example_is_the_one_that_is_run():
 def test_the_make_targets_exist():
     makefile = (REPO / "Makefile").read_text("utf-8")
     assert [
-        t for t in re.findall(r"make ([a-z]+)", README) if not re.search(rf"^{t}:", makefile, re.MULTILINE)
+        t
+        for t in re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)
+        if not re.search(rf"^{t}:", makefile, re.MULTILINE)
     ] == []
