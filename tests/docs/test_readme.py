@@ -45,7 +45,7 @@ def test_every_link_leads_to_a_file():
 
 
 def test_every_python_command_names_a_module_or_file_that_is_there():
-    modules = re.findall(r"python -m ([a-z_.]+)", README)
+    modules = re.findall(r"python -m ([a-z0-9_.]+)", README)
     files = re.findall(r"python ([a-z_/]+\.py)", README)
     assert len(modules) > 5
     assert [name for name in files if not (REPO / name).exists()] == []
