@@ -43,8 +43,7 @@ for number in range(200):
 def test_two_programs_at_once_do_not_mix_their_entries(tmp_path: Path) -> None:
     path = tmp_path / "history"
     programs = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name])
-        for name in ("left", "right")
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in ("left", "right")
     ]
     assert [program.wait(30) for program in programs] == [0, 0]
     entries = list(AppendingHistory(path).load_history_strings())
