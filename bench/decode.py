@@ -24,8 +24,9 @@ from pathlib import Path
 from bench import measure
 from bench.candidates import KINDS, Decoding, FirstToken, Worker
 from bench.models import SHAPES, step_bytes, step_operations
+from niels_gpt.kernels import WeightForm
 
-KERNELS = {"float32": "kernels", "int8": "kernels int8"}
+KERNELS: dict[WeightForm, str] = {"float32": "kernels", "int8": "kernels int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,10 @@ class Floor:
     def seconds(self) -> float:
         """The longer of the two: at best they overlap entirely."""
         return max(self.reading, self.computing)
+
+    def below(self, other: Floor) -> Floor:
+        """What both measurements show to be possible."""
+        return Floor(reading=min(self.reading, other.reading), computing=min(self.computing, other.computing))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +98,23 @@ def measure_model(name: str, kinds: Sequence[str], options: argparse.Namespace) 
             raise RuntimeError(message)
         print(f"{message}: not timed")
     timed = [worker for worker in workers if worker.kind not in wrong]
-    rates = [found for streams in options.streams for found in _rates(timed, streams, options)]
+    rates: list[Measured] = []
+    floors: dict[str, Floor] = {}
+    for streams in options.streams:
+        found, possible = _rates(name, timed, streams, options)
+        rates += found
+        floors |= possible
     firsts = _first_tokens(timed, options)
     for worker in workers:
         worker.close()
-    return Report(
-        model=name, differences=differences, rates=rates, first_tokens=firsts,
-        floors=_floors(name, [kind for kind in kinds if kind not in wrong], options),
-    )  # fmt: skip
+    return Report(model=name, differences=differences, rates=rates, first_tokens=firsts, floors=floors)
 
 
-def _rates(workers: Sequence[Worker], streams: int, options: argparse.Namespace) -> list[Measured]:
+def _rates(
+    name: str, workers: Sequence[Worker], streams: int, options: argparse.Namespace
+) -> tuple[list[Measured], dict[str, Floor]]:
+    """Turns of all workers; after each round of them the floors are tried again, and lowered if they can be."""
+
     def turn(worker: Worker, seconds: float) -> float:
         return worker.ask(
             Decoding(streams=streams, prompt=options.prompt, new_tokens=options.tokens + 1, seconds=seconds)
@@ -111,11 +122,16 @@ def _rates(workers: Sequence[Worker], streams: int, options: argparse.Namespace)
 
     for worker in workers:
         turn(worker, 0.0)  # memory, caches, kernels
-    turns = [[turn(worker, options.seconds) for worker in workers] for _ in range(options.repetitions)]
-    return [
+    turns, floors = [], {}
+    for _ in range(options.repetitions):
+        turns.append([turn(worker, options.seconds) for worker in workers])
+        for key, floor in _floors(name, streams, options).items():
+            floors[key] = floor.below(floors.get(key, floor))
+    rates = [
         Measured(kind=worker.kind, threads=worker.threads, streams=streams, turns=each)
         for worker, each in zip(workers, zip(*turns, strict=True), strict=True)
     ]
+    return rates, floors
 
 
 def _first_tokens(workers: Sequence[Worker], options: argparse.Namespace) -> list[Measured]:
@@ -131,19 +147,15 @@ def _first_tokens(workers: Sequence[Worker], options: argparse.Namespace) -> lis
     ]
 
 
-def _floors(name: str, kinds: Sequence[str], options: argparse.Namespace) -> dict[str, Floor]:
+def _floors(name: str, streams: int, options: argparse.Namespace) -> dict[str, Floor]:
     cfg, positions, floors = SHAPES[name], options.prompt + options.tokens / 2, {}
+    operations = step_operations(cfg, streams=streams, positions=positions)
     for threads in options.threads:
-        operations_a_second = measure.peak(threads)
-        for streams in options.streams:
-            operations = step_operations(cfg, streams=streams, positions=positions)
-            for kind in kinds:
-                size = step_bytes(cfg, streams=streams, positions=positions, form=KINDS[kind].form)
-                key = floor_key(kind, streams, threads)
-                floors[key] = floors.get(key) or Floor(
-                    reading=size / measure.read_bandwidth(size, threads),
-                    computing=operations / operations_a_second,
-                )
+        computing = operations / measure.peak(threads)
+        for form in options.weights:
+            size = step_bytes(cfg, streams=streams, positions=positions, form=form)
+            reading = size / measure.read_bandwidth(size, threads)
+            floors[floor_key(KERNELS[form], streams, threads)] = Floor(reading=reading, computing=computing)
     return floors
 
 
