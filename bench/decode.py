@@ -113,7 +113,7 @@ def measure_model(name: str, kinds: Sequence[str], options: argparse.Namespace) 
 def _rates(
     name: str, workers: Sequence[Worker], streams: int, options: argparse.Namespace
 ) -> tuple[list[Measured], dict[str, Floor]]:
-    """Turns of all workers; after each round of them the floors are tried again, and lowered if they can be."""
+    """Turns of all workers; after each round the floors are tried again, and lowered if they can be."""
 
     def turn(worker: Worker, seconds: float) -> float:
         return worker.ask(
