@@ -12,8 +12,9 @@ SOURCES := engine niels_gpt sessions tests tools bench examples
 chat: $(VENV)/.chat
 	@$(BIN)/niels-chat $(ARGS)
 
+# One process a core, one thread each: threads inside of processes that share the cores only wait for each other.
 test: check
-	$(BIN)/python -m pytest --quiet $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)
