@@ -6,6 +6,7 @@ Knows nothing of engines, sessions or terminals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,27 @@ class Backend:
     notice: str | None = None
     """What a person should know of the choice."""
 
+    def close(self) -> None:
+        """End the decoder's threads, once nothing uses it any more; closing again does nothing."""
+        self.decoder.close()
 
-def open_backend(loaded: LoadedModel, *, device: str = "cpu", weights: WeightForm = "float32") -> Backend:
+
+def open_backend(
+    loaded: LoadedModel,
+    *,
+    device: str = "cpu",
+    weights: WeightForm = "float32",
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Backend:
     """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
 
-    `BackendError` if `weights` are int8 and the kernels cannot run.
+    `threads` compute a step of the kernels; None leaves it to them, and no number changes a bit. While
+    kernels are compiled, which happens once, `on_progress` hears (how many are done, of how many), from (0,
+    all) on. `BackendError` if `weights` are int8 and the kernels cannot run, or if `threads` is below 1.
     """
+    if threads is not None and threads < 1:
+        raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
     if weights == "int8" and device != "cpu":
         raise BackendError(
             f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
@@ -48,7 +64,7 @@ def open_backend(loaded: LoadedModel, *, device: str = "cpu", weights: WeightFor
     if device != "cpu":
         return _torch(loaded, device)
     try:
-        return _kernels(loaded, weights)
+        return _kernels(loaded, weights, threads, on_progress)
     except Exception as error:  # whatever Numba cannot do here, torch still answers
         fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if weights == "int8":
@@ -67,19 +83,24 @@ def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Ba
     )
 
 
-def _kernels(loaded: LoadedModel, weights: WeightForm) -> Backend:
+def _kernels(
+    loaded: LoadedModel,
+    weights: WeightForm,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Backend:
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
     from niels_gpt.kernels.layout import pack_gpt  # noqa: PLC0415
 
-    compile_kernels(weights)
+    compile_kernels(weights, on_progress=on_progress)
     environment = Fingerprint.environment(device="cpu", path="kernels")
     fingerprint = loaded.fingerprint
     if weights == "int8":
         fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
     return Backend(
-        decoder=KernelDecoder(pack_gpt(loaded.model, weights), loaded.tokenizer),
+        decoder=KernelDecoder(pack_gpt(loaded.model, weights), loaded.tokenizer, threads=threads),
         fingerprint=fingerprint,
         environment=environment
         | {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION},

@@ -122,6 +122,9 @@ class TorchDecoder:
         self._held.discard(sequence)
         return sequence.reply.receipt("torch")
 
+    def close(self) -> None:
+        """Nothing to end: torch's threads are the process's."""
+
     def _affordable(self, reading: Sequence[CachedSequence]) -> Iterator[CachedSequence]:
         # Chunks are never cut to fit: where a prompt is cut must not depend on who else is there.
         budget = self._prefill_chunk

@@ -77,19 +77,19 @@ class KernelDecoder:
     """Decodes requests with a packed GPT on the CPU."""
 
     def __init__(
-        self, model: PackedModel, tokenizer: Tokenizer, *, prefill_chunk: int = 64, threads: int = 1
+        self, model: PackedModel, tokenizer: Tokenizer, *, prefill_chunk: int = 64, threads: int | None = None
     ) -> None:
         """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can."""
         if tokenizer.vocab_size != model.shape.V:
             raise DecoderError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.shape.V}"
             )
-        if prefill_chunk < 1 or threads < 1:
+        if prefill_chunk < 1 or (threads is not None and threads < 1):
             raise DecoderError(f"got {prefill_chunk=!r} and {threads=!r}, expected at least 1")
         self._model = model
         self._tokenizer = tokenizer
         self._chunk = prefill_chunk
-        self._parts = threads if model.may_split else 1
+        self._parts = (threads or 1) if model.may_split else 1
         self._helpers = ThreadPoolExecutor(self._parts - 1, "kernels") if self._parts > 1 else None
         self._memory = StepMemory(model.shape, rows=prefill_chunk, room=64, parts=self._parts)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from niels_gpt.kernels import WeightForm
@@ -40,8 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compile_kernels(form: WeightForm = "float32") -> None:
-    """Run one token through everything there is, in a model of the smallest size."""
+def compile_kernels(
+    form: WeightForm = "float32", *, on_progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Run one token through everything there is, in a model of the smallest size.
+
+    `on_progress` hears (how many kernels are compiled, of how many), and nothing where all are already.
+    """
     from niels_gpt.config import ModelConfig  # noqa: PLC0415 - torch and numba, only when they are needed
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
     from niels_gpt.infer.request import GenerationRequest  # noqa: PLC0415
