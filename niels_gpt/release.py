@@ -1,7 +1,9 @@
 """A checkpoint made small enough to ship: the weights, the configs and the tokenizer, without the optimizer.
 
-`python -m niels_gpt.release --ckpt checkpoints/best.pt --out checkpoints/niels-gpt.pt`. The result loads like
-any checkpoint and talks alike; only training cannot go on from it. Knows nothing about training.
+`python -m niels_gpt.release --ckpt runs/mine/latest.pt --out checkpoints/niels-gpt.pt`. Several checkpoints of
+one run become the mean of their weights, which generalises better than the last of them (Izmailov et al. 2018,
+arXiv 1803.05407). The result loads like any checkpoint; only training cannot go on from it. Knows nothing
+about training.
 """
 
 from __future__ import annotations
@@ -10,40 +12,69 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch comes after the command line is known to be good
+    from niels_gpt.loading import LoadedModel
 
 
-def release(source: Path, target: Path) -> int:
-    """Write `source` to `target` without its optimizer; return the size of the new file in bytes.
+def release(sources: Sequence[Path], target: Path) -> int:
+    """Write the mean of `sources` to `target` without an optimizer; return the new file's size in bytes.
 
-    Raises CheckpointError (a ValueError) for a file that cannot be loaded, OSError where none can be written.
+    Config, tokenizer and step are the last one's. Raises CheckpointError (a ValueError) for a file that cannot
+    be loaded and for checkpoints of different runs, OSError where none can be written.
     """
-    # torch, after the command line is known to be good
     from niels_gpt.checkpoint import load_checkpoint, save_checkpoint  # noqa: PLC0415
     from niels_gpt.loading import load_model  # noqa: PLC0415
 
-    loaded = load_model(source)
-    content = load_checkpoint(source, device="cpu")
+    last = load_model(sources[-1])
+    _average(last, [load_model(source) for source in sources[:-1]])
+    content = load_checkpoint(sources[-1], device="cpu")
     target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         target,
-        model_cfg=loaded.cfg,
+        model_cfg=last.cfg,
         train_cfg=content["train_cfg"],
-        model=loaded.model,
+        model=last.model,
         optimizer=None,
-        step=loaded.step,
+        step=last.step,
         best_val_loss=content["best_val_loss"],
-        tokenizer=loaded.tokenizer,
+        tokenizer=last.tokenizer,
     )
     return target.stat().st_size
+
+
+def _average(last: LoadedModel, others: Sequence[LoadedModel]) -> None:
+    """Turn the weights of `last` into the mean of all, summed in float64."""
+    from niels_gpt.checkpoint import CheckpointError  # noqa: PLC0415
+
+    for other in others:
+        if other.cfg != last.cfg or other.fingerprint.tokenizer != last.fingerprint.tokenizer:
+            raise CheckpointError(
+                f"{str(other.path)!r} and {str(last.path)!r} have another config or tokenizer; "
+                "only checkpoints of one training run can be averaged"
+            )
+    states = [each.model.state_dict() for each in (*others, last)]
+    means = {
+        name: (sum(state[name].double() for state in states) / len(states)).to(weights.dtype)
+        for name, weights in states[-1].items()
+    }
+    last.model.load_state_dict(means)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Release a checkpoint; 0 when the file is written, 2 with one line on stderr when it is not."""
     parser = argparse.ArgumentParser(
-        prog="python -m niels_gpt.release", description="Strip a checkpoint of its optimizer."
+        prog="python -m niels_gpt.release",
+        description="Strip a checkpoint of its optimizer; several of one run are averaged.",
     )
     parser.add_argument(
-        "--ckpt", type=Path, required=True, metavar="PATH", help="checkpoint that training wrote"
+        "--ckpt",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="checkpoints that training wrote, the last one last",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
     args = parser.parse_args(argv)

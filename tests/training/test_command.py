@@ -9,7 +9,6 @@ import torch
 
 from niels_gpt.checkpoint import load_checkpoint
 from niels_gpt.loading import load_model
-from niels_gpt.release import main as release
 from niels_gpt.train.__main__ import main
 
 ConfigFile = Callable[..., Path]
@@ -145,22 +144,3 @@ def test_a_mistyped_flag_exits_2(flags: list[str], capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as caught:
         main(flags)
     assert caught.value.code == 2
-
-
-def test_a_release_talks_alike_and_cannot_be_resumed(
-    config_file: ConfigFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, small = tmp_path / "out", tmp_path / "ship" / "small.pt"
-    assert main(["--config", str(config_file()), "--out", str(out)]) == 0
-    assert release(["--ckpt", str(out / "latest.pt"), "--out", str(small)]) == 0
-    assert load_model(small).fingerprint.digest == load_model(out / "latest.pt").fingerprint.digest
-    assert small.stat().st_size < (out / "latest.pt").stat().st_size
-    assert main(["--config", str(config_file()), "--resume", str(small)]) == 2
-    assert "no optimizer" in error_line(capsys)
-
-
-def test_releasing_a_missing_checkpoint_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert release(["--ckpt", str(tmp_path / "none.pt"), "--out", str(tmp_path / "small.pt")]) == 2
-    assert "none.pt" in error_line(capsys)
