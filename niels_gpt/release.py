@@ -1,9 +1,9 @@
 """A checkpoint made small enough to ship: the weights, the configs and the tokenizer, without the optimizer.
 
-`python -m niels_gpt.release --ckpt runs/mine/latest.pt --out checkpoints/niels-gpt.pt`. Several checkpoints of
-one run become the mean of their weights, which generalises better than the last of them (Izmailov et al. 2018,
-arXiv 1803.05407). The result loads like any checkpoint; only training cannot go on from it. Knows nothing
-about training.
+`python -m niels_gpt.release --ckpt runs/mine/latest.pt --out checkpoints/niels-gpt.pt`. Several checkpoints
+of one run become the mean of their weights, which generalises better than the last of them (Izmailov et al.
+2018, arXiv 1803.05407). The result loads like any checkpoint; only training cannot go on from it. Knows
+nothing about training.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # torch comes after the command line is known to be good
 def release(sources: Sequence[Path], target: Path) -> int:
     """Write the mean of `sources` to `target` without an optimizer; return the new file's size in bytes.
 
-    Config, tokenizer and step are the last one's. Raises CheckpointError (a ValueError) for a file that cannot
-    be loaded and for checkpoints of different runs, OSError where none can be written.
+    Config, tokenizer and step are the last one's. Raises CheckpointError (a ValueError) for a file that
+    cannot be loaded and for checkpoints of different runs, OSError where none can be written.
     """
     from niels_gpt.checkpoint import load_checkpoint, save_checkpoint  # noqa: PLC0415
     from niels_gpt.loading import load_model  # noqa: PLC0415
@@ -46,6 +46,8 @@ def release(sources: Sequence[Path], target: Path) -> int:
 
 def _average(last: LoadedModel, others: Sequence[LoadedModel]) -> None:
     """Turn the weights of `last` into the mean of all, summed in float64."""
+    import torch  # noqa: PLC0415
+
     from niels_gpt.checkpoint import CheckpointError  # noqa: PLC0415
 
     for other in others:
@@ -56,7 +58,7 @@ def _average(last: LoadedModel, others: Sequence[LoadedModel]) -> None:
             )
     states = [each.model.state_dict() for each in (*others, last)]
     means = {
-        name: (sum(state[name].double() for state in states) / len(states)).to(weights.dtype)
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(weights.dtype)
         for name, weights in states[-1].items()
     }
     last.model.load_state_dict(means)
