@@ -7,7 +7,6 @@ which can build tensors and plain values and nothing else. Knows nothing about w
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch
 
 from niels_gpt.config import ModelConfig, TrainConfig, to_dict
 from niels_gpt.errors import NielsGptError
+from niels_gpt.files import replacing
 
 KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
 SHAPE_FIELDS = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
@@ -61,7 +61,8 @@ def save_checkpoint(
     tokenizer_json = None if tokenizer is None else tokenizer.to_json()
     if tokenizer_json is not None:
         content["tokenizer"] = tokenizer_json
-    _write_atomically(Path(path), content)
+    with replacing(Path(path), durable=True) as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path, *, device: str | torch.device) -> dict[str, Any]:
@@ -146,22 +147,3 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
         raise CheckpointError(f"{str(path)!r}: tokenizer is a {type(tokenizer).__name__}, expected JSON text")
     kept = KEYS if tokenizer is None else (*KEYS, "tokenizer")
     return {key: content[key] for key in kept}
-
-
-def _write_atomically(path: Path, content: dict[str, Any]) -> None:
-    # The same folder, so that the rename stays on one file system; the process id keeps two writers apart.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name itself must reach the disk; other systems cannot open folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

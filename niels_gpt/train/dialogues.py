@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from niels_gpt.chat_format import ROLES
+from niels_gpt.data.primer import DIALOGUE_DELIM
 from niels_gpt.train.errors import TrainingError
-
-DIALOGUE_DELIM = "\n\n<dialogue>\n\n"
 
 Dialogue = tuple[dict[str, str], ...]  # {"role", "content"} messages, oldest first
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from niels_gpt.data import DIALOGUE_DELIM
 from niels_gpt.train.dialogues import (
-    DIALOGUE_DELIM,
     Dialogue,
     parse_dialogues,
     read_dialogues,

@@ -1,0 +1,22 @@
+"""The texts that a byte-level run reads: wikitext, folders of notes, primer dialogues, and how each is split.
+
+Each module knows one kind of text and nothing else. Knows nothing about streams of bytes, caches or models;
+`niels_gpt.streams` makes those.
+"""
+
+from __future__ import annotations
+
+from niels_gpt.data.primer import DIALOGUE_DELIM, load_primer_text, split_primer_dialogues
+from niels_gpt.data.roam import list_roam_paths, list_text_paths, load_texts, split_roam_paths
+from niels_gpt.data.wikitext import load_wikitext
+
+__all__ = [
+    "DIALOGUE_DELIM",
+    "list_roam_paths",
+    "list_text_paths",
+    "load_primer_text",
+    "load_texts",
+    "load_wikitext",
+    "split_primer_dialogues",
+    "split_roam_paths",
+]

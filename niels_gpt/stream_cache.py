@@ -1,0 +1,70 @@
+"""One cached stream: a file of bytes, and a JSON file that says what it was made from.
+
+The description is written last and removed first, so a stream that a crash left half-made is never taken for
+whole. Knows nothing about where the bytes come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.files import remove_stale, replacing
+
+VERSION = 1
+
+
+class StreamFile:
+    """`NAME.bin` and `NAME.meta.json` in a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.bin"
+        self._meta_path = folder / f"{name}.meta.json"
+
+    def holds(self, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+        """Whether the stream is there, whole, and made with these settings from this content."""
+        meta = self._meta()
+        return self.made_with(settings) and meta is not None and meta.get("facts") == facts
+
+    def made_with(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the stream is there, whole, and made with these settings."""
+        meta = self._meta()
+        if meta is None or not self.path.is_file():
+            return False
+        described = (meta.get("version"), meta.get("settings"), meta.get("bytes"))
+        return described == (VERSION, settings, self.size())
+
+    def size(self) -> int:
+        """Bytes of the stream."""
+        return self.path.stat().st_size
+
+    def write(self, texts: Iterable[str], settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Write the texts one after the other as UTF-8, then what they were made from."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._meta_path.unlink(missing_ok=True)
+        digest = hashlib.sha256()
+        remove_stale(self.path.parent)
+        with replacing(self.path) as file:
+            for text in texts:
+                part = text.encode("utf-8", errors="replace")
+                digest.update(part)
+                file.write(part)
+        meta = {
+            "version": VERSION,
+            "bytes": self.size(),
+            "sha256": digest.hexdigest(),
+            "settings": settings,
+            "facts": facts,
+        }
+        self._meta_path.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+    def _meta(self) -> dict[str, Any] | None:
+        """Return the description, or None where there is none that can be read."""
+        try:
+            meta = json.loads(self._meta_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return meta if isinstance(meta, dict) else None

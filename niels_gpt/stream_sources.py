@@ -1,0 +1,152 @@
+"""The kinds of sources a stream is made from: what identifies their content, and their documents by split.
+
+`facts()` is cheap and changes when the content does; `documents()` reads. Knows nothing about caches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from niels_gpt.data.primer import load_primer_text, split_primer_dialogues
+from niels_gpt.data.roam import list_roam_paths, list_text_paths, load_texts, split_roam_paths
+from niels_gpt.data.wikitext import load_wikitext
+
+
+class Source(Protocol):
+    """One kind of text."""
+
+    @property
+    def outlives_its_origin(self) -> bool:
+        """Whether a cached stream may be used where the origin cannot be reached."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, as JSON values."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the content is, as JSON values; raises where there is none."""
+        ...
+
+    def documents(self) -> dict[str, Iterable[str]]:
+        """Pieces of text by split, "train" and "val"; joined they are the stream."""
+        ...
+
+
+@dataclass(kw_only=True)
+class WikiSource:
+    """wikitext-103 with its own train and validation parts."""
+
+    separator: str
+    outlives_its_origin: bool = True
+    _lines: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The separator."""
+        return {"separator": self.separator}
+
+    def facts(self) -> dict[str, Any]:
+        """Read it all: `datasets` has it on disk, and its version does not say what it holds."""
+        self._lines = load_wikitext()
+        digest = hashlib.sha256()
+        for split in ("train", "val"):
+            for line in self._lines[split]:
+                digest.update(line.encode("utf-8", errors="replace") + b"\0")
+        return {"sha256": digest.hexdigest()}
+
+    def documents(self) -> dict[str, Iterable[str]]:
+        """One line after the other."""
+        return {
+            split: _joined((line.rstrip("\n") for line in self._lines[split]), self.separator)
+            for split in ("train", "val")
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """The texts of a folder, split by file."""
+
+    root: Path
+    notes_only: bool
+    val_frac: float
+    seed: int
+    separator: str
+    outlives_its_origin: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the folder is read and split."""
+        root = str(self.root.resolve())
+        return {"root": root, "val_frac": self.val_frac, "seed": self.seed, "separator": self.separator}
+
+    def facts(self) -> dict[str, Any]:
+        """Each file's path, size and time of change: reading a large folder at every start would be slow."""
+        paths = self._paths()
+        if not paths:
+            kinds = ".md" if self.notes_only else ".md or .txt"
+            raise FileNotFoundError(f"no {kinds} file under {str(self.root)!r}")
+        return {"files": [_file_facts(path, self.root) for path in paths]}
+
+    def documents(self) -> dict[str, Iterable[str]]:
+        """One file after the other."""
+        train, val = split_roam_paths(self._paths(), val_frac=self.val_frac, seed=self.seed)
+        return {"train": self._texts(train), "val": self._texts(val)}
+
+    def _paths(self) -> list[Path]:
+        return list_roam_paths(self.root) if self.notes_only else list_text_paths(self.root)
+
+    def _texts(self, paths: Iterable[Path]) -> Iterator[str]:
+        return _joined((load_texts([path])[0] for path in paths), self.separator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimerSource:
+    """Dialogues, split by dialogue."""
+
+    path: Path
+    val_frac: float
+    seed: int
+    delimiter: str
+    joint: str
+    outlives_its_origin: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the file is split and put together again."""
+        return {
+            "path": str(self.path.resolve()),
+            "val_frac": self.val_frac,
+            "seed": self.seed,
+            "delimiter": self.delimiter,
+            "joint": self.joint,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Give the file's size and time of change."""
+        return {"files": [_file_facts(self.path, self.path.parent)]}
+
+    def documents(self) -> dict[str, Iterable[str]]:
+        """The two sides of the split."""
+        sides = split_primer_dialogues(
+            load_primer_text(self.path), val_frac=self.val_frac, seed=self.seed, delimiter=self.delimiter
+        )
+        return {
+            split: [side.replace(self.delimiter, self.joint)]
+            for split, side in zip(("train", "val"), sides, strict=True)
+        }
+
+
+def _joined(texts: Iterable[str], separator: str) -> Iterator[str]:
+    for index, text in enumerate(texts):
+        yield separator + text if index else text
+
+
+def _file_facts(path: Path, root: Path) -> list[str | int]:
+    status = path.stat()
+    return [path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns]
