@@ -81,7 +81,9 @@ class KernelCandidate:
         return self._decoder
 
     def _new_decoder(self, chunk: int) -> KernelDecoder:
-        return KernelDecoder(self.packed, self._tokenizer, prefill_chunk=chunk, threads=self._threads)
+        return KernelDecoder(  # without a pool: every prompt is read whole, as the other candidates read it
+            self.packed, self._tokenizer, prefill_chunk=chunk, threads=self._threads, pool_bytes=0
+        )
 
 
 def make(model: GPT, *, threads: int, form: WeightForm) -> KernelCandidate:
