@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from niels_gpt.infer.logits_hash import row_sums
 from niels_gpt.infer.reply import Reply
 from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
 from niels_gpt.kernels.gpt import Rows
@@ -101,7 +102,7 @@ class KernelDecoder:
     def admit(self, request: GenerationRequest) -> KernelSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
         reply = Reply(request, self._tokenizer, context=self._model.T)
-        new_tokens = min(request.max_new_tokens, self._model.T - len(reply.ids))
+        new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
         state, room = new_state(self._model.shape, len(reply.ids) + new_tokens)
         slot = self._take_slot()
         slots, sampling = self._slots, request.sampling
@@ -112,7 +113,7 @@ class KernelDecoder:
         slots.settings.top_p[slot] = sampling.top_p or 0.0
         slots.settings.penalty[slot] = sampling.repetition_penalty or 1.0
         for flags, ids in (
-            (slots.seen, request.prompt_ids),
+            (slots.seen, reply.ids),
             (slots.banned, request.banned_ids),
             (slots.stops, request.stop_ids),
         ):
@@ -169,7 +170,8 @@ class KernelDecoder:
             drawing, slots, self._scratch, self._drawn, steps,
         )  # fmt: skip
         self._step_seconds = (time.perf_counter() - began) / done
-        return {sequence: self._take(sequence, i, done) for i, sequence in enumerate(batch.drawing)}
+        sums = row_sums(self._drawn.logits[:done, : len(drawing), : self._model.shape.V])
+        return {sequence: self._take(sequence, i, sums[:, i]) for i, sequence in enumerate(batch.drawing)}
 
     def _share(self, *arguments: object) -> int:
         """Run the steps on all threads; how many were done."""
@@ -182,11 +184,13 @@ class KernelDecoder:
             other.result()
         return done
 
-    def _take(self, sequence: KernelSequence, i: int, done: int) -> Step:
-        V = self._model.shape.V
+    def _take(self, sequence: KernelSequence, i: int, sums: np.ndarray) -> Step:
+        """What was drawn for the i-th drawing sequence; `sums` (steps,) are those of its rows of logits."""
+        drawn, done, V = self._drawn, len(sums), self._model.shape.V
+        ids, margins = drawn.ids[:done, i].tolist(), drawn.margins[:done, i].tolist()
         try:
-            ids = self._drawn.ids[:done, i].tolist()
-            return sequence.reply.accept(zip(ids, self._drawn.logits[:done, i, :V], strict=True))
+            rows = zip(ids, drawn.logits[:done, i, :V], sums.tolist(), margins, strict=True)
+            return sequence.reply.accept(rows)
         except Exception as error:  # noqa: BLE001  # what fails for one reply ends that one alone
             return Step(error=error)
         finally:

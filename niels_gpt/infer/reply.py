@@ -6,12 +6,13 @@ caches or batches: the rows of logits come from somewhere.
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
+from niels_gpt.infer.logits_hash import logits_hash, row_sums
 from niels_gpt.infer.request import FinishReason, GenerationRequest, RequestError, Step
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import LogitsError, draw
@@ -23,27 +24,44 @@ class Reply:
     """The tokens of one sequence, prompt first, and the random generator that draws the next one."""
 
     def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, context: int) -> None:
-        """`context` is the most tokens that prompt and reply have together. No room: `RequestError`."""
-        prompt_tokens = len(request.prompt_ids)
-        if prompt_tokens >= context:
+        """`context` is the most tokens that prompt and reply have together.
+
+        `RequestError` where there is no room to draw, or where the forced ids end the reply already.
+        """
+        given = len(request.prompt_ids) + len(request.forced_ids)
+        if given >= context:
             raise RequestError(
-                f"the prompt has {prompt_tokens} tokens, the context window holds {context}; expected fewer, "
+                f"the prompt has {given} tokens, the context window holds {context}; expected fewer, "
                 "so that a reply fits: drop the oldest turns"
             )
         request.check_vocabulary(tokenizer.vocab_size)
         self.request = request
         self.watch: Callable[[np.ndarray], None] | None = None
         """Sees every row of logits (V,) that a token was drawn from, in order; the row is gone afterwards."""
-        self.ids = list(request.prompt_ids)
+        self.ids = [*request.prompt_ids, *request.forced_ids]
         self._context = context
         self._generator = make_generator(request.seed)
         self._text = TextAssembler(tokenizer.token_bytes, request.stop_sequences)
-        self._logits_hash = hashlib.sha256()
+        self._sums: list[int] = []
+        self._smallest_margin, self._smallest_index = math.inf, 0
+        self._opening = self._forced()
+
+    def _forced(self) -> list[tuple[int, str]]:
+        """The forced ids with their texts; each spends the draw that it stands in for."""
+        forced_ids = self.request.forced_ids
+        self.uniforms(len(forced_ids))
+        opening = [(token_id, self._text.push(token_id)) for token_id in forced_ids]
+        if self._text.stopped or not self.request.stop_ids.isdisjoint(forced_ids):
+            raise RequestError(
+                f"the {len(forced_ids)} forced ids end the reply themselves; expected fewer, "
+                "so that something is left to draw"
+            )
+        return opening
 
     @property
     def reply_tokens(self) -> int:
-        """Tokens drawn so far."""
-        return len(self.ids) - len(self.request.prompt_ids)
+        """Tokens of the reply so far: the forced ones count once the first one is drawn."""
+        return len(self.ids) - len(self.request.prompt_ids) - len(self._opening)
 
     def take(self, logits: torch.Tensor) -> Step:
         """Draw the next token from logits (V,), float32 on the CPU; `LogitsError` for NaN or infinity."""
@@ -51,21 +69,28 @@ class Reply:
             raise self._spoiled(logits.numpy())
         request = self.request
         token_id = draw(logits, request.sampling, self.ids, request.banned_ids, self._generator)
-        text, finish = self._append(token_id, logits.numpy())
-        return Step(tokens=((token_id, text),), finish=finish)
+        row = logits.numpy()
+        # The torch path does not know how close the draw was.
+        return self.accept([(token_id, row, int(row_sums(row)), math.inf)])
 
-    def accept(self, drawn: Iterable[tuple[int, np.ndarray]]) -> Step:
-        """Take tokens drawn elsewhere from this reply's `uniforms`: (id, its logits (V,) float32) in order.
+    def accept(self, drawn: Iterable[tuple[int, np.ndarray, int, float]]) -> Step:
+        """Take tokens that were drawn from this reply's `uniforms`, in order.
 
-        What was drawn beyond the reply's end is dropped. A negative id stands for logits that no token can be
-        taken from: `LogitsError`.
+        Each is (id, its logits (V,) float32, their `row_sums`, the draw's margin). What was drawn beyond
+        the reply's end is dropped. A negative id stands for logits that no token can be taken from:
+        `LogitsError`.
         """
-        tokens: list[tuple[int, str]] = []
+        tokens, self._opening = self._opening, []
         finish: FinishReason | None = None
-        for token_id, logits in drawn:
+        for token_id, logits, row_sum, margin in drawn:
             if token_id < 0:
                 raise self._spoiled(logits)
-            text, finish = self._append(token_id, logits)
+            if self.watch is not None:
+                self.watch(logits)
+            self._sums.append(row_sum)
+            if margin < self._smallest_margin:
+                self._smallest_margin, self._smallest_index = margin, self.reply_tokens
+            text, finish = self._append(token_id)
             tokens.append((token_id, text))
             if finish is not None:
                 break
@@ -75,11 +100,8 @@ class Reply:
         """The next doubles (count,) of the reply's generator, the same ones that `take` would draw singly."""
         return torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
 
-    def _append(self, token_id: int, logits: np.ndarray) -> tuple[str, FinishReason | None]:
-        """Hash the row that the token was drawn from, and give the token's text and what it ends."""
-        self._logits_hash.update(np.ascontiguousarray(logits, "<f4").data)
-        if self.watch is not None:
-            self.watch(logits)
+    def _append(self, token_id: int) -> tuple[str, FinishReason | None]:
+        """Give the token's text and what it ends."""
         self.ids.append(token_id)
         text = self._text.push(token_id)
         finish = self._finish(token_id)
@@ -104,11 +126,16 @@ class Reply:
     def receipt(self, path: str) -> dict[str, object]:
         """Give a JSON-able account of the reply; `path` names the arithmetic behind its logits.
 
-        `logits_hash` is SHA-256 over the rows that were drawn from, in order, as little-endian float32.
+        `logits_hash` stands for the rows that were drawn from, in order (see `niels_gpt.infer.logits_hash`).
+        `smallest_margin` is the closest decision, {"value", "index" in the reply}: how far the draw was from
+        the nearest other token, as a share of the probability (of the logits for temperature 0); None where
+        the arithmetic does not tell.
         """
+        closest = {"value": self._smallest_margin, "index": self._smallest_index}
         return {
             "prompt_tokens": len(self.request.prompt_ids),
             "reply_tokens": self.reply_tokens,
-            "logits_hash": self._logits_hash.hexdigest(),
+            "logits_hash": logits_hash(self._sums),
+            "smallest_margin": closest if self._smallest_margin < math.inf else None,
             "path": path,
         }

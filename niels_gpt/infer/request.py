@@ -40,16 +40,25 @@ class GenerationRequest:
     """The reply ends with "stop" once its bytes hold one of these; its text ends before it."""
     banned_ids: frozenset[int]
     """Ids that are never drawn."""
+    forced_ids: tuple[int, ...] = ()
+    """The reply's first tokens, taken instead of drawn; each still spends one draw of the generator, so that
+    a reply that is forked after its first k tokens goes on as it did before. Fewer than max_new_tokens."""
     use_cache: bool = True
     """False computes the whole sequence anew for every token: the slow twin of the cached way."""
 
     def __post_init__(self) -> None:
-        lowest = min((*self.prompt_ids, *self.stop_ids, *self.banned_ids), default=0)
+        lowest = min(self._named_ids(), default=0)
         for field, valid, expected in (
             ("prompt_ids", len(self.prompt_ids) > 0, "at least one token id"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("seed", 0 <= self.seed < 2**63, "a number in [0, 2**63)"),
             ("stop_sequences", all(self.stop_sequences), "no empty stop sequence"),
+            ("forced_ids", self.banned_ids.isdisjoint(self.forced_ids), "no banned id"),
+            (
+                "forced_ids",
+                len(self.forced_ids) < max(1, self.max_new_tokens),
+                f"fewer than max_new_tokens, which is {self.max_new_tokens}",
+            ),
         ):
             if not valid:
                 raise RequestError(f"{field} is {getattr(self, field)!r}, expected {expected}")
@@ -58,9 +67,12 @@ class GenerationRequest:
 
     def check_vocabulary(self, V: int) -> None:
         """Raise `RequestError` for an id that a vocabulary of V does not have."""
-        highest = max((*self.prompt_ids, *self.stop_ids, *self.banned_ids))
+        highest = max(self._named_ids())
         if highest >= V:
             raise RequestError(f"the request names the token id {highest}, the model knows 0 to {V - 1}")
+
+    def _named_ids(self) -> tuple[int, ...]:
+        return (*self.prompt_ids, *self.forced_ids, *self.stop_ids, *self.banned_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
