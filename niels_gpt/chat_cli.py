@@ -12,17 +12,25 @@ import threading
 from niels_gpt.chat import app
 from niels_gpt.chat.errors import ChatError
 from niels_gpt.chat.options import parse_options
+from niels_gpt.chat.status import FAILED, USAGE, report
+from niels_gpt.chat.subcommands import UnknownSubcommand, is_subcommand, run_subcommand
 
 
 def run_chat_cli(argv: list[str]) -> int:
-    """Run the chat with these arguments, without the program's name, and return its exit status."""
+    """Run the chat, or the subcommand that the first argument names, and return its exit status.
+
+    `argv` is without the program's name.
+    """
     try:
-        return app.run(parse_options(argv))
+        return run_subcommand(argv) if is_subcommand(argv) else app.run(parse_options(argv))
     except SystemExit as stop:  # --help, or a wrong flag that argparse has reported
-        return stop.code if isinstance(stop.code, int) else 2
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except UnknownSubcommand as error:
+        report("niels-chat", error)
+        return USAGE
     except ChatError as error:
-        app.report(error)
-        return 1
+        report("niels-chat", error)
+        return FAILED
 
 
 def main() -> None:

@@ -11,10 +11,12 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
 from niels_gpt.chat.errors import LoadFailed
+from niels_gpt.chat.parser import OneLineParser
 from niels_gpt.chat.settings import SETTINGS, Setting, Settings, Value, show
+from niels_gpt.chat.subcommands import listing
 from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
@@ -48,10 +50,9 @@ class Options:
         return words
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of the whole usage: the flag at fault is what the user needs to see."""
-        self.exit(2, f"{self.prog}: {message} (niels-chat --help lists every flag)\n")
+_IN_THE_CHAT = """\
+In the chat: /help lists the commands, ctrl-c stops a reply, ctrl-d leaves. Input
+that is no terminal is read line by line; the replies alone go to standard output."""
 
 
 def _reader(setting: Setting) -> Callable[[str], Value]:
@@ -66,11 +67,12 @@ def _reader(setting: Setting) -> Callable[[str], Value]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `niels-chat`."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="niels-chat",
+        usage="niels-chat [flags]\n       niels-chat COMMAND ...",
         description="Talk to a checkpoint. Every conversation is kept and can be resumed.",
-        epilog="In the chat: /help lists the commands, ctrl-c stops a reply, ctrl-d leaves. Input that is no "
-        "terminal is read line by line; the replies alone go to standard output.",
+        epilog=f"{listing()}\n\n{_IN_THE_CHAT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import TextIO
 
-_DIM, _BOLD, _PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
+DIM, BOLD, PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
 _PASS = frozenset("\n\t")
 _REORDERING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
@@ -95,7 +95,7 @@ class Screen:
 
     def notice(self, text: str) -> None:
         """Print whole lines that are not a reply."""
-        self._lines(harmless(text), _DIM)
+        self._lines(harmless(text), DIM)
 
     def say(self, text: str) -> None:
         """Print whole lines that were asked for, not dimmed."""
@@ -103,13 +103,13 @@ class Screen:
 
     def error(self, text: str) -> None:
         """Print what went wrong, in one line."""
-        self._lines(harmless(" ".join(text.split())), _BOLD)
+        self._lines(harmless(" ".join(text.split())), BOLD)
 
     def busy(self, text: str) -> None:
         """Show a line that lasts until something else is printed; only where it can be taken back."""
         if self._styled and not self._line_open:
             self.idle()
-            self._notices.write(f"{_DIM}{harmless(text)}{_PLAIN}")
+            self._notices.write(f"{DIM}{harmless(text)}{PLAIN}")
             self._notices.flush()
             self._busy = True
 
@@ -138,6 +138,6 @@ class Screen:
         if self._replies is self._notices:
             self._close_line()
         for line in text.split("\n"):
-            styled = f"{style}{line}{_PLAIN}" if self._styled and style and line else line
+            styled = f"{style}{line}{PLAIN}" if self._styled and style and line else line
             self._notices.write(styled + "\n")
         self._notices.flush()

@@ -1,0 +1,50 @@
+"""How `niels-chat` and its subcommands end: one table of exit statuses, and the one place that maps to them.
+
+Whatever goes wrong is one line on standard error and a status of this table, never a traceback. Knows
+neither what is done nor how it is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from niels_gpt.chat.errors import ChatError
+from niels_gpt.chat.render import Screen
+
+OK, FAILED, USAGE, DIVERGED, UNVERIFIABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 130, 141
+
+MEANINGS: dict[int, str] = {
+    OK: "done",
+    FAILED: "something could not be done; standard error says what, in one line",
+    USAGE: "a wrong flag or argument; nothing was done",
+    DIVERGED: "a replay or a verification found a difference",
+    UNVERIFIABLE: "a replay could not judge: other weights or another tokenizer",
+    INTERRUPTED: "interrupted with ctrl-c",
+    BROKEN_PIPE: "whoever read the output went away",
+}
+"""What each status means, for the help and the documents."""
+
+
+def run_to_status(program: str, work: Callable[[], int]) -> int:
+    """Run `work` and return its status, or the one of how it ended; `program` begins the error's line."""
+    try:
+        status = work()
+        # Inside of the try: a reader that went away shows itself in the last flush.
+        sys.stdout.flush()
+    except ChatError as error:
+        report(program, error)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered has no reader: let the interpreter's last flush go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return status
+
+
+def report(program: str, error: ChatError) -> None:
+    """Print an error as one harmless line on standard error."""
+    Screen(sys.stderr, sys.stderr, styled=False).error(f"{program}: {error}")

@@ -1,0 +1,87 @@
+"""`niels-chat NAME ...`: what can be done to stored sessions without talking, one module a command.
+
+A module has `add_arguments(parser)` and `run(flags) -> int`, is imported only when its command is called, and
+raises ChatError for what goes wrong. Standard output carries the result alone. Importing this package
+imports nothing heavy; it knows no command but by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from niels_gpt.chat.errors import ChatError
+from niels_gpt.chat.parser import OneLineParser
+from niels_gpt.chat.status import USAGE, run_to_status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subcommand:
+    """One row of the table below; `module` is the dotted name of what is imported when it is called."""
+
+    name: str
+    summary: str
+    module: str
+
+
+SUBCOMMANDS: dict[str, Subcommand] = {
+    command.name: command
+    for command in (
+        Subcommand(
+            name="sessions", summary="list the sessions", module="niels_gpt.chat.subcommands.sessions"
+        ),
+    )
+}
+
+
+class UnknownSubcommand(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
+    """The first word is no flag and names no subcommand."""
+
+    def __init__(self, name: str) -> None:
+        near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
+        super().__init__(f"{name!r} is no command: {hint} (niels-chat --help lists every command)")
+
+
+def listing() -> str:
+    """Return the lines of `niels-chat --help` about subcommands."""
+    width = max(map(len, SUBCOMMANDS))
+    rows = (f"  {command.name:<{width}}  {command.summary}" for command in SUBCOMMANDS.values())
+    return "\n".join(["commands (niels-chat COMMAND --help says more):", *rows])
+
+
+def is_subcommand(argv: Sequence[str]) -> bool:
+    """Return whether a command line calls a subcommand: its first word is no flag."""
+    return bool(argv) and not argv[0].startswith("-")
+
+
+def run_subcommand(argv: Sequence[str]) -> int:
+    """Run the subcommand that `argv[0]` names and return its exit status.
+
+    Raises UnknownSubcommand; what goes wrong in the command itself has become a line and a status.
+    """
+    name, *rest = argv
+    if name not in SUBCOMMANDS:
+        raise UnknownSubcommand(name)
+    for stream in (sys.stdout, sys.stderr):
+        # A locale without UTF-8 shows a question mark; it must not end the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    command = SUBCOMMANDS[name]
+    module = importlib.import_module(command.module)
+    program = f"niels-chat {name}"
+    parser = OneLineParser(prog=program, description=f"{command.summary}.", allow_abbrev=False)
+    add_arguments = cast("Callable[[argparse.ArgumentParser], None]", module.add_arguments)
+    run = cast("Callable[[argparse.Namespace], int]", module.run)
+    add_arguments(parser)
+    try:
+        flags = parser.parse_args(rest)
+    except SystemExit as stop:  # --help, or what argparse has reported
+        return stop.code if isinstance(stop.code, int) else USAGE
+    return run_to_status(program, lambda: run(flags))

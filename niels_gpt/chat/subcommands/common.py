@@ -1,0 +1,98 @@
+"""What the subcommands share: the store that `--store` names, JSON lines, and lines that are safe to print.
+
+Imports the store only when it is opened, so that a wrong flag or `--help` costs nothing. Knows no single
+command, no model and no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from niels_gpt.chat.errors import LoadFailed, SessionTrouble
+from niels_gpt.chat.render import harmless
+
+if TYPE_CHECKING:
+    from sessions import Store
+
+# Beyond what JSON escapes anyway: DEL and C1, line separators, direction marks, lone surrogates.
+_STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add `--store`, as the chat has it."""
+    parser.add_argument(
+        "--store", metavar="PATH_OR_URL", help="where sessions are kept (default: your data folder)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+
+
+@contextmanager
+def opened_store(flags: argparse.Namespace) -> Iterator[Store]:
+    """Lend the store that `--store` names; what goes wrong with it is a ChatError."""
+    from sessions import StoreError, open_store  # noqa: PLC0415 - heavy, and --help must not wait for it
+
+    try:
+        store = open_store(flags.store)
+    except StoreError as error:
+        raise LoadFailed(str(error)) from error
+    with store:
+        try:
+            yield store
+        except StoreError as error:
+            raise SessionTrouble(str(error)) from error
+
+
+def json_line(value: object) -> str:
+    """Return a record, mapping or list as one line of JSON; moments become ISO 8601 in UTC.
+
+    Text stands as it is, but for characters that would steer a terminal: those are escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    return _STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def emit(text: str) -> None:
+    """Print lines on standard output, with control characters made visible instead of obeyed."""
+    sys.stdout.write(harmless(text) + "\n")
+
+
+def emit_json(value: object) -> None:
+    """Print one value as a JSON line."""
+    sys.stdout.write(json_line(value) + "\n")
+
+
+def remark(text: str) -> None:
+    """Print a line beside the result, on standard error."""
+    sys.stderr.write(harmless(text) + "\n")
+
+
+def local_time(moment: datetime) -> str:
+    """Return a moment in the user's own time zone, to the minute."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun: `counted(1, "turn")` is "1 turn"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} has no JSON form")

@@ -1,0 +1,118 @@
+"""Tables and paragraphs as wide as the terminal, counted in columns: a wide character takes two.
+
+Everything is made harmless here, so a cell can hold any user's text. Knows no sessions and no store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prompt_toolkit.utils import get_cwidth
+
+from niels_gpt.chat.render import BOLD, DIM, PLAIN, harmless, may_style
+
+_GAP = "  "
+_LEAST_REST = 12  # columns that the last cell of a row needs to say something
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: `right` aligns numbers."""
+
+    title: str
+    right: bool = False
+
+
+def width_of_output() -> int:
+    """Return how many columns a line may take: COLUMNS, the terminal's, or 80 where there is none."""
+    return max(20, shutil.get_terminal_size((80, 24)).columns)
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line, harmless."""
+    return harmless(" ".join(text.split()))
+
+
+def cut(text: str, width: int) -> str:
+    """Return as much of a line as fits into `width` columns, with an ellipsis where it was cut."""
+    if get_cwidth(text) <= width:
+        return text
+    kept, used = [], 1
+    for character in text:
+        used += get_cwidth(character)
+        if used > width:
+            break
+        kept.append(character)
+    return "".join(kept).rstrip() + "…"
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """Return a line filled with blanks to `width` columns."""
+    blanks = " " * (width - get_cwidth(text))
+    return blanks + text if right else text + blanks
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of a text, broken between words where it can be, at `width` columns."""
+    for line in text.split("\n"):
+        yield from _broken(line, width)
+
+
+def styled(text: str, style: str) -> str:
+    """Return the text in a style of render.py where standard output may have it."""
+    return f"{style}{text}{PLAIN}" if text and may_style(sys.stdout, os.environ) else text
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a table's lines. The first cell is never cut, the last takes what is left.
+
+    Where that leaves no room for a last cell, each row becomes a few lines of its own: the first cell, the
+    ones between with a dot between them, the last.
+    """
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [
+        max(get_cwidth(text) for text in (column.title, *(row[n] for row in cells)))
+        for n, column in enumerate(columns[:-1])
+    ]
+    rest = width - sum(widths) - len(_GAP) * len(widths)
+    if rest < _LEAST_REST:
+        return list(_stacked(cells, width))
+    heading = styled(_row([column.title for column in columns], columns, widths, rest), BOLD)
+    return [heading, *(_row(row, columns, widths, rest) for row in cells)]
+
+
+def _row(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int], rest: int) -> str:
+    fixed = (
+        padded(cell, width, right=column.right)
+        for cell, width, column in zip(cells, widths, columns, strict=False)
+    )
+    return _GAP.join([*fixed, cut(cells[-1], rest)]).rstrip()
+
+
+def _stacked(rows: Iterable[Sequence[str]], width: int) -> Iterator[str]:
+    for first, *between, last in rows:
+        yield from (styled(line, BOLD) for line in wrapped(first, width))
+        details = " · ".join(cell for cell in between if cell)
+        yield from (styled(f"  {line}", DIM) for line in wrapped(details, width - 2))
+        if last:
+            yield "  " + cut(last, width - 2)
+
+
+def _broken(line: str, width: int) -> Iterator[str]:
+    """Yield one line in pieces: after the last blank that fits, or in mid-word where there is none."""
+    while get_cwidth(line) > width:
+        fits, used = 0, 0
+        for character in line:
+            used += get_cwidth(character)
+            if used > width:
+                break
+            fits += 1
+        blank = line.rfind(" ", 1, fits + 1)
+        end = max(fits, 1) if blank <= 0 else blank
+        yield line[:end].rstrip()
+        line = line[end:].lstrip(" ")
+    yield line
