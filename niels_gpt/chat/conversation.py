@@ -7,14 +7,14 @@ Runs on asyncio and trio.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from engine import Engine, GenerationFailed, Job, TokenGenerated
+from engine import Engine, Event, GenerationFailed, Job, Timings, TokenGenerated
 from niels_gpt.chat.context import Fitted, Template, fit, prompt_hash
 from niels_gpt.chat.errors import ReplyFailed
 from niels_gpt.chat.record import Record
@@ -80,19 +80,29 @@ class Model(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A stored reply and why it ended: "stop", "length", "context" or "cancelled"."""
+    """A stored reply, why it ended ("stop", "length", "context" or "cancelled"), and what it took."""
 
     message: Message
     reason: str
+    prompt_tokens: int
+    timings: Timings
 
 
 class Conversation:
-    """Sends messages of one session to one model."""
+    """Sends messages of one session to one model; `on_event` hears every event of every reply."""
 
-    def __init__(self, *, record: Record, model: Model, engine: Engine[Any, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        record: Record,
+        model: Model,
+        engine: Engine[Any, Any],
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
         self._record = record
         self._model = model
         self._engine = engine
+        self._on_event = on_event
         self._checkpoint_id: int | None = None
         self._trimmed = 0
 
@@ -110,7 +120,7 @@ class Conversation:
         # Once the message may be in the store, a cancellation waits for the job that it can stop.
         turn = await _shielded(record.begin_turn(content, generation))
         self._announce(fitted, listener)
-        return await self._follow(self._engine.submit(request), turn.generation, listener)
+        return await self._follow(self._engine.submit(request), turn.generation, fitted, listener)
 
     async def finish_pending(self, turn: Turn, listener: Listener) -> Reply:
         """Generate the reply that was interrupted, as it would have been.
@@ -136,7 +146,7 @@ class Conversation:
             prompt_ids=fitted.prompt_ids, settings=settings, seed=turn.generation.seed
         )
         self._announce(fitted, listener)
-        return await self._follow(self._engine.submit(request), turn.generation, listener)
+        return await self._follow(self._engine.submit(request), turn.generation, fitted, listener)
 
     def _fit(self, content: str, settings: Settings, *, before: int | None = None) -> Fitted:
         return fit(
@@ -175,19 +185,20 @@ class Conversation:
             environment=self._model.environment,
         )
 
-    async def _follow(self, job: Job, generation: Generation, listener: Listener) -> Reply:
+    async def _follow(self, job: Job, generation: Generation, fitted: Fitted, listener: Listener) -> Reply:
         """Pass the text on as it comes and store the reply, also when cancelled meanwhile."""
         try:
             async for event in job.events():
+                self._on_event(event)
                 if isinstance(event, TokenGenerated) and event.text:
                     listener.text(event.text)
         except BaseException:
             job.cancel()
-            await _shielded(self._settle(job, generation))
+            await _shielded(self._settle(job, generation, fitted))
             raise
-        return await _shielded(self._settle(job, generation))
+        return await _shielded(self._settle(job, generation, fitted))
 
-    async def _settle(self, job: Job, generation: Generation) -> Reply:
+    async def _settle(self, job: Job, generation: Generation, fitted: Fitted) -> Reply:
         try:
             result = await job.result()
         except GenerationFailed as error:
@@ -203,7 +214,12 @@ class Conversation:
             receipt=result.receipt,
             timings=asdict(result.timings),
         )
-        return Reply(message=message, reason=result.reason)
+        return Reply(
+            message=message,
+            reason=result.reason,
+            prompt_tokens=len(fitted.prompt_ids),
+            timings=result.timings,
+        )
 
 
 async def _shielded(work: Awaitable[T]) -> T:
@@ -213,7 +229,9 @@ async def _shielded(work: Awaitable[T]) -> T:
 
 
 @asynccontextmanager
-async def converse(record: Record, model: Model) -> AsyncIterator[Conversation]:
+async def converse(
+    record: Record, model: Model, *, on_event: Callable[[Event], None] = lambda event: None
+) -> AsyncIterator[Conversation]:
     """Run an engine over the model for as long as the block is open."""
     async with Engine(model.decoder) as engine:
-        yield Conversation(record=record, model=model, engine=engine)
+        yield Conversation(record=record, model=model, engine=engine, on_event=on_event)
