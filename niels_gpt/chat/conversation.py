@@ -77,6 +77,10 @@ class Model(Protocol):
         """Return what the engine's decoder admits; ChatError if the settings do not fit the model."""
         ...
 
+    def close(self) -> None:
+        """End what the model keeps running; nothing may use it afterwards."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
@@ -97,7 +101,7 @@ class Conversation:
         record: Record,
         model: Model,
         engine: Engine[Any, Any],
-        on_event: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._record = record
         self._model = model
@@ -230,7 +234,7 @@ async def _shielded(work: Awaitable[T]) -> T:
 
 @asynccontextmanager
 async def converse(
-    record: Record, model: Model, *, on_event: Callable[[Event], None] = lambda event: None
+    record: Record, model: Model, *, on_event: Callable[[Event], None] = lambda _: None
 ) -> AsyncIterator[Conversation]:
     """Run an engine over the model for as long as the block is open."""
     async with Engine(model.decoder) as engine:
