@@ -27,7 +27,7 @@ from niels_gpt.config import ModelConfig
 from niels_gpt.kernels.gpt import Rows, forward
 from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state
 from niels_gpt.kernels.run import new_scratch
-from niels_gpt.kernels.sampler import Settings
+from niels_gpt.kernels.sampler import new_settings, set_slot
 from niels_gpt.sampling import Sampling
 
 PROMPT, TOKENS = 64, 64
@@ -82,13 +82,9 @@ class Steps:
 
 
 def _draws(sampling: Sampling, streams: int, V: int, width: int, uniforms: np.ndarray) -> Draws:
-    def each(value: float | None, kind: type, *, otherwise: float = 0.0) -> np.ndarray:
-        return np.full(streams, otherwise if value is None else value, kind)
-
-    settings = Settings(
-        each(sampling.temperature, np.float32), each(sampling.top_k, np.int64),
-        each(sampling.top_p, np.float64), each(sampling.repetition_penalty, np.float32, otherwise=1.0),
-    )  # fmt: skip
+    settings = new_settings(streams)
+    for stream in range(streams):
+        set_slot(settings, stream, sampling)
     nothing = np.zeros((streams, V), np.bool_)
     return Draws(
         uniforms=uniforms, seen=nothing, banned=nothing, settings=settings, scratch=new_scratch(V, width),

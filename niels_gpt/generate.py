@@ -182,7 +182,7 @@ def generate_ids_cached(
     prompt and new tokens together beyond T.
     """
     _check_fits(model, prompt_ids, max_new_tokens)
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty=repetition_penalty)
     banned = list(banned_token_ids or ())
     ids, steps = list(prompt_ids), []
     if max_new_tokens == 0:

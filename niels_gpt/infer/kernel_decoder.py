@@ -23,7 +23,7 @@ from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
 from niels_gpt.kernels.gpt import Rows
 from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state
 from niels_gpt.kernels.run import UNIFORMS, Drawn, Slots, new_scratch, run
-from niels_gpt.kernels.sampler import Settings
+from niels_gpt.kernels.sampler import new_settings, set_slot
 from niels_gpt.tokenizer import Tokenizer
 
 # How long a call without the GIL may last: short beside what a person or the event loop notices, long
@@ -105,18 +105,12 @@ class KernelDecoder:
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
         state, room = new_state(self._model.shape, len(reply.ids) + new_tokens)
         slot = self._take_slot()
-        slots, sampling = self._slots, request.sampling
+        slots = self._slots
         slots.state[slot], slots.room[slot] = state.ctypes.data, room
         slots.remaining[slot], slots.used[slot] = new_tokens, UNIFORMS
-        slots.settings.temperature[slot] = sampling.temperature
-        slots.settings.top_k[slot] = sampling.top_k or 0
-        slots.settings.top_p[slot] = sampling.top_p or 0.0
-        slots.settings.penalty[slot] = sampling.repetition_penalty or 1.0
-        for flags, ids in (
-            (slots.seen, reply.ids),
-            (slots.banned, request.banned_ids),
-            (slots.stops, request.stop_ids),
-        ):
+        set_slot(slots.settings, slot, request.sampling)
+        slots.counts[slot] = np.bincount(reply.ids, minlength=self._model.shape.V)
+        for flags, ids in ((slots.banned, request.banned_ids), (slots.stops, request.stop_ids)):
             flags[slot] = False
             flags[slot, list(ids)] = True
         return KernelSequence(reply, slot, state)
@@ -234,12 +228,9 @@ def _new_slots(count: int, V: int) -> Slots:
     def flags() -> np.ndarray:
         return np.zeros((count, V), np.bool_)
 
-    settings = Settings(
-        np.zeros(count, np.float32), numbers(), np.zeros(count, np.float64), np.ones(count, np.float32)
-    )
     return Slots(
-        numbers(), numbers(), numbers(), numbers(), numbers(), settings,
-        flags(), flags(), flags(), np.zeros((count, UNIFORMS)), numbers(),
+        numbers(), numbers(), numbers(), numbers(), numbers(), new_settings(count),
+        np.zeros((count, V), np.int32), flags(), flags(), np.zeros((count, UNIFORMS)), numbers(),
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ class Slots(NamedTuple):
     room: np.ndarray  # int64: positions that the state holds
     remaining: np.ndarray  # int64: tokens that it may still draw
     settings: Settings
-    seen: np.ndarray  # (slots, V) bool: ids of the prompt and of the reply so far
+    counts: np.ndarray  # (slots, V) int32: how often each id occurred in the prompt and the reply so far
     banned: np.ndarray  # (slots, V) bool: ids never drawn
     stops: np.ndarray  # (slots, V) bool: ids that end the reply
     uniforms: np.ndarray  # (slots, UNIFORMS) float64: draws of the reply's generator, used in order
@@ -84,7 +84,7 @@ def _draw(V, logits, slot, slots, scratch, drawn, step, i):
     if slots.settings.temperature[slot] > 0.0:
         uniform = slots.uniforms[slot, slots.used[slot]]
     token_id, margin = choose(
-        logits, V, slots.seen[slot], slots.banned[slot], slots.settings, slot, uniform, scratch
+        logits, V, slots.counts[slot], slots.banned[slot], slots.settings, slot, uniform, scratch
     )
     drawn.ids[step, i] = token_id
     drawn.margins[step, i] = margin
@@ -95,7 +95,7 @@ def _draw(V, logits, slot, slots, scratch, drawn, step, i):
     slots.last_id[slot] = token_id
     slots.position[slot] += 1
     slots.remaining[slot] -= 1
-    slots.seen[slot, token_id] = True
+    slots.counts[slot, token_id] += 1
     return slots.stops[slot, token_id] or slots.remaining[slot] == 0 or slots.used[slot] == UNIFORMS
 
 

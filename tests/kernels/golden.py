@@ -20,7 +20,7 @@ from niels_gpt.kernels.gpt import Rows, forward
 from niels_gpt.kernels.layout import KINDS, PACKS, PackedModel, StepMemory, aligned, new_state
 from niels_gpt.kernels.linear import linear, padded
 from niels_gpt.kernels.run import new_scratch
-from niels_gpt.kernels.sampler import Settings, choose
+from niels_gpt.kernels.sampler import choose, new_settings
 
 CONFIGS = {
     "layernorm, gelu": ModelConfig(V=300, T=64, C=64, L=3, H=2, d_ff=128),
@@ -117,12 +117,12 @@ def _step(model: PackedModel, memory: StepMemory, ids: list[int], at: int, place
 
 def _reply(model: PackedModel, prompt: list[int], values: tuple[float, int, float, float]) -> dict[str, Any]:
     V = model.shape.V
-    settings = Settings(
-        np.array([values[0]], np.float32), np.array([values[1]]), np.array([values[2]]),
-        np.array([values[3]], np.float32),
-    )  # fmt: skip
-    seen, banned = np.zeros(V, np.bool_), np.zeros(V, np.bool_)
-    seen[prompt] = True
+    settings = new_settings(1)
+    for field, value in zip(
+        (settings.temperature, settings.top_k, settings.top_p, settings.penalty), values, strict=True
+    ):
+        field[0] = value
+    counts, banned = np.bincount(prompt, minlength=V), np.zeros(V, np.bool_)
     scratch = new_scratch(V, model.shape.head_row)
     uniforms = whole_numbers(7, NEW_TOKENS) / 2**31
     place = new_state(model.shape, model.T)
@@ -133,9 +133,9 @@ def _reply(model: PackedModel, prompt: list[int], values: tuple[float, int, floa
         row = aligned(padded(V))
         row[:V] = rows[-1]
         used.append(rows[-1])
-        token_id, _ = choose(row, V, seen, banned, settings, 0, uniform, scratch)
+        token_id, _ = choose(row, V, counts, banned, settings, 0, uniform, scratch)
         ids.append(int(token_id))
-        seen[token_id] = True
+        counts[token_id] += 1
         rows = _step(model, memory, [ids[-1]], at, place)
         at += 1
     return {"ids": ids, "logits": _digest(*used)}

@@ -6,29 +6,22 @@ import torch
 
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.run import new_scratch
-from niels_gpt.kernels.sampler import NOTHING_LEFT, SPOILED, Settings, choose
+from niels_gpt.kernels.sampler import NOTHING_LEFT, SPOILED, choose, new_settings, set_slot
 from niels_gpt.sampling import Sampling, draw
 
 V = 300
 
 
-def settings(sampling: Sampling) -> Settings:
-    return Settings(
-        np.array([sampling.temperature], np.float32),
-        np.array([sampling.top_k or 0]),
-        np.array([sampling.top_p or 0.0]),
-        np.array([sampling.repetition_penalty or 1.0], np.float32),
-    )
-
-
 def kernel_draw(logits, sampling: Sampling, uniform: float, history=(), banned=()) -> tuple[int, float]:
-    seen, out = np.zeros(len(logits), np.bool_), np.zeros(len(logits), np.bool_)
-    seen[list(history)] = True
+    counts = np.bincount(np.array(history, np.int64), minlength=len(logits)).astype(np.int32)
+    out = np.zeros(len(logits), np.bool_)
     out[list(banned)] = True
+    settings = new_settings(1)
+    set_slot(settings, 0, sampling)
     row = np.zeros(padded(len(logits)), np.float32)
     row[: len(logits)] = logits
     scratch = new_scratch(len(logits), len(row))
-    return choose(row, len(logits), seen, out, settings(sampling), 0, uniform, scratch)
+    return choose(row, len(logits), counts, out, settings, 0, uniform, scratch)
 
 
 def logits(seed: int) -> np.ndarray:
@@ -51,12 +44,23 @@ SAMPLINGS = [
     Sampling(temperature=0.0, repetition_penalty=2.0),
     Sampling(temperature=100.0, top_k=None),
     Sampling(temperature=0.001, top_k=None),
+    Sampling(top_k=None, min_p=0.05),
+    Sampling(temperature=1.5, top_k=40, min_p=0.3),
+    Sampling(top_k=None, min_p=1.0),
+    Sampling(temperature=1.0, top_k=None, typical_p=0.5),
+    Sampling(temperature=2.0, top_k=30, typical_p=0.95),
+    Sampling(top_k=None, typical_p=1e-6),
+    Sampling(temperature=1.2, top_k=60, top_p=0.9, min_p=0.02, typical_p=0.9),
+    Sampling(frequency_penalty=0.7, presence_penalty=0.4),
+    Sampling(temperature=0.0, frequency_penalty=1.5),
+    Sampling(temperature=0.0, presence_penalty=-2.0),
+    Sampling(repetition_penalty=1.3, frequency_penalty=-0.2, presence_penalty=0.9),
 ]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_it_draws_what_the_torch_twin_draws(sampling):
-    history, banned = range(0, V, 5), range(0, V, 11)
+    history, banned = [*range(0, V, 5), *range(0, V, 15), 30, 30], range(0, V, 11)
     for seed in range(60):
         row = logits(seed)
         expected = draw(torch.from_numpy(row), sampling, history, banned, torch.Generator().manual_seed(seed))

@@ -1,0 +1,107 @@
+"""The draw that a conversation can repeat exactly: one uniform double, the inverse of the distribution.
+
+A token is a function of (logits, settings, history, generator state) alone. `niels_gpt.kernels.sampler` does
+the same without torch. Functions that draw as their own documents say (`generate`) use the filters directly.
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from niels_gpt.sampling.filters import (
+    LogitsError,
+    ban,
+    likeliest,
+    min_p_filter,
+    penalize_counts,
+    penalize_repetition,
+    top_k_filter,
+    top_p_filter,
+    typical_filter,
+)
+from niels_gpt.sampling.settings import Sampling
+
+
+def draw(
+    logits: Tensor,
+    sampling: Sampling,
+    history_ids: Iterable[int],
+    banned_ids: Iterable[int],
+    generator: torch.Generator,
+) -> int:
+    """Choose the next token from logits (V,), on any device; `generator` is a CPU generator.
+
+    In this order: penalties over `history_ids`, banned ids out, temperature, top-k, softmax, min-p, typical,
+    top-p, all in float64; then one uniform double and the inverse of the cumulative sum in id order.
+    Temperature 0 takes the likeliest token after the bans and draws nothing. Raises LogitsError (a
+    ValueError).
+    """
+    row = scored(logits, sampling, history_ids, banned_ids)
+    if sampling.temperature == 0:
+        return likeliest(row)
+    return _inverse_cdf(
+        filtered_probs(row, sampling), torch.rand((), dtype=torch.float64, generator=generator)
+    )
+
+
+def scored(
+    logits: Tensor, sampling: Sampling, history_ids: Iterable[int], banned_ids: Iterable[int]
+) -> Tensor:
+    """Return logits (V,) float64 on the CPU after the penalties and the bans; LogitsError."""
+    row = checked_logits(logits).detach().to("cpu", torch.float64)
+    history = list(history_ids)
+    if sampling.repetition_penalty is not None:
+        row = penalize_repetition(row, history, sampling.repetition_penalty)
+    if sampling.penalizes_counts:
+        row = penalize_counts(
+            row,
+            history,
+            frequency=sampling.frequency_penalty or 0.0,
+            presence=sampling.presence_penalty or 0.0,
+        )
+    return ban(row, banned_ids)
+
+
+def filtered_probs(row: Tensor, sampling: Sampling) -> Tensor:
+    """Return the distribution (V,) that is drawn from, for scores (V,) and a temperature above 0."""
+    # Shifted by the maximum first, so that no temperature can overflow.
+    row = (row - row.max()) / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < row.shape[-1]:
+        row = top_k_filter(row, sampling.top_k)
+    probs = row.softmax(dim=-1)
+    if sampling.min_p is not None:
+        probs = min_p_filter(probs, sampling.min_p)
+    if sampling.typical_p is not None:
+        probs = typical_filter(probs, sampling.typical_p)
+    if sampling.top_p is not None:
+        probs = top_p_filter(probs, sampling.top_p)
+    return probs
+
+
+def _inverse_cdf(probs: Tensor, uniform: Tensor) -> int:
+    """Return the first id whose cumulative probability exceeds `uniform`, in [0, 1); its own is above 0."""
+    cdf = probs.cumsum(dim=-1)
+    index = int(torch.searchsorted(cdf, uniform * cdf[-1], right=True))
+    if index < probs.shape[-1]:
+        return index
+    return int(probs.nonzero()[-1])  # the product was rounded up to the total
+
+
+def checked_logits(logits: Tensor) -> Tensor:
+    """Return logits (V,) as they are; LogitsError if they hold NaN or +infinity (-inf rules a token out)."""
+    if logits.dim() != 1 or len(logits) == 0:
+        raise LogitsError(f"the logits have shape {tuple(logits.shape)}, expected one row (V,)")
+    if not bool((logits < math.inf).all()):
+        bad = ~(logits < math.inf)
+        found = (
+            f"{logits[bad][0].item()} at id {int(bad.nonzero()[0])}, {int(bad.sum())} of {len(logits)} such"
+        )
+        msg = f"the model gave logits that are not numbers ({found}); its weights are damaged or diverged"
+        raise LogitsError(msg)
+    return logits

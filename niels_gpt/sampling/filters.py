@@ -1,0 +1,127 @@
+"""The steps between logits and a distribution, each a function of rows that leaves its input alone.
+
+Filters over logits set what they rule out to -inf, filters over probabilities set it to 0 and let the rest
+sum to 1 again. Among equals the lowest ids stay, always. Knows nothing about settings, history or generators.
+
+V vocabulary; "..." stands for any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from niels_gpt.errors import NielsGptError
+from niels_gpt.sampling.settings import check_share, is_finite, is_whole
+
+
+class LogitsError(NielsGptError):
+    """A row of logits from which no token can be taken: NaN or infinity in it, or every token ruled out."""
+
+
+def temperature_scaled_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return softmax(logits / temperature) over (..., V); ValueError unless the temperature is positive."""
+    if not is_finite(temperature) or temperature <= 0.0:
+        raise ValueError(f"temperature is {temperature!r}, expected a positive number")
+    # Shifted by the maximum first, so that no temperature can overflow.
+    return ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
+
+
+def nucleus_sampling(probs: Tensor, p: float = 0.9) -> Tensor:
+    """Return the distribution (..., V) that nucleus sampling with `p` draws from; see `top_p_filter`."""
+    return top_p_filter(probs, p)
+
+
+def top_k_filter(logits: Tensor, k: int) -> Tensor:
+    """Return logits (..., V) with all but the k largest of each row set to -inf.
+
+    Exactly k survive: among equals the lowest ids do. Raises ValueError unless 1 <= k <= V.
+    """
+    V = logits.shape[-1]
+    if not is_whole(k) or not 1 <= k <= V:
+        raise ValueError(f"top_k is {k!r}, expected a whole number from 1 to the vocabulary's {V}")
+    least = logits.topk(k, dim=-1).values[..., -1:]  # the k-th largest, (..., 1)
+    above, equal = logits > least, logits == least
+    room = k - above.sum(dim=-1, keepdim=True)
+    return logits.masked_fill(~(above | (equal & (equal.cumsum(dim=-1) <= room))), -math.inf)
+
+
+def top_p_filter(probs: Tensor, p: float) -> Tensor:
+    """Return probabilities (..., V) with all outside the nucleus at 0 and the rest summing to 1 again.
+
+    The nucleus (Holtzman et al. 2019, section 3.1) is the smallest set of likeliest tokens whose sum reaches
+    p; it has at least one token, and among equals the lowest ids come first. ValueError for p outside (0, 1].
+    """
+    check_share("top_p", p)
+    return _smallest_set(probs, -probs, p)
+
+
+def typical_filter(probs: Tensor, p: float) -> Tensor:
+    """Return probabilities (..., V) with all but the locally typical tokens at 0, the rest summing to 1.
+
+    Tokens come in the order of how far their surprise, -log of the probability, is from the row's entropy
+    (Meister et al. 2022, section 4); the smallest set of first ones whose sum reaches p stays. Raises
+    ValueError for p outside (0, 1].
+    """
+    check_share("typical_p", p)
+    surprise = -probs.log()
+    entropy = (probs * surprise.masked_fill(probs == 0, 0.0)).sum(dim=-1, keepdim=True)
+    return _smallest_set(probs, (surprise - entropy).abs(), p)
+
+
+def min_p_filter(probs: Tensor, p: float) -> Tensor:
+    """Return probabilities (..., V) with those below p times the largest at 0, the rest summing to 1.
+
+    Nguyen et al. 2024 (arXiv 2407.01082), section 3. ValueError for p outside [0, 1].
+    """
+    if not is_finite(p) or not 0.0 <= p <= 1.0:
+        raise ValueError(f"min_p is {p!r}, expected a number in [0, 1]")
+    kept = probs.masked_fill(probs < p * probs.amax(dim=-1, keepdim=True), 0.0)
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def _smallest_set(probs: Tensor, rank: Tensor, p: float) -> Tensor:
+    """Keep tokens in ascending order of `rank`, ids breaking ties, until their sum reaches p."""
+    ids = rank.sort(dim=-1, stable=True).indices
+    ordered = probs.gather(-1, ids)
+    before = ordered.cumsum(dim=-1).roll(1, dims=-1)  # what the earlier tokens sum to
+    before[..., 0] = 0.0
+    kept = torch.zeros_like(probs).scatter(-1, ids, ordered.masked_fill(before >= p, 0.0))
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def penalize_repetition(logits: Tensor, history_ids: Iterable[int], penalty: float) -> Tensor:
+    """Return logits (V,) in which each token of the history has its positive logit divided by `penalty`.
+
+    Negative ones are multiplied by it: to divide them, as one often reads, would make a repeated token
+    likelier. However often a token occurred, it is penalised once.
+    """
+    ids = torch.tensor(sorted(set(history_ids)), dtype=torch.long, device=logits.device)
+    seen = logits[ids]
+    return logits.index_copy(0, ids, torch.where(seen > 0, seen / penalty, seen * penalty))
+
+
+def penalize_counts(
+    logits: Tensor, history_ids: Iterable[int], *, frequency: float = 0.0, presence: float = 0.0
+) -> Tensor:
+    """Return logits (V,) less `frequency` * count in the history, and less `presence` where it is not 0."""
+    ids = torch.tensor(list(history_ids), dtype=torch.long, device=logits.device)
+    counts = torch.bincount(ids, minlength=len(logits)).to(logits.dtype)
+    return logits - (frequency * counts + presence * (counts > 0))
+
+
+def ban(logits: Tensor, banned_ids: Iterable[int]) -> Tensor:
+    """Return logits (V,) with the banned ids at -inf; LogitsError if no token is left."""
+    ids = torch.tensor(list(banned_ids), dtype=torch.long, device=logits.device)
+    allowed = logits.index_fill(0, ids, -math.inf) if len(ids) else logits
+    if bool((allowed == -math.inf).all()):
+        raise LogitsError(f"all {len(logits)} tokens are ruled out; ban fewer ids")
+    return allowed
+
+
+def likeliest(logits: Tensor) -> int:
+    """Return the id of the largest of logits (V,), the lowest id among equals."""
+    return int((logits == logits.max()).nonzero()[0])
