@@ -53,7 +53,14 @@ class LoadedModel:
         """Return the seed of one reply; see niels_gpt.rng."""
         return reply_seed(session_seed, turn, attempt)
 
-    def request(self, *, prompt_ids: tuple[int, ...], settings: Settings, seed: int) -> GenerationRequest:
+    def request(
+        self,
+        *,
+        prompt_ids: tuple[int, ...],
+        settings: Settings,
+        seed: int,
+        forced_ids: tuple[int, ...] = (),
+    ) -> GenerationRequest:
         """Return the request for one reply; ChatError if a setting cannot be used."""
         try:
             return GenerationRequest(
@@ -69,6 +76,7 @@ class LoadedModel:
                 stop_ids=self.template.stop_ids,
                 stop_sequences=self.template.stop_sequences,
                 banned_ids=self.template.banned_ids,
+                forced_ids=forced_ids,
                 use_cache=self._use_cache,
             )
         except ValueError as error:

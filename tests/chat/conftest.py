@@ -30,6 +30,7 @@ class ScriptedRequest:
     settings: Settings
     seed: int
     pieces: Iterable[str]
+    forced_ids: tuple[int, ...] = ()
 
 
 class ScriptedDecoder:
@@ -85,8 +86,15 @@ class ScriptedModel:
     def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
         return session_seed * 10_000 + turn * 100 + attempt
 
-    def request(self, *, prompt_ids: tuple[int, ...], settings: Settings, seed: int) -> ScriptedRequest:
-        made = ScriptedRequest(prompt_ids, settings, seed, next(self.scripts))
+    def request(
+        self,
+        *,
+        prompt_ids: tuple[int, ...],
+        settings: Settings,
+        seed: int,
+        forced_ids: tuple[int, ...] = (),
+    ) -> ScriptedRequest:
+        made = ScriptedRequest(prompt_ids, settings, seed, next(self.scripts), forced_ids)
         self.requests.append(made)
         return made
 
