@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from niels_gpt.infer.logits_hash import row_sums
+from niels_gpt.infer.prefix_pool import PrefixPool, State
 from niels_gpt.infer.reply import Reply
 from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
 from niels_gpt.kernels.gpt import Rows
@@ -31,7 +32,9 @@ from niels_gpt.tokenizer import Tokenizer
 CALL_SECONDS = 0.001
 MOST_STEPS = 8
 RELEASED = -1  # the slot of a sequence that has none any more
-NO_STATE = np.zeros(0, np.float32)
+NO_STATE = State(np.zeros(0, np.float32), 0)
+POOL_BYTES = 64 * 2**20
+LEAST_REUSED = 8  # to copy fewer tokens' keys and values costs as much as to read them
 
 
 @dataclass(eq=False)
@@ -40,9 +43,17 @@ class KernelSequence:
 
     reply: Reply
     slot: int
-    state: np.ndarray
+    state: State
+    prompt: np.ndarray
+    """(tokens known before the first draw,) int32."""
     read: int = 0
-    """Tokens whose keys and values are in the state."""
+    """Tokens whose keys and values are in the state, those of the step that runs included."""
+    settled: int = 0
+    """Tokens whose keys and values are in the state for certain: no step that failed wrote them."""
+    reused: int = 0
+    """Of these, how many have keys and values that came out of the pool."""
+    loan: int | None = None
+    """What the pool wants to know when the state is not this reply's any more."""
 
     @property
     def unread(self) -> int:
@@ -78,9 +89,18 @@ class KernelDecoder:
     """Decodes requests with a packed GPT on the CPU."""
 
     def __init__(
-        self, model: PackedModel, tokenizer: Tokenizer, *, prefill_chunk: int = 64, threads: int | None = None
+        self,
+        model: PackedModel,
+        tokenizer: Tokenizer,
+        *,
+        prefill_chunk: int = 64,
+        threads: int | None = None,
+        pool_bytes: int = POOL_BYTES,
     ) -> None:
-        """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can."""
+        """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can.
+
+        States of replies that ended, up to `pool_bytes` of them, serve prompts that begin alike; 0: none do.
+        """
         if tokenizer.vocab_size != model.shape.V:
             raise DecoderError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.shape.V}"
@@ -98,29 +118,36 @@ class KernelDecoder:
         self._free = [3, 2, 1, 0]
         self._drawn = _new_drawn(1, 1, model.shape.head_row)
         self._step_seconds = CALL_SECONDS
+        self._pool = PrefixPool(model.shape, most_bytes=pool_bytes) if pool_bytes else None
 
     def admit(self, request: GenerationRequest) -> KernelSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
         reply = Reply(request, self._tokenizer, context=self._model.T)
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
-        state, room = new_state(self._model.shape, len(reply.ids) + new_tokens)
+        state = State(*new_state(self._model.shape, len(reply.ids) + new_tokens))
         slot = self._take_slot()
         slots = self._slots
-        slots.state[slot], slots.room[slot] = state.ctypes.data, room
+        slots.state[slot], slots.room[slot] = state.floats.ctypes.data, state.room
         slots.remaining[slot], slots.used[slot] = new_tokens, UNIFORMS
         set_slot(slots.settings, slot, request.sampling)
         slots.counts[slot] = np.bincount(reply.ids, minlength=self._model.shape.V)
         for flags, ids in ((slots.banned, request.banned_ids), (slots.stops, request.stop_ids)):
             flags[slot] = False
             flags[slot, list(ids)] = True
-        return KernelSequence(reply, slot, state)
+        sequence = KernelSequence(reply, slot, state, np.array(reply.ids, np.int32))
+        self._reuse(sequence)
+        return sequence
 
     def release(self, sequence: KernelSequence) -> dict[str, object]:
         """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
         if sequence.slot != RELEASED:
             self._free.append(sequence.slot)
+            if self._pool is not None and sequence.reply.request.use_cache:
+                if sequence.loan is not None:
+                    self._pool.take_back(sequence.loan)
+                self._pool.keep(sequence.reply.ids[: sequence.settled], sequence.state)
             sequence.slot, sequence.state = RELEASED, NO_STATE
-        return sequence.reply.receipt("kernels")
+        return sequence.reply.receipt("kernels") | {"reused_tokens": sequence.reused}
 
     def close(self) -> None:
         """End the threads that share steps."""
@@ -131,16 +158,53 @@ class KernelDecoder:
         """One step or more for each, in order; none of them may have finished or failed before."""
         if not sequences:
             return []
-        batch, budget = _Batch(), self._chunk
+        batch, shares = _Batch(), self._shares(sequences)
         for sequence in sequences:
             if not sequence.reply.request.use_cache:
                 sequence.read = 0  # everything anew, however long
-            elif sequence.unread > 1:
-                budget -= batch.add(sequence, min(sequence.unread, budget))
-                continue
-            batch.add(sequence, sequence.unread)
+            batch.add(sequence, shares.get(sequence, sequence.unread))
         results = self._run(batch)
+        for sequence in sequences:
+            sequence.settled = sequence.read
+        if self._pool is not None:
+            for sequence in shares:
+                if sequence.settled >= len(sequence.prompt):
+                    sequence.loan = self._pool.lend(sequence.prompt, sequence.state)
         return [results.get(sequence, Step()) for sequence in sequences]
+
+    def _shares(self, sequences: Sequence[KernelSequence]) -> dict[KernelSequence, int]:
+        """How many tokens each prompt that is being read gets of this step's chunk.
+
+        Half of the chunk is for the prompt that came first, so that none waits for ever; the rest goes to
+        those that have the least left, so that a short one never waits until a long one has been read.
+        """
+        reading = [s for s in sequences if s.reply.request.use_cache and s.unread > 1]
+        shares, budget = dict.fromkeys(reading, 0), self._chunk
+
+        def give(sequence: KernelSequence, most: int) -> int:
+            self._reuse(sequence)  # what others have read since this one came
+            share = min(sequence.unread - shares[sequence], most)
+            shares[sequence] += share
+            return share
+
+        if len(reading) > 1:
+            budget -= give(reading[0], -(-budget // 2))
+        for sequence in sorted(reading, key=lambda s: s.unread - shares[s]):
+            if budget == 0:
+                break
+            budget -= give(sequence, budget)
+        return shares
+
+    def _reuse(self, sequence: KernelSequence) -> None:
+        """Copy what the pool holds of the unread prompt but not its last token, whose logits are needed."""
+        if self._pool is None or not sequence.reply.request.use_cache:
+            return
+        state, length = self._pool.longest(sequence.prompt)
+        length = min(length, len(sequence.prompt) - 1)
+        if state is not None and length >= sequence.read + LEAST_REUSED:
+            sequence.state.copy_from(state, self._model.shape, sequence.read, length)
+            sequence.reused += length - sequence.read
+            sequence.read = sequence.settled = length
 
     def _run(self, batch: _Batch) -> dict[KernelSequence, Step]:
         slots, drawing = self._slots, np.array([sequence.slot for sequence in batch.drawing], np.int64)
