@@ -24,10 +24,25 @@ from sessions.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from sessions.records import Generation, Message, NewGeneration, Session, SessionSummary, Turn
+from sessions.records import (
+    Checkpoint,
+    Fault,
+    Generation,
+    Message,
+    NewGeneration,
+    RecordedTurn,
+    SearchHit,
+    Session,
+    SessionArchive,
+    SessionSummary,
+    Turn,
+    Verification,
+)
 from sessions.store import Store, open_store
 
 __all__ = [
+    "Checkpoint",
+    "Fault",
     "Generation",
     "GenerationFinished",
     "HeadMoved",
@@ -37,9 +52,12 @@ __all__ = [
     "NewGeneration",
     "NotAStore",
     "RecordNotFound",
+    "RecordedTurn",
     "ReplyPending",
     "SchemaTooNew",
+    "SearchHit",
     "Session",
+    "SessionArchive",
     "SessionExists",
     "SessionNotFound",
     "SessionSummary",
@@ -52,5 +70,6 @@ __all__ = [
     "StoreReadOnly",
     "StoreUnavailable",
     "Turn",
+    "Verification",
     "open_store",
 ]

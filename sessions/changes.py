@@ -5,22 +5,69 @@ Called inside a writing transaction only. Knows nothing about opening, committin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
 from sessions.digest import message_digest
-from sessions.errors import GenerationFinished, HeadMoved, RecordNotFound, ReplyPending
+from sessions.errors import GenerationFinished, HeadMoved, RecordNotFound, ReplyPending, SessionExists
 from sessions.queries import pending_row, shortened
 from sessions.records import GenerationStatus, NewGeneration, ReplyStatus, Role
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
-from sessions.values import checked_int
+from sessions.values import checked_int, checked_json, checked_name
 
 
 def now() -> datetime:
     """Return the present moment, in UTC."""
     return datetime.now(UTC)
+
+
+def new_session(name: str, *, seed: int, settings: Mapping[str, object]) -> SessionRow:
+    """Return a session that is not added yet. Raises InvalidName, InvalidValue."""
+    moment = now()
+    return SessionRow(
+        name=checked_name(name),
+        seed=checked_int(seed, "the seed"),
+        settings=checked_json(settings, "the settings"),
+        created=moment,
+        last_used=moment,
+    )
+
+
+def add_session(transaction: Transaction, row: SessionRow) -> None:
+    """Write a new session. Raises SessionExists."""
+    transaction.add(row)
+    try:
+        transaction.flush()
+    except IntegrityError as error:
+        raise SessionExists(row.name) from error
+
+
+def start_tree(transaction: Transaction, session: SessionRow, system: str | None) -> None:
+    """Begin a new tree, with ``system`` as its root if given."""
+    session.head_id = None
+    if system is not None:
+        append(transaction, session, parent_id=None, role="system", content=system)
+
+
+def remember(transaction: Transaction, checkpoint: CheckpointRow) -> CheckpointRow:
+    """Write a checkpoint, or take its path over into the row that has its fingerprint; return that row."""
+    same = select(CheckpointRow).where(CheckpointRow.fingerprint == checkpoint.fingerprint)
+    known = transaction.exec(same).one_or_none()
+    if known is None:
+        try:
+            with transaction.begin_nested():
+                transaction.add(checkpoint)
+        except IntegrityError:
+            # Another program was faster, on a database where writers do not exclude each other.
+            known = transaction.exec(same).one()
+        else:
+            return checkpoint
+    known.path = checkpoint.path
+    return known
 
 
 def locked_session(transaction: Transaction, session_id: int) -> SessionRow:
@@ -115,6 +162,7 @@ def ask_for_reply(
         prompt_hash=asked.prompt_hash,
         trimmed_turns=asked.trimmed_turns,
         environment=dict(asked.environment),
+        forced_ids=list(asked.forced_ids),
         status="pending",
         created=now(),
     )

@@ -28,9 +28,10 @@ class Database:
     A ``with`` block over ``writing()`` commits durably when it ends, and rolls back when it raises.
     """
 
-    def __init__(self, engine: Engine, place: str) -> None:
+    def __init__(self, engine: Engine, place: str, *, file: Path | None = None) -> None:
         self._engine = engine
         self._place = place
+        self._file = file
         self._lock = threading.Lock()
         self._closed = False
 
@@ -41,6 +42,13 @@ class Database:
     def writing(self) -> AbstractContextManager[Transaction]:
         """Lend a transaction with the write lock from its first statement on. Raises as ``reading``."""
         return self._transaction(writes=True)
+
+    def back_up(self, target: Path) -> None:
+        """Copy a SQLite file, as committed, to a new private file. Raises InvalidValue, StoreUnavailable."""
+        if self._file is None:
+            raise StoreUnavailable(f"the session store {self._place} is no file: back it up on its server")
+        with _translated(str(target)):
+            sqlite_file.copy(self._file, target)
 
     def close(self) -> None:
         """Close the connections, after a transaction of another thread has ended; again is harmless."""
@@ -109,7 +117,7 @@ def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | N
     except BaseException:
         engine.dispose()
         raise
-    return Database(engine, place)
+    return Database(engine, place, file=file)
 
 
 def _sqlite_engine(url: URL) -> Engine:

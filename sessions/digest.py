@@ -1,11 +1,16 @@
-"""The digest of a message, chained over its parent, so that one line stands for a whole conversation.
+"""Digests, chained so that one line stands for a whole conversation and for how it came about.
 
-The digest is the hex SHA-256 of these fields, in this order, each as its length in bytes (8 bytes, big
-endian) followed by its bytes, so that no two different messages give the same stream:
+Each is the hex SHA-256 of fields in a fixed order, each field as its length in bytes (8 bytes, big endian)
+followed by its bytes, so that no two different values give the same stream. Digests go in as their 32 raw
+bytes (empty where there is none), text in UTF-8, numbers as 8 bytes, big endian, in two's complement, JSON
+with sorted keys and without blanks. The first field is the name of the scheme.
 
-1. the scheme's name, ``niels-gpt message 1``; 2. the parent's digest (32 raw bytes; empty for a root);
-3. role; 4. status; 5. content (all three in UTF-8); 6. the token ids: empty if there are none recorded, else
-one byte 1 and each id as 8 bytes, big endian. A recorded empty reply thus differs from an unrecorded one.
+- A message: its parent's digest, role, status, content, token ids. Those are empty if none are recorded, else
+  one byte 1 and each id, so that a recorded empty reply differs from an unrecorded one.
+- A generation: the digests of the user's message and of the reply, the checkpoint's fingerprint, seed,
+  attempt, sampling (JSON), max_new_tokens, prompt hash, trimmed turns, forced ids, finish reason, and the
+  receipt's logits hash.
+- A session: for each message of its path the message's digest and that of the generation that made it.
 
 Ids, names and times stay outside: two people who hold the same conversation hold the same digest. Knows
 nothing about the store.
@@ -14,20 +19,76 @@ nothing about the store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
-_SCHEME = b"niels-gpt message 1"
+_MESSAGE = b"niels-gpt message 1"
+_GENERATION = b"niels-gpt generation 1"
+_SESSION = b"niels-gpt session 1"
 
 
 def message_digest(
     *, parent: str | None, role: str, content: str, status: str, token_ids: Sequence[int] | None
 ) -> str:
     """Return the digest (64 hex digits) of a message below the message whose digest is ``parent``."""
-    ids = b"" if token_ids is None else b"\x01" + b"".join(each.to_bytes(8, "big") for each in token_ids)
-    parent_bytes = b"" if parent is None else bytes.fromhex(parent)
-    fields = (_SCHEME, parent_bytes, role.encode(), status.encode(), content.encode(), ids)
+    ids = b"" if token_ids is None else b"\x01" + _numbers(*token_ids)
+    return _chained(_MESSAGE, _raw(parent), role.encode(), status.encode(), content.encode(), ids)
+
+
+def generation_digest(
+    *,
+    user: str,
+    reply: str,
+    fingerprint: str,
+    seed: int,
+    attempt: int,
+    sampling: Mapping[str, object],
+    max_new_tokens: int,
+    prompt_hash: str,
+    trimmed_turns: int,
+    forced_ids: Sequence[int],
+    finish_reason: str,
+    logits_hash: object,
+) -> str:
+    """Return the digest of how the reply with digest ``reply`` was made; ``logits_hash`` None: none known."""
+    return _chained(
+        _GENERATION,
+        _raw(user),
+        _raw(reply),
+        fingerprint.encode(),
+        _numbers(seed),
+        _numbers(attempt),
+        _json(sampling),
+        _numbers(max_new_tokens),
+        prompt_hash.encode(),
+        _numbers(trimmed_turns),
+        _numbers(*forced_ids),
+        finish_reason.encode(),
+        b"" if logits_hash is None else _json(logits_hash),
+    )
+
+
+def session_digest(path: Iterable[tuple[str, str | None]]) -> str:
+    """Return the digest of a path: each message's digest, and its generation's (None: it has none)."""
+    fields = [_raw(digest) for pair in path for digest in pair]
+    return _chained(_SESSION, *fields)
+
+
+def _chained(*fields: bytes) -> str:
     chain = hashlib.sha256()
     for field in fields:
         chain.update(len(field).to_bytes(8, "big"))
         chain.update(field)
     return chain.hexdigest()
+
+
+def _raw(digest: str | None) -> bytes:
+    return b"" if digest is None else bytes.fromhex(digest)
+
+
+def _numbers(*numbers: int) -> bytes:
+    return b"".join(each.to_bytes(8, "big", signed=True) for each in numbers)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

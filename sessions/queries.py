@@ -1,4 +1,4 @@
-"""Reading: the path to a head, the list of sessions, and rows turned into records.
+"""Reading: paths and trees of messages, and rows turned into records.
 
 Portable SQL only. Each function does its work in one query. Knows nothing about locks or writing.
 """
@@ -7,74 +7,76 @@ from __future__ import annotations
 
 from typing import cast
 
-from sqlalchemy import desc, func
+from sqlalchemy import CTE, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
-from sessions.columns import FaithfulText
+from sessions.errors import RecordNotFound
 from sessions.records import (
+    Checkpoint,
     Generation,
     GenerationStatus,
     Message,
+    RecordedTurn,
     ReplyStatus,
     Role,
     Session,
-    SessionSummary,
 )
-from sessions.tables import GenerationRow, MessageRow, SessionRow
+from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
+from sessions.values import checked_int
+from sessions.verification import digest_of_generation
 
 _FIRST_WORDS = 80  # characters of the first user message that a list shows
 
 
+def session_row(transaction: Transaction, session_id: int) -> SessionRow:
+    """Return the session; raise RecordNotFound."""
+    row = transaction.get(SessionRow, checked_int(session_id, "a session id"))
+    if row is None:
+        raise RecordNotFound("session", session_id)
+    return row
+
+
+def message_row(transaction: Transaction, message_id: int) -> MessageRow:
+    """Return the message; raise RecordNotFound."""
+    row = transaction.get(MessageRow, checked_int(message_id, "a message id"))
+    if row is None:
+        raise RecordNotFound("message", message_id)
+    return row
+
+
 def path_to(transaction: Transaction, head_id: int | None) -> list[Message]:
     """Return the messages from the root to ``head_id``, following parents across sessions."""
-    if head_id is None:
-        return []
-    path = (
-        select(col(MessageRow.id), col(MessageRow.parent_id))
-        .where(col(MessageRow.id) == head_id)
-        .cte("path", recursive=True)
-    )
-    path = path.union_all(
-        select(col(MessageRow.id), col(MessageRow.parent_id)).join(
-            path, col(MessageRow.id) == path.c.parent_id
-        )
-    )
+    path = _path(head_id)
     rows = transaction.exec(
         select(MessageRow).join(path, col(MessageRow.id) == path.c.id).order_by(col(MessageRow.position))
     )
     return [message_record(row) for row in rows]
 
 
-def summaries(transaction: Transaction, *, archived: bool) -> list[SessionSummary]:
-    """Return one line a session, last used first."""
-    of_session = col(MessageRow.session_id) == col(SessionRow.id)
-    of_users = of_session & (col(MessageRow.role) == "user")
-    messages = select(func.count()).select_from(MessageRow).where(of_session)
-    turns = select(func.count()).select_from(MessageRow).where(of_users)
-    start = func.substr(MessageRow.content, 1, 2 * _FIRST_WORDS, type_=FaithfulText)
-    first_words = select(start).where(of_users).order_by(col(MessageRow.id)).limit(1)
-    query = select(
-        SessionRow,
-        messages.correlate(SessionRow).scalar_subquery(),
-        turns.correlate(SessionRow).scalar_subquery(),
-        first_words.correlate(SessionRow).scalar_subquery(),
-    ).order_by(desc(col(SessionRow.last_used)), desc(col(SessionRow.id)))
-    if not archived:
-        query = query.where(~col(SessionRow.archived))
-    return [
-        SessionSummary(
-            id=row.id,
-            name=row.name,
-            created=row.created,
-            last_used=row.last_used,
-            archived=row.archived,
-            messages=message_count,
-            turns=turn_count,
-            first_words=shortened(words or ""),
-        )
-        for row, message_count, turn_count, words in transaction.exec(query)
-    ]
+def _path(head_id: int | None) -> CTE:
+    id_, parent_id = col(MessageRow.id), col(MessageRow.parent_id)
+    path = select(id_, parent_id).where(id_ == head_id).cte("path", recursive=True)
+    # Without repetition: in a damaged store parents may go in a circle.
+    return path.union(select(id_, parent_id).join(path, id_ == path.c.parent_id))
+
+
+def tree_ids(session: SessionRow) -> CTE:
+    """Return a selectable ``(id, parent_id)`` of all messages of the session's tree.
+
+    They are its own, those that its head, its fork or one of its generations stands at, and the ancestors of
+    all these, which lie in other sessions where it is a fork.
+    """
+    id_, parent_id = col(MessageRow.id), col(MessageRow.parent_id)
+    asked = select(GenerationRow.user_message_id).where(col(GenerationRow.session_id) == session.id)
+    starts = or_(
+        col(MessageRow.session_id) == session.id,
+        id_.in_([each for each in (session.head_id, session.forked_at) if each is not None]),
+        id_.in_(asked),
+    )
+    tree = select(id_, parent_id).where(starts).cte("tree", recursive=True)
+    return tree.union(select(id_, parent_id).join(tree, id_ == tree.c.parent_id))
 
 
 def shortened(text: str) -> str:
@@ -83,10 +85,44 @@ def shortened(text: str) -> str:
     return line if len(line) <= _FIRST_WORDS else line[: _FIRST_WORDS - 1].rstrip() + "…"
 
 
-def latest_names(transaction: Transaction, limit: int) -> list[str]:
-    """Return up to ``limit`` names of sessions, last used first."""
-    return list(
-        transaction.exec(select(SessionRow.name).order_by(desc(col(SessionRow.last_used))).limit(limit))
+def is_on_path(transaction: Transaction, message_id: int, head_id: int | None) -> bool:
+    """Tell whether the message is the head or one of its ancestors."""
+    path = _path(head_id)
+    return transaction.exec(select(path.c.id).where(path.c.id == message_id)).first() is not None
+
+
+def recorded_turns(
+    transaction: Transaction, session: SessionRow, *, every_branch: bool
+) -> list[RecordedTurn]:
+    """Return the turns of the path, or of the whole tree, whose reply has a generation, by the reply's id."""
+    wanted = tree_ids(session) if every_branch else _path(session.head_id)
+    user, reply = aliased(MessageRow), aliased(MessageRow)
+    rows = transaction.exec(
+        select(user, reply, GenerationRow)
+        .join(reply, col(GenerationRow.reply_id) == col(reply.id))
+        .join(user, col(GenerationRow.user_message_id) == col(user.id))
+        .join(wanted, wanted.c.id == col(reply.id))
+        .order_by(col(reply.id))
+    )
+    return [
+        RecordedTurn(
+            user=message_record(user_row),
+            reply=message_record(reply_row),
+            generation=generation_record(generation),
+        )
+        for user_row, reply_row, generation in rows
+    ]
+
+
+def digest_of(transaction: Transaction, row: GenerationRow) -> str | None:
+    """Return the digest that a generation should have; None while it has no reply."""
+    if row.reply_id is None:
+        return None
+    return digest_of_generation(
+        generation_record(row),
+        user=transaction.get_one(MessageRow, row.user_message_id).digest,
+        reply=transaction.get_one(MessageRow, row.reply_id).digest,
+        fingerprint=transaction.get_one(CheckpointRow, row.checkpoint_id).fingerprint,
     )
 
 
@@ -106,9 +142,23 @@ def session_record(row: SessionRow) -> Session:
         settings=row.settings,
         head_id=row.head_id,
         forked_from=row.forked_from,
+        forked_at=row.forked_at,
         created=row.created,
         last_used=row.last_used,
         archived=row.archived,
+    )
+
+
+def checkpoint_record(row: CheckpointRow) -> Checkpoint:
+    """Freeze a checkpoint."""
+    return Checkpoint(
+        id=row.id,
+        fingerprint=row.fingerprint,
+        parts=row.parts,
+        config=row.config,
+        step=row.step,
+        path=row.path,
+        created=row.created,
     )
 
 
@@ -143,11 +193,13 @@ def generation_record(row: GenerationRow) -> Generation:
         prompt_hash=row.prompt_hash,
         trimmed_turns=row.trimmed_turns,
         environment=row.environment,
+        forced_ids=tuple(row.forced_ids or ()),
         status=cast("GenerationStatus", row.status),
         finish_reason=row.finish_reason,
         receipt=row.receipt,
         timings=row.timings,
         error=row.error,
+        digest=row.digest,
         created=row.created,
         finished=row.finished,
     )

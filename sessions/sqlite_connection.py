@@ -90,6 +90,18 @@ def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float) -> N
         )
 
 
+def structure_faults(connection: Connection) -> list[str]:
+    """Return what SQLite finds wrong with its file and the references in it; [] for another database."""
+    if connection.dialect.name != "sqlite":
+        return []
+    report = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+    strays = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    return [f"the file: {line}" for line in report if line != "ok"] + [
+        f"row {stray[1]} of table {stray[0]} refers to a row of {stray[2]} that is not there"
+        for stray in strays
+    ]
+
+
 # Primary result codes of SQLite: the class that callers see, and what happened, with what to do.
 _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreLocked, "is locked by another program: close that one, or try again"),

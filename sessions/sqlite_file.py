@@ -18,7 +18,7 @@ from pathlib import Path
 
 import platformdirs
 
-from sessions.errors import NotAStore, StoreUnavailable
+from sessions.errors import InvalidValue, NotAStore, StoreUnavailable
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 _SMALLEST_DATABASE = 512  # bytes: one page of the smallest size that SQLite has
@@ -74,12 +74,24 @@ def back_up(path: Path, label: str) -> Path:
     Safe while a connection holds the write lock. ``label`` becomes part of the copy's name.
     """
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    copy = path.with_name(f"{path.name}.{label}-{moment}-{secrets.token_hex(3)}.backup")
-    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, _PRIVATE_FILE))
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-    _make_entry_durable(path.parent)
-    return copy
+    target = path.with_name(f"{path.name}.{label}-{moment}-{secrets.token_hex(3)}.backup")
+    copy(path, target)
+    return target
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copy the committed state of the store at ``path`` to a new private file, complete or not at all.
+
+    Raises InvalidValue where something lies at ``target`` already.
+    """
+    if target.exists() or target.is_symlink():
+        raise InvalidValue(f"{target} is there already: give the backup another path")
+    with (
+        new_file(target) as unfinished,
+        closing(sqlite3.connect(path)) as source,
+        closing(sqlite3.connect(unfinished)) as copied,
+    ):
+        source.backup(copied)
 
 
 def _make_entry_durable(folder: Path) -> None:

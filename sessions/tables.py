@@ -1,7 +1,8 @@
 """The schema as it is now: four tables, their keys, checks and indexes.
 
 Rows never leave the package; ``records`` has their frozen counterparts. The schema is made by the
-migrations alone, and a test holds that they arrive exactly here. Knows no queries.
+migrations alone, and a test holds that they arrive exactly here. The full-text index over the messages is no
+table of ours: ``search`` says how each database keeps it. Knows no queries.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class SessionRow(Row, table=True):
         ForeignKeyConstraint(["head_id"], ["message.id"], name="fk_session_head", use_alter=True),
         ForeignKeyConstraint(["forked_from"], ["session.id"], name="fk_session_forked_from"),
         Index("ix_session_last_used", "last_used"),
+        # When messages are purged, the database asks whether a head is among them.
+        Index("ix_session_head", "head_id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -78,6 +81,7 @@ class SessionRow(Row, table=True):
     created: datetime = Field(sa_column=Column(UtcTime, nullable=False))
     last_used: datetime = Field(sa_column=Column(UtcTime, nullable=False))
     archived: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+    forked_at: int | None = Field(default=None, sa_column=Column(BigInteger))
 
 
 class MessageRow(Row, table=True):
@@ -123,6 +127,8 @@ class GenerationRow(Row, table=True):
             "(reply_id IS NOT NULL) = (status IN ('complete', 'cancelled'))", name="ck_generation_reply"
         ),
         Index("ix_generation_session_status", "session_id", "status"),
+        # The list of sessions shows the checkpoint of each one's latest generation.
+        Index("ix_generation_session", "session_id", "id"),
         Index("ix_generation_user_message", "user_message_id"),
         {"sqlite_autoincrement": True},
     )
@@ -146,3 +152,6 @@ class GenerationRow(Row, table=True):
     error: str | None = Field(default=None, sa_column=Column(FaithfulText))
     created: datetime = Field(sa_column=Column(UtcTime, nullable=False))
     finished: datetime | None = Field(default=None, sa_column=Column(UtcTime))
+    # None in rows from before there were such columns.
+    forced_ids: list[int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    digest: str | None = Field(default=None, sa_column=Column(String(64)))

@@ -50,6 +50,13 @@ def checked_text(text: str, what: str) -> str:
     return text
 
 
+def checked_label(text: str, what: str) -> str:
+    """Return ``text`` if it has a UTF-8 form and at most 200 characters; InvalidValue otherwise."""
+    if len(text) > NAME_LIMIT:
+        raise InvalidValue(f"{what} has {len(text)} characters: expected at most {NAME_LIMIT}")
+    return checked_text(text, what)
+
+
 def checked_int(value: SupportsIndex, what: str, *, least: int = _INT64_MIN) -> int:
     """Return ``value`` as an int if it lies in ``least`` .. 2**63 - 1; raise InvalidValue otherwise."""
     try:
@@ -84,9 +91,10 @@ def checked_generation(asked: NewGeneration) -> NewGeneration:
         attempt=checked_int(asked.attempt, "the attempt", least=0),
         sampling=checked_json(asked.sampling, "the sampling"),
         max_new_tokens=checked_int(asked.max_new_tokens, "max_new_tokens", least=0),
-        prompt_hash=checked_text(asked.prompt_hash, "the prompt hash"),
+        prompt_hash=checked_label(asked.prompt_hash, "the prompt hash"),
         trimmed_turns=checked_int(asked.trimmed_turns, "trimmed_turns", least=0),
         environment=checked_json(asked.environment, "the environment"),
+        forced_ids=tuple(checked_token_ids(asked.forced_ids)),
     )
 
 

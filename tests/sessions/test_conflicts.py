@@ -58,8 +58,24 @@ def test_a_session_that_waits_for_a_reply_takes_no_other_turn(store, session, as
 
 def test_a_retry_of_a_message_that_the_session_has_left_is_refused(store, session, asked, exchange):
     first = exchange(store, session, "hi", "hello")
+    store.reset(session.id, system=None, expected_head=first.id)
+    with pytest.raises(HeadMoved):
+        store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
+
+
+def test_a_retry_on_an_old_head_is_refused(store, session, asked, exchange):
+    first = exchange(store, session, "hi", "hello")
     exchange(store, session, "more", "yes")
     with pytest.raises(HeadMoved):
+        store.begin_retry(
+            session.id, user_message_id=first.parent_id, generation=asked(store), expected_head=first.id
+        )
+
+
+def test_a_retry_while_another_message_waits_for_its_reply_is_refused(store, session, asked, exchange):
+    first = exchange(store, session, "hi", "hello")
+    store.begin_turn(session.id, content="more", expected_head=first.id, generation=asked(store))
+    with pytest.raises(ReplyPending):
         store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
 
 

@@ -1,0 +1,199 @@
+"""Turns: a user's message and the reply to it, from what it is asked for with to what became of it.
+
+The message and its pending generation are durable before anything is generated, the reply before anybody is
+told that it is done. Knows nothing about SQL dialects or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from sqlmodel import col, select
+
+from sessions import changes, queries
+from sessions.base import StorePart, turn_record
+from sessions.errors import InvalidValue, RecordNotFound
+from sessions.records import (
+    Checkpoint,
+    Generation,
+    Message,
+    NewGeneration,
+    RecordedTurn,
+    ReplyStatus,
+    Turn,
+)
+from sessions.tables import CheckpointRow, GenerationRow, MessageRow
+from sessions.values import (
+    checked_generation,
+    checked_int,
+    checked_json,
+    checked_label,
+    checked_text,
+    checked_token_ids,
+    storable_text,
+)
+
+
+class Turns(StorePart):
+    """Turns, the generations behind them, and the checkpoints that these name."""
+
+    def remember_checkpoint(
+        self,
+        *,
+        fingerprint: str,
+        parts: Mapping[str, str],
+        config: Mapping[str, object],
+        step: int | None,
+        path: str,
+    ) -> int:
+        """Return the id of the checkpoint with this fingerprint: stored once, its path kept up to date."""
+        checked_label(fingerprint, "the fingerprint")
+        row = CheckpointRow(
+            fingerprint=fingerprint,
+            parts=checked_json(dict(parts), "the fingerprint's parts"),
+            config=checked_json(config, "the checkpoint's config"),
+            step=None if step is None else checked_int(step, "the checkpoint's step"),
+            path=storable_text(path),
+            created=changes.now(),
+        )
+        with self._database.writing() as transaction:
+            return changes.remember(transaction, row).id
+
+    def checkpoint(self, checkpoint_id: int) -> Checkpoint:
+        """Return a checkpoint that was remembered. Raises RecordNotFound."""
+        with self._database.reading() as transaction:
+            row = transaction.get(CheckpointRow, checked_int(checkpoint_id, "a checkpoint id"))
+            if row is None:
+                raise RecordNotFound("checkpoint", checkpoint_id)
+            return queries.checkpoint_record(row)
+
+    def begin_turn(
+        self, session_id: int, *, content: str, expected_head: int | None, generation: NewGeneration
+    ) -> Turn:
+        """Store a user message and the generation of its reply, both or neither.
+
+        ``expected_head`` is the head that the caller last saw. Raises HeadMoved if it is another by now,
+        ReplyPending if the session waits for a reply, RecordNotFound, InvalidValue.
+        """
+        checked_text(content, "the message")
+        asked = checked_generation(generation)
+        with self._database.writing() as transaction:
+            row = changes.locked_session(transaction, session_id)
+            changes.require_head(transaction, row, expected_head)
+            user = changes.append(transaction, row, parent_id=row.head_id, role="user", content=content)
+            return turn_record(row, user, changes.ask_for_reply(transaction, row, user, asked))
+
+    def begin_retry(
+        self,
+        session_id: int,
+        *,
+        user_message_id: int,
+        generation: NewGeneration,
+        expected_head: int | None = None,
+    ) -> Turn:
+        """Store another attempt at the reply to a user message of the path.
+
+        The head stays until the reply is finished. ``expected_head`` is the head that the caller last saw;
+        None leaves it unchecked. An attempt at the same message that is still pending is given up (failed)
+        for this one. Raises HeadMoved if the head is another, or the message is not on its path (any more),
+        ReplyPending if the session waits for a reply to another message, RecordNotFound, InvalidValue.
+        """
+        checked_int(user_message_id, "a message id")
+        asked = checked_generation(generation)
+        with self._database.writing() as transaction:
+            row = changes.locked_session(transaction, session_id)
+            user = transaction.get(MessageRow, user_message_id)
+            if user is None or user.role != "user":
+                raise RecordNotFound("user message", user_message_id)
+            if expected_head not in {None, row.head_id}:
+                raise changes.head_moved(transaction, row, expected_head)
+            if not queries.is_on_path(transaction, user_message_id, row.head_id):
+                raise changes.head_moved(transaction, row, user_message_id)
+            pending = queries.pending_row(transaction, session_id)
+            if pending is not None:
+                if pending.user_message_id != user_message_id:
+                    raise changes.reply_pending(row, pending)
+                changes.conclude(pending, "failed", error="given up for another attempt")
+            return turn_record(row, user, changes.ask_for_reply(transaction, row, user, asked))
+
+    def finish_reply(
+        self,
+        generation_id: int,
+        *,
+        content: str,
+        token_ids: Sequence[int],
+        status: ReplyStatus,
+        finish_reason: str,
+        receipt: Mapping[str, object],
+        timings: Mapping[str, object],
+    ) -> Message:
+        """Store the reply with its outcome and move the head to it; once only.
+
+        Raises GenerationFinished if there is an outcome already, RecordNotFound, InvalidValue.
+        """
+        if status not in get_args(ReplyStatus):
+            raise InvalidValue(f"the reply's status is {status!r}: expected one of {get_args(ReplyStatus)}")
+        checked_text(content, "the reply")
+        checked_label(finish_reason, "the finish reason")
+        ids = checked_token_ids(token_ids)
+        plain_receipt = checked_json(receipt, "the receipt")
+        plain_timings = checked_json(timings, "the timings")
+        with self._database.writing() as transaction:
+            session, row = changes.locked_generation(transaction, generation_id)
+            reply = changes.append(
+                transaction,
+                session,
+                parent_id=row.user_message_id,
+                role="assistant",
+                content=content,
+                token_ids=ids,
+                status=status,
+            )
+            changes.conclude(row, status)
+            row.reply_id = reply.id
+            row.finish_reason = finish_reason
+            row.receipt = plain_receipt
+            row.timings = plain_timings
+            row.digest = queries.digest_of(transaction, row)
+            return queries.message_record(reply)
+
+    def fail_generation(self, generation_id: int, *, error: str) -> None:
+        """Record that no reply came of it, and why; the user message stays, and the head where it is.
+
+        Raises GenerationFinished if there is an outcome already, RecordNotFound.
+        """
+        # An error's own text must not be what keeps it from being recorded.
+        storable = storable_text(error)
+        with self._database.writing() as transaction:
+            _, row = changes.locked_generation(transaction, generation_id)
+            changes.conclude(row, "failed", error=storable)
+
+    def pending(self, session_id: int) -> Turn | None:
+        """Return the turn whose reply is being generated, or was interrupted; None if there is none."""
+        with self._database.reading() as transaction:
+            session = queries.session_row(transaction, session_id)
+            row = queries.pending_row(transaction, session_id)
+            if row is None:
+                return None
+            return turn_record(session, transaction.get_one(MessageRow, row.user_message_id), row)
+
+    def generations(self, session_id: int) -> list[Generation]:
+        """Return every attempt at a reply in this session, oldest first."""
+        with self._database.reading() as transaction:
+            queries.session_row(transaction, session_id)
+            rows = transaction.exec(
+                select(GenerationRow)
+                .where(GenerationRow.session_id == session_id)
+                .order_by(col(GenerationRow.id))
+            )
+            return [queries.generation_record(row) for row in rows]
+
+    def recorded_turns(self, session_id: int, *, every_branch: bool = False) -> list[RecordedTurn]:
+        """Return the turns whose reply has a generation: those of the path, or of the whole tree, by id.
+
+        A reply that came from elsewhere (an import of plain messages) has none, and is left out.
+        """
+        with self._database.reading() as transaction:
+            session = queries.session_row(transaction, session_id)
+            return queries.recorded_turns(transaction, session, every_branch=every_branch)

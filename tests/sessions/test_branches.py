@@ -1,0 +1,131 @@
+"""Forks, alternatives and moved heads: nothing is copied, and nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from sessions import HeadMoved, RecordNotFound, ReplyPending, SessionExists
+
+
+def said(store, session):
+    return [message.content for message in store.path(session.id)]
+
+
+def test_a_fork_shares_the_messages_and_goes_its_own_way(store, session, exchange):
+    exchange(store, session, "hi", "hello")
+    fork = store.fork(session.id, name="other")
+    assert (fork.forked_from, fork.seed, fork.settings) == (session.id, session.seed, session.settings)
+    assert [each.id for each in store.path(fork.id)] == [each.id for each in store.path(session.id)]
+
+    exchange(store, fork, "and then", "that")
+    exchange(store, session, "but", "no")
+    assert said(store, fork) == ["be brief", "hi", "hello", "and then", "that"]
+    assert said(store, session) == ["be brief", "hi", "hello", "but", "no"]
+
+
+def test_a_fork_can_begin_at_any_message_of_the_tree_and_have_another_seed(store, session, exchange):
+    first = exchange(store, session, "hi", "hello")
+    exchange(store, session, "more", "yes")
+    fork = store.fork(session.id, name="earlier", at=first.id, seed=99)
+    assert (fork.head_id, fork.forked_at, fork.seed) == (first.id, first.id, 99)
+    assert said(store, fork) == ["be brief", "hi", "hello"]
+
+
+def test_a_fork_of_an_empty_session_is_empty(store):
+    bare = store.create_session("bare", seed=1, system=None, settings={})
+    assert store.fork(bare.id, name="too").head_id is None
+
+
+def test_a_fork_needs_a_free_name_and_a_message_of_the_session(store, session, exchange):
+    stranger = store.create_session("stranger", seed=1, system="x", settings={})
+    with pytest.raises(SessionExists):
+        store.fork(session.id, name="stranger")
+    with pytest.raises(RecordNotFound, match="message of session 'talk' with id"):
+        store.fork(session.id, name="new", at=stranger.head_id)
+    with pytest.raises(RecordNotFound, match="message with id 99"):
+        store.fork(session.id, name="new", at=99)
+    assert len(store.sessions()) == 2
+
+
+def test_the_list_counts_what_a_fork_shares(store, session, exchange):
+    exchange(store, session, "first words", "hello")
+    fork = store.fork(session.id, name="fork")
+    exchange(store, fork, "more", "yes")
+    (summary,) = (each for each in store.sessions() if each.name == "fork")
+    assert (summary.messages, summary.turns, summary.first_words) == (5, 2, "first words")
+
+
+def test_a_head_moves_back_and_forth_within_its_tree(store, session, exchange):
+    first = exchange(store, session, "hi", "hello")
+    second = exchange(store, session, "more", "yes")
+    assert store.move_head(session.id, to=first.id, expected_head=second.id).head_id == first.id
+    assert said(store, session) == ["be brief", "hi", "hello"]
+    assert store.move_head(session.id, to=second.id, expected_head=first.id).head_id == second.id
+    assert store.move_head(session.id, to=None, expected_head=second.id).head_id is None
+    assert said(store, session) == []
+
+
+def test_the_head_of_a_fork_moves_over_what_it_shares_and_back(store, session, exchange):
+    first = exchange(store, session, "hi", "hello")
+    fork = store.fork(session.id, name="fork")
+    root = store.path(fork.id)[0]
+    store.move_head(fork.id, to=root.id, expected_head=first.id)
+    assert store.move_head(fork.id, to=first.id, expected_head=root.id).head_id == first.id
+
+
+def test_a_head_never_moves_out_of_its_tree(store, session, exchange):
+    fork = store.fork(session.id, name="fork")
+    elsewhere = exchange(store, session, "hi", "hello")
+    with pytest.raises(RecordNotFound, match="session 'fork'"):
+        store.move_head(fork.id, to=elsewhere.id, expected_head=fork.head_id)
+
+
+def test_a_head_that_is_not_as_expected_or_waits_for_a_reply_stays(store, session, asked):
+    with pytest.raises(HeadMoved):
+        store.move_head(session.id, to=None, expected_head=None)
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
+    with pytest.raises(ReplyPending):
+        store.move_head(session.id, to=None, expected_head=turn.user.id)
+
+
+def test_an_earlier_message_is_answered_again_and_the_head_moves_there(
+    store, session, exchange, asked, finished
+):
+    first = exchange(store, session, "hi", "hello")
+    last = exchange(store, session, "more", "yes")
+    turn = store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
+    assert turn.session.head_id == last.id
+    again = finished(store, turn.generation.id, "good day")
+    assert said(store, session) == ["be brief", "hi", "good day"]
+    assert [each.id for each in store.alternatives(again.id)] == [first.id, again.id]
+    assert [each.id for each in store.path_to(last.id)][-1] == last.id
+
+
+def test_alternatives_are_the_messages_of_one_role_in_one_place(store, session, exchange):
+    first = exchange(store, session, "hi", "hello")
+    root = store.path(session.id)[0]
+    store.move_head(session.id, to=root.id, expected_head=first.id)
+    second = exchange(store, session, "good day", "hello")
+    users = store.alternatives(second.parent_id)
+    assert [each.content for each in users] == ["hi", "good day"]
+    other = store.create_session("other", seed=1, system="be brief", settings={})
+    assert [each.id for each in store.alternatives(other.head_id)] == [other.head_id]
+    with pytest.raises(RecordNotFound):
+        store.alternatives(99)
+
+
+def test_recorded_turns_follow_the_path_or_the_whole_tree(store, session, exchange, asked, finished):
+    first = exchange(store, session, "hi", "hello")
+    exchange(store, session, "more", "yes")
+    turn = store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
+    again = finished(store, turn.generation.id, "good day")
+    (recorded,) = store.recorded_turns(session.id)
+    assert (recorded.user.content, recorded.reply.id, recorded.generation.reply_id) == (
+        "hi",
+        again.id,
+        again.id,
+    )
+    everything = store.recorded_turns(session.id, every_branch=True)
+    assert [each.reply.content for each in everything] == ["hello", "yes", "good day"]
+    fork = store.fork(session.id, name="fork")
+    assert [each.reply.id for each in store.recorded_turns(fork.id)] == [again.id]
