@@ -16,12 +16,15 @@ from engine.errors import (
     DecoderContractError,
     EngineClosed,
     EngineError,
+    EngineFull,
     EventFormatError,
     GenerationFailed,
     SubscriberLagged,
 )
 from engine.events import (
+    CancelCause,
     Event,
+    FailureScope,
     FinishReason,
     JobCancelled,
     JobDone,
@@ -36,16 +39,20 @@ from engine.events import (
 from engine.job import Job, Result, Timings
 from engine.log import Cursor
 from engine.states import JobState
+from engine.statistics import JobStatistics, Percentiles, Statistics
 
 __all__ = [
+    "CancelCause",
     "Cursor",
     "Decoder",
     "DecoderContractError",
     "Engine",
     "EngineClosed",
     "EngineError",
+    "EngineFull",
     "Event",
     "EventFormatError",
+    "FailureScope",
     "FinishReason",
     "GenerationFailed",
     "Job",
@@ -55,7 +62,10 @@ __all__ = [
     "JobQueued",
     "JobStarted",
     "JobState",
+    "JobStatistics",
+    "Percentiles",
     "Result",
+    "Statistics",
     "Step",
     "StepLike",
     "SubscriberLagged",

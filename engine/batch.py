@@ -1,27 +1,31 @@
 """The running batch, as the compute thread sees it: one slice of work at a time.
 
-Plain synchronous code: newcomers go in, facts come out, nothing here waits for or calls the event loop. The
-sequences of a decoder never leave this module. Knows nothing of jobs, events, logs or queues beyond their
-ids.
+Plain synchronous code: orders come in (who joins, who leaves), facts come out, nothing here waits for or
+calls the event loop. The sequences of a decoder never leave this module. Knows nothing of jobs, events, logs
+or queues beyond their ids.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Literal, TypeVar, cast
 
 from engine.decoder import Decoder, StepLike
 from engine.errors import DecoderContractError
-from engine.events import FINISH_REASONS, FinishReason
+from engine.events import FINISH_REASONS, FailureScope, FinishReason
 
 RequestT = TypeVar("RequestT")
 SequenceT = TypeVar("SequenceT")
 
 # How a job left the batch: its finish, a cancel, or the error that failed it.
 Outcome = FinishReason | Literal["cancelled"] | Exception
+AT_ONCE = -math.inf
+NEVER = math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +44,17 @@ class Ended:
     job_id: str
     at: float
     outcome: Outcome
+    scope: FailureScope = "job"
+    """Whose failure it is, if it is one."""
     receipt: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
-Fact = Decoded | Ended
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchFailed:
+    """The decoder failed for all sequences together; an `Ended` follows for each."""
+
+
+Fact = Decoded | Ended | BatchFailed
 
 
 @dataclass(slots=True)
@@ -56,9 +67,9 @@ class _Seat(Generic[SequenceT]):
 
 
 class Batch(Generic[RequestT, SequenceT]):
-    """All admitted sequences of one decoder. Every method but `leave` runs on the compute thread.
+    """All admitted sequences of one decoder. `join`, `leave` and `alarm` are for the event loop's thread.
 
-    `interrupted` says, asked between two steps, whether the event loop wants the slice to end.
+    Everything else happens on the compute thread, the counts are read by the event loop at any time.
     """
 
     def __init__(
@@ -66,43 +77,53 @@ class Batch(Generic[RequestT, SequenceT]):
         decoder: Decoder[RequestT, SequenceT],
         *,
         slice_seconds: float,
-        interrupted: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self._decoder = decoder
         self._slice_seconds = slice_seconds
-        self._interrupted = interrupted
         self._clock = clock
         self._seats: list[_Seat[SequenceT]] = []
         self._facts: list[Fact] = []
-        self._leaving: deque[str] = deque()  # the two ends are used by two threads; deques allow that
+        # One queue for both, so that nobody can leave before having joined. Its two ends are used by two
+        # threads; deques allow that.
+        self._orders: deque[Callable[[], None]] = deque()
+        self._skipped = False  # whether the last slice made no step because of the alarm
+        self._dead = False
+        self.alarm = NEVER
+        """Time at which the event loop wants to be asked what to do next: slices end there.
+
+        A number that two threads assign and read, so no lock. It cannot starve the batch: two slices together
+        make at least one step.
+        """
+        self.steps = 0
+        """How many there were."""
+        self.advanced = 0
+        """Sequences of all steps."""
+        self.busy_seconds = 0.0
+        """Time of all slices with a step."""
+
+    def join(self, job_id: str, request: RequestT) -> None:
+        """Have a job admitted before the next step."""
+        self._orders.append(partial(self._admit, job_id, request))
 
     def leave(self, job_id: str) -> None:
-        """Ask for a job's release after the step in flight; for the event loop's thread.
+        """Have a job released before the next step; one that has ended by then is left as it is."""
+        self._orders.append(partial(self._dismiss, job_id))
 
-        A job that has ended by then is left as it is.
-        """
-        self._leaving.append(job_id)
+    def run_slice(self) -> list[Fact]:
+        """Decode for one slice; return what happened, in order.
 
-    def run_slice(self, joining: Sequence[tuple[str, RequestT]]) -> list[Fact]:
-        """Admit who joins, then decode for one slice; return what happened, in order.
-
-        A slice ends with its time, with a step that brings news somebody waits for (a job's first token, an
-        end), or between two steps when a job is to leave or the slice is interrupted. It makes at least one
-        step, so that no flood of interruptions can starve the batch.
+        A slice ends with its time, at the alarm, and with what somebody waits for: a job's first token or an
+        end. Between two steps newcomers join and those who were asked to leave go.
         """
         self._facts = []
-        for job_id, request in joining:
-            self._admit(job_id, request)
-        # After the admissions: a job may be asked to leave before the slice that it joins has begun.
-        self._release_leaving()
-        news = bool(self._facts)
-        over = self._clock() + self._slice_seconds
-        while self._seats:
-            news |= self._step()
-            if news or self._leaving or self._interrupted() or self._clock() >= over:
-                break
-        self._release_leaving()
+        if self._dead:
+            return self._facts
+        try:
+            self._decode()
+        except BaseException:
+            self._dead = True  # more than an Exception: the engine dies of it
+            raise
         return self._facts
 
     def clear(self) -> None:
@@ -110,13 +131,26 @@ class Batch(Generic[RequestT, SequenceT]):
         for seat in self._seats.copy():
             self._end(seat, "cancelled")
 
-    def _release_leaving(self) -> None:
-        while self._leaving:
-            job_id = self._leaving.popleft()
-            for seat in self._seats:
-                if seat.job_id == job_id:
-                    self._end(seat, "cancelled")
-                    break
+    def _decode(self) -> None:
+        self._obey()
+        now = began = self._clock()
+        if now >= self.alarm and not self._skipped:
+            self._skipped = True
+            return
+        while self._seats:
+            news = self._step()
+            self._skipped = False
+            before = len(self._facts)
+            self._obey()
+            now = self._clock()
+            if news or len(self._facts) > before or now >= min(self.alarm, began + self._slice_seconds):
+                break
+        self.busy_seconds += now - began
+
+    def _obey(self) -> None:
+        """Let those in and out who are to come and go."""
+        while self._orders:
+            self._orders.popleft()()
 
     def _admit(self, job_id: str, request: RequestT) -> None:
         try:
@@ -126,9 +160,17 @@ class Batch(Generic[RequestT, SequenceT]):
         else:
             self._seats.append(_Seat(job_id, sequence))
 
+    def _dismiss(self, job_id: str) -> None:
+        for seat in self._seats:
+            if seat.job_id == job_id:
+                self._end(seat, "cancelled")
+                return
+
     def _step(self) -> bool:
         """Advance every sequence once; return whether the step brought a first token or an end."""
         seats = self._seats.copy()
+        self.steps += 1
+        self.advanced += len(seats)
         try:
             steps = self._decoder.advance([seat.sequence for seat in seats])
             if len(steps) != len(seats):
@@ -137,8 +179,9 @@ class Batch(Generic[RequestT, SequenceT]):
                     "it must return one each, in the same order"
                 )
         except Exception as error:  # noqa: BLE001  # a decoder may raise anything; it fails the batch
+            self._facts.append(BatchFailed())
             for seat in seats:
-                self._end(seat, error)
+                self._end(seat, error, "batch")
             return True
         at = self._clock()
         news = False
@@ -169,7 +212,7 @@ class Batch(Generic[RequestT, SequenceT]):
             self._end(seat, cast("FinishReason", finish))
         return first or error is not None or finish is not None
 
-    def _end(self, seat: _Seat[SequenceT], outcome: Outcome) -> None:
+    def _end(self, seat: _Seat[SequenceT], outcome: Outcome, scope: FailureScope = "job") -> None:
         """Release a sequence, whatever that raises, and note the end of its job."""
         self._seats.remove(seat)
         receipt: dict[str, object] = {}
@@ -180,8 +223,9 @@ class Batch(Generic[RequestT, SequenceT]):
                 outcome.add_note(f"releasing its sequence then raised {fault!r}")
             else:
                 outcome = fault
-        at = self._clock()
-        self._facts.append(Ended(job_id=seat.job_id, at=at, outcome=outcome, receipt=receipt))
+        self._facts.append(
+            Ended(job_id=seat.job_id, at=self._clock(), outcome=outcome, scope=scope, receipt=receipt)
+        )
 
 
 def _json_copy(receipt: Mapping[str, object]) -> dict[str, object]:

@@ -22,12 +22,37 @@ import anyio
 import anyio.lowlevel
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class _TrioToken(Protocol):
     """What is used of `trio.lowlevel.TrioToken`; the engine itself never imports trio."""
 
     def run_sync_soon(self, sync_fn: Callable[[], object]) -> object: ...
+
+
+class Pending(Protocol[T_co]):
+    """A call that is being performed, or will be."""
+
+    async def outcome(self) -> T_co:
+        """Wait for its end, whoever cancels meanwhile; return its value or raise its error."""
+        ...
+
+
+class Compute(Protocol):
+    """What performs calls one after the other, in the order in which they begin, beside the event loop."""
+
+    def start(self) -> None:
+        """Begin to serve."""
+        ...
+
+    def begin(self, function: Callable[[], T]) -> Pending[T]:
+        """Have a function performed after those that were begun before."""
+        ...
+
+    def close(self, last: Callable[[], object]) -> None:
+        """Perform a last function and end."""
+        ...
 
 
 class _Call(Generic[T]):
@@ -71,7 +96,7 @@ def _poster() -> Callable[[Callable[[], object]], object]:
 
 
 class ComputeThread:
-    """One OS thread that performs calls in the order in which they come."""
+    """The `Compute` of an engine: one OS thread."""
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -82,11 +107,11 @@ class ComputeThread:
         """Start the thread."""
         self._thread.start()
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Perform `function` there and return its value or raise its error; no cancellation cuts it short."""
+    def begin(self, function: Callable[[], T]) -> Pending[T]:
+        """Have `function` performed there; no cancellation cuts it short."""
         call = _Call(function)
         self._calls.put(call.perform)
-        return await call.outcome()
+        return call
 
     def close(self, last: Callable[[], object]) -> None:
         """Perform `last`, which must not raise, as the final call, and end the thread.

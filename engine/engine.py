@@ -1,16 +1,17 @@
 """The engine: takes requests, keeps the batch full, publishes what happens.
 
-One owner task on the event loop hands the compute thread one slice of work after the other and turns the
-facts that come back into events: one thread hop a slice, whatever number of tokens. Between two slices it
-applies what callers asked for meanwhile: newcomers join in the order of their submission, cancelled jobs
-leave. Knows nothing of text, tokens, sampling, terminals or stores; a model is a `Decoder`.
+One owner task on the event loop hands the compute thread one slice of work after the other, always one ahead,
+and turns the facts that come back into events: one thread hop a slice, whatever number of tokens, while the
+next slice is being decoded. Whenever facts come back it applies what was asked for meanwhile: newcomers join
+in the order of their submission, cancelled, late and abandoned jobs leave. Knows nothing of text, tokens,
+sampling, terminals or stores; a model is a `Decoder`.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from types import MappingProxyType
@@ -19,14 +20,17 @@ from typing import Generic, Self, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from engine.batch import Batch, Decoded, Fact
-from engine.compute import ComputeThread
+from engine.batch import AT_ONCE, Batch, BatchFailed, Decoded, Fact
+from engine.compute import Compute, ComputeThread, Pending
+from engine.deadlines import Deadlines, check_seconds
 from engine.decoder import Decoder
-from engine.errors import EngineClosed
+from engine.errors import EngineClosed, EngineFull
+from engine.events import CancelCause
 from engine.job import Job
 from engine.log import Cursor, EventLog
 from engine.record import JobRecord
 from engine.states import JobState
+from engine.statistics import Statistics, Tally
 from engine.wakeup import Wakeup
 
 RequestT = TypeVar("RequestT")
@@ -34,18 +38,21 @@ SequenceT = TypeVar("SequenceT")
 
 # Events that the log over all jobs holds for its subscribers: some seconds of a full batch, about a megabyte.
 FEED_CAPACITY = 4096
+# Slices with the compute thread: it goes on with the second while the event loop publishes the first.
+AHEAD = 2
 
 
 class Engine(Generic[RequestT, SequenceT]):
     """Runs the jobs of one decoder, at most `max_batch` at a time, while its `async with` block is open.
 
-    `slice_ms` bounds how long tokens may wait before they are published (0: one step a slice). `clock`
-    gives seconds for events, timings and slices, from both threads. All methods belong to the event loop's
-    thread; none but entering and leaving waits.
+    `max_queue` more may wait for a place. `slice_ms` bounds how long tokens may wait before they are
+    published (0: one step a slice). `clock` gives seconds for events, timings, deadlines and slices, from
+    both threads. All methods belong to the event loop's thread; none but entering, leaving and `drain` waits.
 
     Leaving the block, normally, by an error or by cancellation, refuses new jobs, cancels those that are
     queued or running, waits until each is released and has its terminal event, ends the subscriptions and
-    the compute thread. It takes as long as the decode step in flight. An engine is entered once.
+    the compute thread. It takes as long as the decode step in flight. Who would rather have them finished
+    calls `drain` first. An engine is entered once.
     """
 
     def __init__(
@@ -53,31 +60,38 @@ class Engine(Generic[RequestT, SequenceT]):
         decoder: Decoder[RequestT, SequenceT],
         *,
         max_batch: int = 32,
+        max_queue: int = 1024,
         slice_ms: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        compute: Compute | None = None,
     ) -> None:
+        """`compute` is for simulations; None: a thread of the engine's own. `ValueError` for bad numbers."""
         if max_batch < 1:
             raise ValueError(
                 f"max_batch is the number of jobs decoded together, at least 1; got {max_batch!r}"
             )
+        if max_queue < 1:
+            raise ValueError(
+                f"max_queue is the number of jobs that may wait for a place, at least 1; got {max_queue!r}"
+            )
         if not slice_ms >= 0:  # NaN too
             raise ValueError(f"slice_ms is a time in milliseconds, at least 0; got {slice_ms!r}")
         self._max_batch = max_batch
+        self._max_queue = max_queue
         self._clock = clock
-        # Asks the slice in flight to end for a newcomer's sake. One bool, written by the event loop and read
-        # by the compute thread between steps, so no lock.
-        self._interrupt = False
-        self._batch = Batch(
-            decoder, slice_seconds=slice_ms / 1000, interrupted=lambda: self._interrupt, clock=clock
-        )
-        self._thread = ComputeThread("engine-compute")
+        self._batch = Batch(decoder, slice_seconds=slice_ms / 1000, clock=clock)
+        self._thread = compute or ComputeThread("engine-compute")
         self._feed = EventLog(FEED_CAPACITY)
         self._numbers = count(1)
         self._jobs: dict[str, Job] = {}
         self._waiting: OrderedDict[str, JobRecord[RequestT]] = OrderedDict()
         self._running: dict[str, JobRecord[RequestT]] = {}
+        self._deadlines = Deadlines()
+        self._left: deque[str] = deque()  # a job's id for each of its followers that went, from any thread
+        self._tally = Tally()
         self._work = Wakeup()
-        self._phase = "not entered"  # then "open", "closing", "closed"
+        self._idle = Wakeup()
+        self._phase = "not entered"  # then "open", "draining", "closing", "closed"
         self._tasks: TaskGroup | None = None
 
     @property
@@ -85,19 +99,43 @@ class Engine(Generic[RequestT, SequenceT]):
         """The jobs that have not ended, by id; a live, read-only view."""
         return MappingProxyType(self._jobs)
 
-    def submit(self, request: RequestT) -> Job:
-        """Queue a request and return its job at once; `EngineClosed` outside of the `async with` block."""
+    def submit(
+        self,
+        request: RequestT,
+        *,
+        deadline: float | None = None,
+        queue_deadline: float | None = None,
+        cancel_when_abandoned: bool = False,
+    ) -> Job:
+        """Queue a request and return its job at once.
+
+        A job that has not ended `deadline` seconds from now, or not started `queue_deadline` seconds from
+        now, ends cancelled with the cause "deadline". With `cancel_when_abandoned` it is cancelled once
+        somebody followed it (a cursor of `Job.events`, a wait for `Job.result`) and nobody does any more.
+
+        Raises `EngineClosed` outside of the `async with` block and after `drain`, `EngineFull` if `max_queue`
+        jobs wait for a place, `ValueError` for a deadline that is no number of seconds.
+        """
         if self._phase != "open":
             raise EngineClosed(
                 f"cannot submit {request!r:.200}: the engine is {self._phase}. "
-                "Submit inside of `async with Engine(...) as engine:`."
+                "Submit inside of `async with Engine(...) as engine:`, before draining it."
             )
-        job_id = f"job-{next(self._numbers)}"
-        record = JobRecord(job_id=job_id, request=request, at=self._clock(), feed=self._feed)
-        job = self._jobs[job_id] = Job(record, partial(self._cancel, record))  # pyright: ignore[reportArgumentType]
+        check_seconds("deadline", deadline)
+        check_seconds("queue_deadline", queue_deadline)
+        if len(self._running) + len(self._waiting) >= self._max_batch + self._max_queue:
+            self._tally.rejected += 1
+            raise EngineFull(self._max_queue)
+        job_id, now = f"job-{next(self._numbers)}", self._clock()
+        on_left = partial(self._follower_left, job_id) if cancel_when_abandoned else None
+        record = JobRecord(job_id=job_id, request=request, at=now, feed=self._feed, on_left=on_left)
+        cancel = partial(self._cancel, record, "asked")
+        job = Job(record, cancel=cancel, clock=self._clock)  # pyright: ignore[reportArgumentType]
+        self._tally.submitted += 1
+        self._jobs[job_id] = job
         self._waiting[job_id] = record
-        if len(self._running) + len(self._waiting) <= self._max_batch:
-            self._interrupt = True
+        self._deadlines.set(job_id, at=now, queue=queue_deadline, whole=deadline)
+        self._batch.alarm = AT_ONCE
         self._work.ring()
         return job
 
@@ -108,6 +146,31 @@ class Engine(Generic[RequestT, SequenceT]):
         behind gets `SubscriberLagged` with the number of events it missed, and goes on when asked again.
         """
         return Cursor(self._feed, self._feed.end)
+
+    def statistics(self) -> Statistics:
+        """Return what the engine has done until now; also after it was left."""
+        batch = self._batch
+        return self._tally.statistics(
+            queued=len(self._waiting),
+            running=len(self._running),
+            steps=batch.steps,
+            advanced=batch.advanced,
+            busy_seconds=batch.busy_seconds,
+            max_batch=self._max_batch,
+        )
+
+    async def drain(self) -> None:
+        """Take no more jobs and wait until all that were taken have ended; for good, also if cancelled.
+
+        Returns at once when the engine is left already. A deadline around it bounds how long the jobs get:
+        leaving the block afterwards cancels the rest.
+        """
+        if self._phase == "not entered":
+            raise EngineClosed("cannot drain an engine that was not entered; use `async with`")
+        if self._phase == "open":
+            self._phase = "draining"
+        while self._jobs:
+            await self._idle.wait()
 
     async def __aenter__(self) -> Self:
         if self._phase != "not entered":
@@ -124,10 +187,10 @@ class Engine(Generic[RequestT, SequenceT]):
         tasks = self._tasks
         if tasks is None:
             raise EngineClosed("the engine is left without having been entered; use `async with`")
-        if self._phase == "open":
+        if self._phase != "closed":
             self._phase = "closing"
-        for job in list(self._jobs.values()):
-            job.cancel()
+        for record in [*self._running.values(), *self._waiting.values()]:
+            self._cancel(record, "closing")
         self._work.ring()
         # The task group waits for the owner, whoever cancels meanwhile. An error or a cancellation of the
         # block goes on as it is: shown to the task group, an error would come out inside of an exception
@@ -136,14 +199,19 @@ class Engine(Generic[RequestT, SequenceT]):
 
     async def _own(self) -> None:
         """Own the compute thread until the engine is left and the last job has ended."""
+        slices: deque[Pending[list[Fact]]] = deque()
         try:
             # Cancellation comes as a request to leave the block: the slice in flight is always waited for.
             with anyio.CancelScope(shield=True):
-                while self._phase == "open" or self._running or self._waiting:
-                    if self._running or self._waiting:
-                        await self._slice()
-                    else:
+                while self._phase in ("open", "draining") or self._jobs or slices:
+                    self._attend()
+                    while self._running and len(slices) < AHEAD:
+                        slices.append(self._thread.begin(self._batch.run_slice))
+                    if not slices:
                         await self._work.wait()
+                        continue
+                    for fact in await slices.popleft().outcome():
+                        self._apply(fact)
         except BaseException as error:
             self._fail_all(error)
             raise
@@ -152,52 +220,84 @@ class Engine(Generic[RequestT, SequenceT]):
             self._thread.close(self._batch.clear)
             self._feed.close()
 
-    async def _slice(self) -> None:
-        """Let the compute thread work for one slice and publish what came of it."""
-        self._interrupt = False
-        joining = self._next_jobs()
-        for fact in await self._thread.run(partial(self._batch.run_slice, joining)):
-            self._apply(fact)
-
-    def _next_jobs(self) -> Sequence[tuple[str, RequestT]]:
-        """Move waiting jobs to the free places, first come first served."""
-        joining: list[tuple[str, RequestT]] = []
+    def _attend(self) -> None:
+        """Do what has become due: late and abandoned jobs leave, waiting ones move to the free places."""
+        # First of all: whoever sets it from here on is heard in the next slice.
+        self._batch.alarm = self._deadlines.next
+        now = self._clock()
+        if now >= self._batch.alarm:
+            for job_id in self._deadlines.past(now):
+                self._cancel(self._record(job_id), "deadline")
+            self._batch.alarm = self._deadlines.next
+        while self._left:
+            self._count_out(self._left.popleft())
         while self._waiting and len(self._running) < self._max_batch:
             job_id, record = self._waiting.popitem(last=False)
             self._running[job_id] = record
+            self._deadlines.started(job_id)
             record.start(self._clock())
-            joining.append((job_id, record.request))
-        return joining
+            self._batch.join(job_id, record.request)
+
+    def _record(self, job_id: str) -> JobRecord[RequestT]:
+        return self._running[job_id] if job_id in self._running else self._waiting[job_id]
+
+    def _follower_left(self, job_id: str) -> None:
+        """Note that a follower of a job is gone; on any thread, since cursors can be dropped on any."""
+        if job_id in self._jobs:
+            self._left.append(job_id)
+            self._batch.alarm = AT_ONCE
+
+    def _count_out(self, job_id: str) -> None:
+        """Cancel a job whose last follower is gone."""
+        if job_id in self._jobs:
+            record = self._record(job_id)
+            record.followers -= 1
+            if record.followers == 0:
+                self._cancel(record, "abandoned")
 
     def _apply(self, fact: Fact) -> None:
         """Publish one fact of the compute thread."""
+        if isinstance(fact, BatchFailed):
+            self._tally.batch_failures += 1
+            return
         record = self._running[fact.job_id]
         if isinstance(fact, Decoded):
             record.add_tokens(fact.tokens, fact.at)
+            self._tally.tokens += len(fact.tokens)
             return
-        del self._running[fact.job_id], self._jobs[fact.job_id]
+        del self._running[fact.job_id]
         if isinstance(fact.outcome, Exception):
-            record.fail(fact.outcome, fact.at)
+            record.fail(fact.outcome, fact.scope, fact.at)
         elif fact.outcome == "cancelled":
             record.cancelled(fact.receipt, fact.at)
         else:
             record.finish(fact.outcome, fact.receipt, fact.at)
+        self._forget(record)
 
-    def _cancel(self, record: JobRecord[RequestT]) -> None:
+    def _cancel(self, record: JobRecord[RequestT], cause: CancelCause) -> None:
         """Do what `Job.cancel` promises; nothing if the job is cancelled or ended already."""
         if record.state is JobState.QUEUED:
-            del self._waiting[record.id], self._jobs[record.id]
+            del self._waiting[record.id]
+            record.cancel_cause = cause
             record.cancelled({}, self._clock())
+            self._forget(record)
         elif record.state is JobState.RUNNING:
-            record.ask_to_cancel()
+            record.ask_to_cancel(cause)
             self._batch.leave(record.id)
+
+    def _forget(self, record: JobRecord[RequestT]) -> None:
+        """Let go of a job that has ended."""
+        del self._jobs[record.id]
+        self._deadlines.ended(record.id)
+        self._tally.add(record)
+        if not self._jobs:
+            self._idle.ring()
 
     def _fail_all(self, error: BaseException) -> None:
         """Give every live job its terminal event when the engine itself dies."""
         self._phase = "closed"
         for record in [*self._running.values(), *self._waiting.values()]:
-            if not record.state.is_terminal:
-                record.fail(error, self._clock())
+            record.fail(error, "engine", self._clock())
+            self._forget(record)
         self._running.clear()
         self._waiting.clear()
-        self._jobs.clear()

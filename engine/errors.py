@@ -12,7 +12,18 @@ class EngineError(Exception):
 
 
 class EngineClosed(EngineError):  # noqa: N818  # the name says it better
-    """The engine is not running: not entered yet, or being left, or left."""
+    """The engine takes no jobs: not entered yet, or draining, or being left, or left."""
+
+
+class EngineFull(EngineError):  # noqa: N818  # the name says it better
+    """As many jobs wait for a place in the batch as may: `limit`, the engine's `max_queue`."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the queue is full: max_queue={limit!r} job(s) wait for a place in the batch. Submit again once "
+            "a job has ended (`await job.result()`), cancel one, or make the Engine with a larger max_queue."
+        )
+        self.limit = limit
 
 
 class DecoderContractError(EngineError):
@@ -22,16 +33,23 @@ class DecoderContractError(EngineError):
 class GenerationFailed(EngineError):  # noqa: N818  # the name says it better
     """A job failed; raised by `Job.result()` from the error that failed it.
 
-    `job_id` is the job, `kind` the class name of the cause (the same text as `JobFailed.kind`).
+    `job_id` is the job, `kind` the class name of the cause and `scope` who failed with it ("job", "batch" or
+    "engine"): the same texts as on `JobFailed`.
     """
 
-    def __init__(self, *, job_id: str, kind: str, error: str) -> None:
+    def __init__(self, *, job_id: str, kind: str, error: str, scope: str) -> None:
         super().__init__(
             f"job {job_id!r} failed with {kind}: {error}. Its events up to the failure are still readable "
-            "with job.events(); the engine goes on, so the request can be submitted again."
+            "with job.events(); "
+            + (
+                "the engine is gone: make a new one."
+                if scope == "engine"
+                else "the engine goes on, so the request can be submitted again."
+            )
         )
         self.job_id = job_id
         self.kind = kind
+        self.scope = scope
 
 
 class SubscriberLagged(EngineError):  # noqa: N818  # the name says it better

@@ -18,6 +18,8 @@ from engine.errors import EventFormatError
 
 FinishReason = Literal["stop", "length", "context"]
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
+CancelCause = Literal["asked", "deadline", "abandoned", "closing"]
+FailureScope = Literal["job", "batch", "engine"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,23 +65,33 @@ class JobDone:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobCancelled:
-    """The job was stopped before its end, its sequence released; `receipt` is empty if it never started."""
+    """The job was stopped before its end, its sequence released; `receipt` is empty if it never started.
+
+    `cause`: "asked" by `Job.cancel`, past its "deadline", "abandoned" by its last follower, or the engine is
+    "closing".
+    """
 
     job_id: str
     seq: int
     at: float
+    cause: CancelCause
     receipt: Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobFailed:
-    """The job ended with an error: its message and the name of its class."""
+    """The job ended with an error: its message and the name of its class.
+
+    `scope`: the error is of this "job" alone, of the whole "batch", whose jobs all failed with it, or of the
+    "engine", which is gone.
+    """
 
     job_id: str
     seq: int
     at: float
     error: str
     kind: str
+    scope: FailureScope
 
 
 Event = JobQueued | JobStarted | TokenGenerated | JobDone | JobCancelled | JobFailed
@@ -105,8 +117,15 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "index": (int,),
     "reason": (str,),
     "receipt": (dict,),
+    "cause": (str,),
     "error": (str,),
     "kind": (str,),
+    "scope": (str,),
+}
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "reason": FINISH_REASONS,
+    "cause": get_args(CancelCause),
+    "scope": get_args(FailureScope),
 }
 
 
@@ -148,8 +167,8 @@ def _check_field(field: str, value: object) -> None:
         valid = cast("int", value) >= 0
     if valid and field == "at":
         valid = _is_finite(cast("float", value))
-    if valid and field == "reason":
-        valid = value in FINISH_REASONS
+    if valid and field in _WORDS:
+        valid = value in _WORDS[field]
     if not valid:
         raise EventFormatError(
             f"field {field!r} cannot be {value!r}; see the event classes for what it holds"

@@ -1,7 +1,7 @@
 """What a caller of the engine holds: a job, and the result it comes to.
 
-A job goes on whether or not anybody follows it, and stays readable after the engine is gone. Knows nothing of
-decoders and threads. For the event loop's thread only.
+A job goes on whether or not anybody follows it, unless its submitter said otherwise, and stays readable after
+the engine is gone. Knows nothing of decoders and threads. For the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import GenerationFailed
-from engine.events import Event, FinishReason, JobCancelled, JobDone, JobFailed, JobStarted, TokenGenerated
+from engine.events import CancelCause, FinishReason, JobCancelled, JobDone, JobFailed, TokenGenerated
 from engine.log import Cursor
 from engine.record import JobRecord
 from engine.states import JobState
+from engine.statistics import JobStatistics, job_statistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,8 @@ class Result:
     token_ids: tuple[int, ...]
     text: str
     reason: FinishReason | Literal["cancelled"]
+    cause: CancelCause | None
+    """Why a cancelled job was cancelled; None for every other."""
     receipt: Mapping[str, object]
     timings: Timings
 
@@ -45,9 +48,12 @@ class Job:
     """A submitted request. Made by `Engine.submit`."""
 
     # The record may carry any type of request: a job's caller never gets it back.
-    def __init__(self, record: JobRecord[object], cancel: Callable[[], None]) -> None:
+    def __init__(
+        self, record: JobRecord[object], *, cancel: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
         self._record = record
         self._cancel = cancel
+        self._clock = clock
 
     def __repr__(self) -> str:
         return f"<Job {self.id!r} {self.state.value}>"
@@ -69,33 +75,44 @@ class Job:
         position. A negative `start` is a `ValueError`; one beyond the last event ends the iteration when
         the job ends.
         """
-        return Cursor(self._record.log, start)
+        return self._record.follow(start)
 
     async def result(self) -> Result:
         """Wait for the end and return the reply; `GenerationFailed`, from its cause, if the job failed.
 
-        Cancelling the wait does not cancel the job.
+        Cancelling the wait does not cancel the job, unless it is cancelled when abandoned: who waits here is
+        a follower like a cursor.
         """
-        await self._record.ended.wait()
-        events = self._record.log.snapshot()
+        record = self._record
+        with self.events():
+            await record.ended.wait()
+        events = record.log.snapshot()
+        cause: CancelCause | None = None
         match events[-1]:
-            case JobDone(reason=reason, receipt=receipt):
+            case JobDone(reason=reason):
                 pass
-            case JobCancelled(receipt=receipt):
+            case JobCancelled(cause=cause):
                 reason = "cancelled"
-            case JobFailed(kind=kind, error=error):
-                raise GenerationFailed(job_id=self.id, kind=kind, error=error) from self._record.cause
+            case JobFailed(kind=kind, error=error, scope=scope):
+                failed = GenerationFailed(job_id=self.id, kind=kind, error=error, scope=scope)
+                raise failed from record.failure
             case other:
                 raise RuntimeError(f"job {self.id!r} ended with {other!r}, which is no terminal event")
         tokens = [event for event in events if isinstance(event, TokenGenerated)]
+        times = self.statistics()
         return Result(
             job_id=self.id,
             token_ids=tuple(token.token_id for token in tokens),
             text="".join(token.text for token in tokens),
             reason=reason,
-            receipt=receipt,
-            timings=_timings(events),
+            cause=cause,
+            receipt=record.receipt,
+            timings=Timings(queued=times.queued, first_token=times.first_token, total=times.total),
         )
+
+    def statistics(self) -> JobStatistics:
+        """Return what there is to say of the job's speed now; after its end it stays the same."""
+        return job_statistics(self._record, now=self._clock())
 
     def cancel(self) -> None:
         """Stop the job; returns at once, any number of times, also after the end.
@@ -105,15 +122,3 @@ class Job:
         already in flight ends as `JobDone`, because its reply is whole.
         """
         self._cancel()
-
-
-def _timings(events: list[Event]) -> Timings:
-    """Read the timings of an ended job off its events."""
-    submitted, ended = events[0].at, events[-1].at
-    started = next((event.at for event in events if isinstance(event, JobStarted)), ended)
-    first = next((event.at for event in events if isinstance(event, TokenGenerated)), None)
-    return Timings(
-        queued=started - submitted,
-        first_token=None if first is None else first - submitted,
-        total=ended - submitted,
-    )

@@ -9,7 +9,8 @@ Everything happens on the event loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import anyio.lowlevel
 
@@ -70,25 +71,48 @@ class EventLog:
 class Cursor(AsyncIterator[Event]):
     """An iterator object over a log, from `position` on.
 
-    Nothing to close: dropping it at any time is fine. After the last event of a closed log it raises
-    `StopAsyncIteration`, and again whenever asked. Where the log has dropped what this cursor had not read
-    yet, it raises `SubscriberLagged` once and goes on with the oldest event held. One task at a time may
-    wait on a cursor.
+    Dropping it at any time is fine; `close`, or leaving its `with` block, says at once that this follower is
+    gone, which matters to a job that is cancelled when abandoned. After the last event of a closed log, or
+    once it is closed itself, it raises `StopAsyncIteration`, and again whenever asked. Where the log has
+    dropped what this cursor had not read yet, it raises `SubscriberLagged` once and goes on with the oldest
+    event held. One task at a time may wait on a cursor.
     """
 
-    def __init__(self, log: EventLog, position: int) -> None:
+    def __init__(self, log: EventLog, position: int, on_left: Callable[[], object] | None = None) -> None:
+        """`on_left` is called once when the cursor is closed, or dropped on whichever thread."""
+        self._on_left = None  # nothing to say for a cursor that was never made
         if position < 0:
             raise ValueError(f"events are numbered from 0, so a cursor cannot start at {position!r}")
         self._log = log
         self._unbroken = 0  # events handed out since other tasks last had a chance to run
         self.position = position
         """Number of the event that comes next."""
+        self._closed = False
+        self._on_left = on_left
+
+    def close(self) -> None:
+        """Follow no more; again: no effect."""
+        self._closed = True
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def __aiter__(self) -> Cursor:
         return self
 
     async def __anext__(self) -> Event:
         log = self._log
+        if self._closed:
+            raise StopAsyncIteration
         if self._unbroken >= YIELD_EVERY:
             self._unbroken = 0
             await anyio.lowlevel.checkpoint()

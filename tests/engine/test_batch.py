@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine import DecoderContractError, Step
-from engine.batch import Batch, Decoded, Ended, Fact
+from engine.batch import AT_ONCE, NEVER, Batch, BatchFailed, Decoded, Ended, Fact
 from engine.testing import Script, ScriptedDecoder, ScriptedSequence
 
 
@@ -21,23 +21,26 @@ class Clock:
 
 
 class TimedDecoder(ScriptedDecoder):
-    """A step takes a second of the test's clock; after `interrupt_after` of them the loop wants a word."""
+    """A step takes a second of the test's clock."""
 
-    def __init__(self, clock: Clock, interrupt_after: int = 1000) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self._clock = clock
-        self._interrupt_after = interrupt_after
+        self.clock = clock
 
     def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
-        self._clock.now += 1.0
+        self.clock.now += 1.0
         return super().advance(sequences)
-
-    def interrupted(self) -> bool:
-        return len(self.batches) >= self._interrupt_after
 
 
 def batch_of(decoder: TimedDecoder, *, seconds: float = 100.0) -> Batch[Script, ScriptedSequence]:
-    return Batch(decoder, slice_seconds=seconds, interrupted=decoder.interrupted, clock=decoder._clock)
+    return Batch(decoder, slice_seconds=seconds, clock=decoder.clock)
+
+
+def run_slice(batch: Batch[Script, ScriptedSequence], **joining: Script) -> list[Fact]:
+    """Let jobs join, then run a slice."""
+    for job_id, script in joining.items():
+        batch.join(job_id, script)
+    return batch.run_slice()
 
 
 def said(facts: Sequence[Fact]) -> str:
@@ -50,64 +53,111 @@ def outcomes(facts: Sequence[Fact]) -> dict[str, object]:
 
 def test_a_first_token_ends_the_slice() -> None:
     batch = batch_of(TimedDecoder(Clock()))
-    assert said(batch.run_slice([("a", Script.of("hello"))])) == "h"
+    assert said(run_slice(batch, a=Script.of("hello"))) == "h"
 
 
 def test_later_tokens_share_one_slice_up_to_the_end_of_the_reply() -> None:
     batch = batch_of(TimedDecoder(Clock()))
-    batch.run_slice([("a", Script.of("hello"))])
-    facts = batch.run_slice([])
+    run_slice(batch, a=Script.of("hello"))
+    facts = run_slice(batch)
     assert said(facts) == "ello"
     assert outcomes(facts) == {"a": "stop"}
 
 
 def test_prefill_without_tokens_goes_on_within_the_slice() -> None:
     decoder = TimedDecoder(Clock())
-    facts = batch_of(decoder).run_slice([("a", Script(tokens=[(1, "x")], prefill_steps=7))])
+    facts = run_slice(batch_of(decoder), a=Script(tokens=[(1, "x")], prefill_steps=7))
     assert said(facts) == "x"
     assert len(decoder.batches) == 8
 
 
 def test_a_finish_ends_the_slice_for_all() -> None:
     batch = batch_of(TimedDecoder(Clock()))
-    batch.run_slice([("long", Script.of("a" * 20)), ("short", Script.of("bc"))])
-    facts = batch.run_slice([])
+    run_slice(batch, long=Script.of("a" * 20), short=Script.of("bc"))
+    facts = run_slice(batch)
     assert outcomes(facts) == {"short": "stop"}
     assert said(facts) == "ac"
 
 
 def test_a_slice_ends_with_its_time() -> None:
     batch = batch_of(TimedDecoder(Clock()), seconds=3.0)
-    batch.run_slice([("a", Script.of("0123456789"))])
-    assert said(batch.run_slice([])) == "123"
+    run_slice(batch, a=Script.of("0123456789"))
+    assert said(run_slice(batch)) == "123"
 
 
 def test_a_slice_of_no_time_makes_one_step() -> None:
     batch = batch_of(TimedDecoder(Clock()), seconds=0.0)
-    batch.run_slice([("a", Script.of("0123"))])
-    assert said(batch.run_slice([])) == "1"
+    run_slice(batch, a=Script.of("0123"))
+    assert said(run_slice(batch)) == "1"
 
 
-def test_an_interruption_ends_the_slice_after_the_step() -> None:
-    batch = batch_of(TimedDecoder(Clock(), interrupt_after=4))
-    batch.run_slice([("a", Script.of("0123456789"))])
-    assert said(batch.run_slice([])) == "123"
+def test_an_alarm_during_the_slice_ends_it_after_the_step() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    run_slice(batch, a=Script.of("0123456789"))
+    batch.alarm = 4.0  # the clock stands at 1
+    assert said(run_slice(batch)) == "123"
 
 
-def test_no_flood_of_interruptions_stops_the_decoding() -> None:
-    batch = batch_of(TimedDecoder(Clock(), interrupt_after=0))
-    facts = batch.run_slice([("a", Script.of("hello"))])
-    for _ in range(4):
-        facts += batch.run_slice([])
+def test_a_slice_that_begins_after_the_alarm_waits_for_the_event_loop_first() -> None:
+    decoder = TimedDecoder(Clock())
+    batch = batch_of(decoder)
+    run_slice(batch, a=Script.of("0123456789"))
+    batch.alarm = AT_ONCE
+    assert run_slice(batch) == []
+    batch.alarm = NEVER
+    assert said(run_slice(batch)) == "123456789"
+
+
+def test_no_flood_of_alarms_stops_the_decoding() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    batch.alarm = AT_ONCE
+    facts = run_slice(batch, a=Script.of("hello"))
+    for _ in range(9):
+        facts += run_slice(batch)
     assert said(facts) == "hello"
+
+
+def test_a_newcomer_joins_between_two_steps_of_a_slice() -> None:
+    class InvitingDecoder(TimedDecoder):
+        def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+            if len(self.batches) == 2:
+                batch.join("b", Script.of("b"))
+            return super().advance(sequences)
+
+    decoder = InvitingDecoder(Clock())
+    batch = batch_of(decoder)
+    run_slice(batch, a=Script.of("aaaaaaaa"))
+    run_slice(batch)
+    assert decoder.batches == [("aaaaaaaa",)] * 3 + [("aaaaaaaa", "b")]
+
+
+def test_steps_sequences_and_time_are_counted() -> None:
+    batch = batch_of(TimedDecoder(Clock()))
+    run_slice(batch, a=Script.of("abc"), b=Script.of("x"))
+    run_slice(batch)
+    assert (batch.steps, batch.advanced, batch.busy_seconds) == (3, 4, 3.0)
+
+
+def test_after_more_than_an_exception_no_slice_does_anything() -> None:
+    class EndingDecoder(TimedDecoder):
+        def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+            super().advance(sequences)
+            raise KeyboardInterrupt
+
+    decoder = EndingDecoder(Clock())
+    batch = batch_of(decoder)
+    with pytest.raises(KeyboardInterrupt):
+        run_slice(batch, a=Script.of("abc"))
+    assert run_slice(batch) == []
+    assert len(decoder.batches) == 1
 
 
 def test_a_leaving_job_is_released_before_another_step() -> None:
     decoder = TimedDecoder(Clock())
     batch = batch_of(decoder)
-    batch.run_slice([("a", Script.of("hello"))])
+    run_slice(batch, a=Script.of("hello"))
     batch.leave("a")
-    facts = batch.run_slice([])
+    facts = run_slice(batch)
     assert outcomes(facts) == {"a": "cancelled"}
     assert said(facts) == ""
     assert len(decoder.batches) == 1
@@ -117,8 +167,9 @@ def test_a_leaving_job_is_released_before_another_step() -> None:
 def test_a_job_told_to_leave_before_its_first_slice_began_is_admitted_and_released() -> None:
     decoder = TimedDecoder(Clock())
     batch = batch_of(decoder)
+    batch.join("a", Script.of("hello"))
     batch.leave("a")
-    assert outcomes(batch.run_slice([("a", Script.of("hello"))])) == {"a": "cancelled"}
+    assert outcomes(run_slice(batch)) == {"a": "cancelled"}
     assert decoder.live == []
     assert decoder.batches == []
 
@@ -131,31 +182,31 @@ def test_a_leave_during_a_slice_takes_effect_after_the_step_in_flight() -> None:
             return super().advance(sequences)
 
     batch = batch_of(LeavingDecoder(Clock()))
-    batch.run_slice([("a", Script.of("hello"))])
-    facts = batch.run_slice([])
+    run_slice(batch, a=Script.of("hello"))
+    facts = run_slice(batch)
     assert said(facts) == "el"
     assert outcomes(facts) == {"a": "cancelled"}
 
 
 def test_leaving_after_the_end_or_without_having_joined_changes_nothing() -> None:
     batch = batch_of(TimedDecoder(Clock()))
-    assert outcomes(batch.run_slice([("a", Script.of("x"))])) == {"a": "stop"}
+    assert outcomes(run_slice(batch, a=Script.of("x"))) == {"a": "stop"}
     batch.leave("a")
     batch.leave("never")
-    assert batch.run_slice([]) == []
+    assert run_slice(batch) == []
 
 
 def test_newcomers_join_the_running_batch() -> None:
     decoder = TimedDecoder(Clock())
     batch = batch_of(decoder)
-    batch.run_slice([("a", Script.of("aaaa"))])
-    batch.run_slice([("b", Script.of("bb"))])
+    run_slice(batch, a=Script.of("aaaa"))
+    run_slice(batch, b=Script.of("bb"))
     assert decoder.batches == [("aaaa",), ("aaaa", "bb")]
 
 
 def test_several_tokens_a_step_stay_together_and_in_order() -> None:
     batch = batch_of(TimedDecoder(Clock()))
-    facts = batch.run_slice([("a", Script(tokens=[(n, str(n)) for n in range(9)], tokens_a_step=4))])
+    facts = run_slice(batch, a=Script(tokens=[(n, str(n)) for n in range(9)], tokens_a_step=4))
     assert facts == [Decoded(job_id="a", at=1.0, tokens=[(n, str(n)) for n in range(4)])]
 
 
@@ -170,7 +221,7 @@ def test_a_step_of_the_wrong_shape_fails_its_job_with_a_typed_error(steps: list[
             return [steps[0], *super().advance(sequences)[1:]]
 
     batch = batch_of(WrongDecoder(Clock()))
-    facts = batch.run_slice([("bad", Script.of("no")), ("good", Script.of("x"))])
+    facts = run_slice(batch, bad=Script.of("no"), good=Script.of("x"))
     assert isinstance(outcomes(facts)["bad"], DecoderContractError)
     assert outcomes(facts)["good"] == "stop"
 
@@ -181,15 +232,17 @@ def test_a_wrong_number_of_steps_fails_the_whole_batch() -> None:
             return super().advance(sequences)[:-1]
 
     decoder = ShortDecoder(Clock())
-    facts = batch_of(decoder).run_slice([("a", Script.of("x")), ("b", Script.of("y"))])
+    facts = run_slice(batch_of(decoder), a=Script.of("x"), b=Script.of("y"))
     assert all(isinstance(outcome, DecoderContractError) for outcome in outcomes(facts).values())
     assert set(outcomes(facts)) == {"a", "b"}
+    assert facts[0] == BatchFailed()
+    assert [fact.scope for fact in facts if isinstance(fact, Ended)] == ["batch", "batch"]
     assert decoder.live == []
 
 
 def test_clearing_releases_what_is_left() -> None:
     decoder = TimedDecoder(Clock())
     batch = batch_of(decoder)
-    batch.run_slice([("a", Script.of("aaaa")), ("b", Script.of("bbbb"))])
+    run_slice(batch, a=Script.of("aaaa"), b=Script.of("bbbb"))
     batch.clear()
     assert decoder.live == []

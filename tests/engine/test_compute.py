@@ -24,15 +24,15 @@ def thread() -> Iterator[ComputeThread]:
 
 async def test_every_call_runs_on_the_same_other_thread(thread: ComputeThread) -> None:
     with anyio.fail_after(5):
-        seen = {await thread.run(threading.get_ident) for _ in range(20)}
+        seen = {await thread.begin(threading.get_ident).outcome() for _ in range(20)}
     assert len(seen) == 1
     assert threading.get_ident() not in seen
 
 
 async def test_a_value_comes_back_even_if_it_is_none(thread: ComputeThread) -> None:
     with anyio.fail_after(5):
-        assert await thread.run(lambda: 42) == 42
-        assert await thread.run(lambda: None) is None
+        assert await thread.begin(lambda: 42).outcome() == 42
+        assert await thread.begin(lambda: None).outcome() is None
 
 
 async def test_an_error_comes_back_and_the_thread_goes_on(thread: ComputeThread) -> None:
@@ -41,15 +41,15 @@ async def test_an_error_comes_back_and_the_thread_goes_on(thread: ComputeThread)
 
     with anyio.fail_after(5):
         with pytest.raises(KeyError, match="over there"):
-            await thread.run(fail)
-        assert await thread.run(lambda: "still here") == "still here"
+            await thread.begin(fail).outcome()
+        assert await thread.begin(lambda: "still here").outcome() == "still here"
 
 
 async def test_a_call_in_a_cancelled_scope_is_still_waited_for(thread: ComputeThread) -> None:
     values: list[str] = []
     with anyio.fail_after(5), anyio.CancelScope() as scope:
         scope.cancel()
-        values.append(await thread.run(lambda: "whole"))
+        values.append(await thread.begin(lambda: "whole").outcome())
     assert values == ["whole"]
 
 
@@ -66,7 +66,7 @@ def test_a_call_that_outlives_its_event_loop_does_not_kill_the_thread(thread: Co
     release = threading.Event()
 
     async def walk_away() -> None:
-        await thread.run(lambda: release.wait(10))
+        await thread.begin(lambda: release.wait(10)).outcome()
 
     # Driven by hand up to its first wait, then dropped together with the loop.
     async def main() -> None:
@@ -78,9 +78,11 @@ def test_a_call_that_outlives_its_event_loop_does_not_kill_the_thread(thread: Co
         anyio.run(main, backend="asyncio")
     finally:
         release.set()
-    performed = threading.Event()
-    anyio.run(thread.run, performed.set, backend="asyncio")
-    assert performed.is_set()
+
+    async def go_on() -> str:
+        return await thread.begin(lambda: "still here").outcome()
+
+    assert anyio.run(go_on, backend="asyncio") == "still here"
 
 
 async def test_a_ring_wakes_all_who_wait_and_none_who_come_later() -> None:

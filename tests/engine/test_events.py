@@ -25,8 +25,8 @@ ONE_OF_EACH: list[Event] = [
     JobStarted(job_id="job-1", seq=1, at=1e-300),
     TokenGenerated(job_id="job-1", seq=2, at=5.0, token_id=2**40, text='\n"\u2028\ud800\x00é🦜', index=0),
     JobDone(job_id="job-1", seq=3, at=6.5, reason="stop", receipt={"hash": "ab", "n": [1, 2.5, None, True]}),
-    JobCancelled(job_id="job-2", seq=1, at=7.0, receipt={}),
-    JobFailed(job_id="job-3", seq=2, at=8.0, error="no\nluck", kind="ValueError"),
+    JobCancelled(job_id="job-2", seq=1, at=7.0, cause="deadline", receipt={}),
+    JobFailed(job_id="job-3", seq=2, at=8.0, error="no\nluck", kind="ValueError", scope="batch"),
 ]
 
 
@@ -92,6 +92,9 @@ def test_the_unchanged_line_is_valid() -> None:
         line_with(at=10**400),
         to_json(ONE_OF_EACH[3]).replace('"stop"', '"cancelled"'),
         to_json(ONE_OF_EACH[4]).replace("{}", "[]"),
+        to_json(ONE_OF_EACH[4]).replace("deadline", "boredom"),
+        to_json(ONE_OF_EACH[4]).replace(', "cause": "deadline"', ""),
+        to_json(ONE_OF_EACH[5]).replace("batch", "world"),
     ],
     ids=lambda line: line[:60],
 )

@@ -37,7 +37,7 @@ def test_a_whole_history_passes() -> None:
 
 
 def test_a_job_cancelled_in_the_queue_passes() -> None:
-    check_history([whole()[0], JobCancelled(job_id="job-1", seq=1, at=1.0, receipt={})])
+    check_history([whole()[0], JobCancelled(job_id="job-1", seq=1, at=1.0, cause="asked", receipt={})])
 
 
 @pytest.mark.parametrize("lost", range(6))
@@ -60,7 +60,7 @@ def test_any_lost_event_is_caught_even_if_the_rest_is_renumbered(lost: int) -> N
 
 
 def broken_histories() -> dict[str, list[Event]]:
-    failed = JobFailed(job_id="job-1", seq=0, at=3.0, error="e", kind="E")
+    failed = JobFailed(job_id="job-1", seq=0, at=3.0, error="e", kind="E", scope="job")
     other_job = [*whole()[:2], dataclasses.replace(whole()[2], job_id="job-2"), *whole()[3:]]
     back_in_time = [*whole()[:-1], dataclasses.replace(whole()[-1], at=0.5)]
     return {

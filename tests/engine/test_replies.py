@@ -148,6 +148,7 @@ async def test_many_tokens_cross_the_thread_border_at_once() -> None:
             job = engine.submit(Script.of("0123456789"))
             gate.allow(9)
             await gate.reached(10)
+            await anext(job.events(2))
             seen = await published(job)
             assert [type(event) for event in seen] == [JobQueued, JobStarted, TokenGenerated]
 
