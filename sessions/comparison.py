@@ -22,7 +22,7 @@ EXPLAINING = (
     "kernel_version", "context_rule", "path", "weights", "device", "dtype", "threads",
     "torch", "numba", "python", "cpu",
 )  # fmt: skip
-_WORSE_LAST: tuple[Kind, ...] = ("exact", "tokens_only", "unverifiable", "diverged")
+_WORST_FIRST: tuple[Kind, ...] = ("diverged", "unverifiable", "tokens_only")
 _SHOWN = 8  # tokens of a passage: enough to recognise it
 
 
@@ -133,7 +133,11 @@ def compare(
 
 def overall(verdicts: Iterable[Verdict]) -> Kind:
     """Return the one verdict over many: the worst of them; exact if there are none."""
-    return max((verdict.kind for verdict in verdicts), key=_WORSE_LAST.index, default="exact")
+    kinds = {verdict.kind for verdict in verdicts}
+    for kind in _WORST_FIRST:
+        if kind in kinds:
+            return kind
+    return "exact"
 
 
 def _divergence(

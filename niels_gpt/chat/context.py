@@ -13,12 +13,32 @@ from typing import Protocol
 
 from niels_gpt.chat.errors import MessageTooLong
 
+CONTEXT_RULE = 1
+"""Raised when the same path of messages would give another prompt; recorded with every reply.
+
+1: the last system prompt, whole turns from the newest on, empty replies and unanswered messages left out.
+"""
+
 
 class Template(Protocol):
     """The one thing asked of a chat template here."""
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a prompt that ends where the reply begins."""
+        ...
+
+
+class Said(Protocol):
+    """A message of a path, oldest first."""
+
+    @property
+    def role(self) -> str:
+        """Who said it: "system", "user" or "assistant"."""
+        ...
+
+    @property
+    def content(self) -> str:
+        """What was said."""
         ...
 
 
@@ -36,6 +56,26 @@ class Fitted:
 
     prompt_ids: tuple[int, ...]
     trimmed_turns: int
+
+
+def system_of(path: Sequence[Said]) -> str | None:
+    """Return the system prompt that counts after a path: its last; None if there is none, or it is empty."""
+    prompts = [message.content for message in path if message.role == "system"]
+    return (prompts[-1] or None) if prompts else None
+
+
+def exchanges_of(path: Sequence[Said]) -> list[Exchange]:
+    """Return the answered turns of a path. An empty reply says nothing: its turn is left out."""
+    found: list[Exchange] = []
+    asked: str | None = None
+    for message in path:
+        if message.role == "user":
+            asked = message.content
+        elif message.role == "assistant" and asked is not None:
+            if message.content.strip():
+                found.append(Exchange(user=asked, reply=message.content))
+            asked = None
+    return found
 
 
 def fit(

@@ -7,7 +7,7 @@ Runs on asyncio and trio.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -15,7 +15,15 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from engine import Engine, Event, GenerationFailed, Job, Timings, TokenGenerated
-from niels_gpt.chat.context import Fitted, Template, fit, prompt_hash
+from niels_gpt.chat.context import (
+    CONTEXT_RULE,
+    Fitted,
+    Template,
+    exchanges_of,
+    fit,
+    prompt_hash,
+    system_of,
+)
 from niels_gpt.chat.errors import ReplyFailed
 from niels_gpt.chat.record import Record
 from niels_gpt.chat.settings import Settings
@@ -54,6 +62,10 @@ class Model(Protocol):
         """The arguments of `Store.remember_checkpoint`."""
         ...
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, as part of a reply."""
+        ...
+
     @property
     def environment(self) -> Mapping[str, object]:
         """What explains a reply's bits beside the checkpoint: versions, device, threads."""
@@ -73,8 +85,18 @@ class Model(Protocol):
         """Return the seed of one reply; `turn` is its position on the path."""
         ...
 
-    def request(self, *, prompt_ids: tuple[int, ...], settings: Settings, seed: int) -> Any:
-        """Return what the engine's decoder admits; ChatError if the settings do not fit the model."""
+    def request(
+        self,
+        *,
+        prompt_ids: tuple[int, ...],
+        settings: Settings,
+        seed: int,
+        forced_ids: tuple[int, ...] = (),
+    ) -> Any:
+        """Return what the engine's decoder admits; ChatError if the settings do not fit the model.
+
+        `forced_ids` are the reply's first tokens, taken instead of drawn.
+        """
         ...
 
     def close(self) -> None:
@@ -92,6 +114,25 @@ class Reply:
     timings: Timings
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedSource:
+    """What a reply's seed is made of: the session's, the reply's position on its path, the attempt from 0."""
+
+    session_seed: int
+    turn: int
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Another reply to a stored message, ready to be asked for."""
+
+    user: Message
+    fitted: Fitted
+    request: Any
+    generation: NewGeneration
+
+
 class Conversation:
     """Sends messages of one session to one model; `on_event` hears every event of every reply."""
 
@@ -103,8 +144,8 @@ class Conversation:
         engine: Engine[Any, Any],
         on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
-        self._record = record
-        self._model = model
+        self.record = record
+        self.model = model
         self._engine = engine
         self._on_event = on_event
         self._checkpoint_id: int | None = None
@@ -116,15 +157,36 @@ class Conversation:
         Raises MessageTooLong (nothing is stored), ReplyFailed (the message stays), SessionTrouble. When
         cancelled, what was said is stored as a cancelled reply before the cancellation goes on.
         """
-        record, settings = self._record, self._record.settings
-        fitted = self._fit(content, settings)
-        seed = self._model.reply_seed(settings.seed, record.reply_position, 0)
-        request = self._model.request(prompt_ids=fitted.prompt_ids, settings=settings, seed=seed)
-        generation = await self._new_generation(fitted, settings, seed=seed, attempt=0)
+        record, settings = self.record, self.record.settings
+        # A session that is to be has no path yet, but a system prompt.
+        fitted = self._fit(content, settings, record.messages, system=record.system)
+        source = SeedSource(session_seed=settings.seed, turn=record.reply_position, attempt=0)
+        request, generation = await self._ask(fitted, settings, source)
         # Once the message may be in the store, a cancellation waits for the job that it can stop.
         turn = await _shielded(record.begin_turn(content, generation))
-        self._announce(fitted, listener)
-        return await self._follow(self._engine.submit(request), turn.generation, fitted, listener)
+        return await self._follow(request, turn.generation, fitted, listener)
+
+    def check(self, content: str, path: Sequence[Message]) -> None:
+        """Raise MessageTooLong for a message that leaves no room for a reply after `path`."""
+        self._fit(content, self.record.settings, path, system=system_of(path))
+
+    async def prepare(
+        self, user: Message, *, session_seed: int, attempt: int, forced_ids: tuple[int, ...] = ()
+    ) -> Prepared:
+        """Return what another reply to a message of the path would be made from.
+
+        Raises MessageTooLong, and ChatError for forced ids that leave nothing to draw. Nothing is stored.
+        """
+        settings, path = self.record.settings, self.record.messages[: user.position]
+        fitted = self._fit(user.content, settings, path, system=system_of(path))
+        source = SeedSource(session_seed=session_seed, turn=user.position + 1, attempt=attempt)
+        request, generation = await self._ask(fitted, settings, source, forced_ids)
+        return Prepared(user=user, fitted=fitted, request=request, generation=generation)
+
+    async def again(self, prepared: Prepared, listener: Listener) -> Reply:
+        """Generate another reply, stored beside the others to its message. Raises as `send`."""
+        turn = await _shielded(self.record.begin_retry(prepared.user, prepared.generation))
+        return await self._follow(prepared.request, turn.generation, prepared.fitted, listener)
 
     async def finish_pending(self, turn: Turn, listener: Listener) -> Reply:
         """Generate the reply that was interrupted, as it would have been.
@@ -132,33 +194,34 @@ class Conversation:
         Under another checkpoint that cannot be: then the store gives the old generation up for a new one,
         the next attempt at the reply.
         """
-        record, old = self._record, turn.generation
+        record, old = self.record, turn.generation
         settings = Settings.from_stored(
             {**old.sampling, "max_new_tokens": old.max_new_tokens}, seed=turn.session.seed
         )
-        fitted = self._fit(turn.user.content, settings, before=turn.user.position)
+        path = record.messages[: turn.user.position]
+        fitted = self._fit(turn.user.content, settings, path, system=system_of(path))
         same = (
             prompt_hash(fitted.prompt_ids) == old.prompt_hash
             and await self._checkpoint() == old.checkpoint_id
         )
-        if not same:
-            attempt = old.attempt + 1
-            seed = self._model.reply_seed(settings.seed, turn.user.position + 1, attempt)
-            generation = await self._new_generation(fitted, settings, seed=seed, attempt=attempt)
+        if same:
+            request = self._request(fitted, settings, seed=old.seed, forced_ids=old.forced_ids)
+        else:
+            position, attempt = turn.user.position + 1, old.attempt + 1
+            source = SeedSource(session_seed=settings.seed, turn=position, attempt=attempt)
+            request, generation = await self._ask(fitted, settings, source)
             turn = await _shielded(record.begin_retry(turn.user, generation))
-        request = self._model.request(
-            prompt_ids=fitted.prompt_ids, settings=settings, seed=turn.generation.seed
-        )
-        self._announce(fitted, listener)
-        return await self._follow(self._engine.submit(request), turn.generation, fitted, listener)
+        return await self._follow(request, turn.generation, fitted, listener)
 
-    def _fit(self, content: str, settings: Settings, *, before: int | None = None) -> Fitted:
+    def _fit(
+        self, content: str, settings: Settings, path: Sequence[Message], *, system: str | None
+    ) -> Fitted:
         return fit(
-            template=self._model.template,
-            context_length=self._model.context_length,
+            template=self.model.template,
+            context_length=self.model.context_length,
             max_new_tokens=settings.max_new_tokens,
-            system=self._record.system,
-            exchanges=self._record.exchanges(before=before),
+            system=system,
+            exchanges=exchanges_of(path),
             message=content,
         )
 
@@ -170,27 +233,44 @@ class Conversation:
 
     async def _checkpoint(self) -> int:
         if self._checkpoint_id is None:
-            self._checkpoint_id = await self._record.remember_checkpoint(**self._model.checkpoint)
+            self._checkpoint_id = await self.record.remember_checkpoint(**self.model.checkpoint)
         return self._checkpoint_id
 
-    async def _new_generation(
-        self, fitted: Fitted, settings: Settings, *, seed: int, attempt: int
-    ) -> NewGeneration:
+    def _request(self, fitted: Fitted, settings: Settings, *, seed: int, forced_ids: tuple[int, ...]) -> Any:
+        return self.model.request(
+            prompt_ids=fitted.prompt_ids, settings=settings, seed=seed, forced_ids=forced_ids
+        )
+
+    async def _ask(
+        self, fitted: Fitted, settings: Settings, source: SeedSource, forced_ids: tuple[int, ...] = ()
+    ) -> tuple[Any, NewGeneration]:
+        """Return the request for a reply, and all that is stored of it beforehand: enough to repeat it."""
+        seed = self.model.reply_seed(source.session_seed, source.turn, source.attempt)
+        request = self._request(fitted, settings, seed=seed, forced_ids=forced_ids)
         stored = settings.stored()
         max_new_tokens = stored.pop("max_new_tokens")
-        return NewGeneration(
+        return request, NewGeneration(
             checkpoint_id=await self._checkpoint(),
             seed=seed,
-            attempt=attempt,
+            attempt=source.attempt,
             sampling=stored,
             max_new_tokens=int(max_new_tokens or 0),
             prompt_hash=prompt_hash(fitted.prompt_ids),
             trimmed_turns=fitted.trimmed_turns,
-            environment=self._model.environment,
+            forced_ids=forced_ids,
+            environment={
+                **self.model.environment,
+                "context_rule": CONTEXT_RULE,
+                "seed_source": asdict(source),
+            },
         )
 
-    async def _follow(self, job: Job, generation: Generation, fitted: Fitted, listener: Listener) -> Reply:
-        """Pass the text on as it comes and store the reply, also when cancelled meanwhile."""
+    async def _follow(
+        self, request: Any, generation: Generation, fitted: Fitted, listener: Listener
+    ) -> Reply:
+        """Generate, pass the text on as it comes, and store the reply, also when cancelled meanwhile."""
+        self._announce(fitted, listener)
+        job = self._engine.submit(request)
         try:
             async for event in job.events():
                 self._on_event(event)
@@ -206,11 +286,11 @@ class Conversation:
         try:
             result = await job.result()
         except GenerationFailed as error:
-            await self._record.fail(generation.id, f"{error.kind}: {error.__cause__}")
+            await self.record.fail(generation.id, f"{error.kind}: {error.__cause__}")
             raise ReplyFailed(
                 f"the reply failed ({error.kind}: {error.__cause__}); your message is kept, send another"
             ) from error
-        message = await self._record.finish(
+        message = await self.record.finish(
             generation.id,
             content=result.text,
             token_ids=result.token_ids,

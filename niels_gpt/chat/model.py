@@ -35,6 +35,7 @@ class LoadedModel:
         torch.set_num_threads(1)
         loaded = load_checkpointed_model(options.checkpoint, device=device)
         self._use_cache = options.use_cache
+        self.tokenizer = loaded.tokenizer
         self.template = loaded.template
         self.context_length = loaded.cfg.T
         backend = open_backend(loaded, device=device, weights=options.weights)
@@ -52,6 +53,10 @@ class LoadedModel:
     def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
         """Return the seed of one reply; see niels_gpt.rng."""
         return reply_seed(session_seed, turn, attempt)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, as part of a reply."""
+        return tuple(self.tokenizer.encode_ids(text))
 
     def request(
         self,

@@ -17,15 +17,17 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from niels_gpt.chat.context import Exchange
+from niels_gpt.chat.context import system_of
 from niels_gpt.chat.errors import LoadFailed, SessionTrouble
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.settings import Settings, Value
 from niels_gpt.prompts import DEFAULT_SYSTEM_PROMPT
 from sessions import (
+    Generation,
     HeadMoved,
     Message,
     NewGeneration,
+    RecordedTurn,
     ReplyPending,
     Session,
     SessionExists,
@@ -93,21 +95,10 @@ class Record:
             return 1 + (self._system is not None)
         return (self.messages[-1].position + 1 if self.messages else 0) + 1
 
-    def exchanges(self, *, before: int | None = None) -> list[Exchange]:
-        """Return the answered turns of the path, those before a position if one is given.
-
-        An empty reply says nothing: its turn is left out.
-        """
-        found: list[Exchange] = []
-        asked: str | None = None
-        for message in self.messages[:before]:
-            if message.role == "user":
-                asked = message.content
-            elif message.role == "assistant" and asked is not None:
-                if message.content.strip():
-                    found.append(Exchange(user=asked, reply=message.content))
-                asked = None
-        return found
+    @property
+    def session(self) -> Session | None:
+        """The session as it was last read, None while it has no message."""
+        return self._session
 
     async def open(self) -> bool:
         """Read the named session; False if there is none yet. Call `adopt` before the first message."""
@@ -201,10 +192,39 @@ class Record:
     async def begin_retry(self, user: Message, generation: NewGeneration) -> Turn:
         """Ask for another attempt at the reply to a message that is stored already."""
         turn = await self._moving(
-            self._store.begin_retry, user.session_id, user_message_id=user.id, generation=generation
+            self._store.begin_retry,
+            user.session_id if self._session is None else self._session.id,
+            user_message_id=user.id,
+            generation=generation,
         )
         self._session = turn.session
         return turn
+
+    async def move_head(self, to: int | None) -> None:
+        """Go on from another message of the session's tree, None for its very beginning; nothing is lost."""
+        if self._session is not None:
+            head = self._session.head_id
+            await self._read(
+                await self._moving(self._store.move_head, self._session.id, to=to, expected_head=head)
+            )
+
+    async def fork(self, name: str, *, at: int | None = None, seed: int | None = None) -> None:
+        """Go on in a new session that shares this one's messages up to `at` (None: all of the path)."""
+        if self._session is None:
+            raise SessionTrouble("nothing was said yet: there is nothing to fork")
+        session = await self._call(self._store.fork, self._session.id, name=name, at=at, seed=seed)
+        self.settings = replace(self.settings, seed=session.seed)
+        await self._read(session)
+
+    async def recorded_turns(self, *, every_branch: bool = False) -> list[RecordedTurn]:
+        """Return the answered turns of the path, or of the whole tree."""
+        if self._session is None:
+            return []
+        return await self._call(self._store.recorded_turns, self._session.id, every_branch=every_branch)
+
+    async def generations(self) -> list[Generation]:
+        """Return every attempt at a reply in this session, oldest first."""
+        return [] if self._session is None else await self._call(self._store.generations, self._session.id)
 
     async def pending(self) -> Turn | None:
         """Return the turn whose reply was interrupted, if there is one at the head."""
@@ -272,8 +292,7 @@ class Record:
     async def _read(self, session: Session) -> None:
         self._session = session
         self.messages = await self._call(self._store.path, session.id)
-        prompts = [message.content for message in self.messages if message.role == "system"]
-        self._system = (prompts[-1] or None) if prompts else None
+        self._system = system_of(self.messages)
 
     async def _moving(self, function: Callable[..., T], *args: object, **values: object) -> T:
         """Call what may find that another program went on with the session."""

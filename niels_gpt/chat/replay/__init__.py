@@ -1,0 +1,1 @@
+"""Recorded conversations, made again: exactly, or with the difference named."""
