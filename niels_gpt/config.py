@@ -4,7 +4,8 @@ Also their JSON form, `{"model": {...}, "train": {...}}`, in which every key is 
 is an error that names it. Knows nothing about torch, files other than JSON, or what a model computes.
 
 V vocabulary, T context window, C width, L layers, H heads, d_ff width of the MLP, D = C // H width of a head,
-B batch size.
+B batch size. In a BDH, d_ff is the width of the sparse latents of all heads together, and T the length of
+the texts that it learns from: it has no window.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from niels_gpt.errors import NielsGptError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ARCHITECTURES = ("gpt",)
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gpt": {},
+    "bdh": {"T": 512, "L": 6, "d_ff": 128 * 256, "rope_theta": 2.0**16, "tie_embeddings": False},
+}
+"""By name, the defaults that differ from `ModelConfig`'s where a JSON file leaves a field out."""
+NO_LIMIT = 2**29
+"""Tokens that an architecture without a window takes: as far as its phases are exact."""
 NORMS = ("layernorm", "rmsnorm")
 MLPS = ("gelu", "swiglu")
 
@@ -51,22 +58,32 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _require(self, "arch", self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}")
         for name in ("V", "T", "C", "L", "H", "d_ff"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(self, "H", self.C % self.H == 0, f"a divisor of C={self.C}")
+        split = "C" if self.arch == "gpt" else "d_ff"
+        width = getattr(self, split)
+        _require(self, "H", width % self.H == 0, f"a divisor of {split}={width}")
         _require(
-            self, "C", self.D % 2 == 0, f"an even width for each of the H={self.H} heads (RoPE turns pairs)"
+            self,
+            split,
+            width // self.H % 2 == 0,
+            f"an even width for each of the H={self.H} heads (RoPE turns pairs)",
         )
         _require(self, "dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)")
         _require(self, "rope_theta", self.rope_theta > 0.0, "positive")
         _require(self, "norm", self.norm in NORMS, f"one of {', '.join(NORMS)}")
         _require(self, "mlp", self.mlp in MLPS, f"one of {', '.join(MLPS)}")
-        _require(self, "arch", self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}")
 
     @property
     def D(self) -> int:  # noqa: N802 - D is the width of a head everywhere
         """Width of one head."""
         return self.C // self.H
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a sequence: the window, or `NO_LIMIT` where the architecture has none."""
+        return self.T if self.arch == "gpt" else NO_LIMIT
 
     @property
     def mlp_has_bias(self) -> bool:
@@ -159,8 +176,10 @@ def config_from_dict(kind: type[Config], values: object, *, where: str) -> Confi
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected an object with keys, got {values!r}")
     _reject_unknown(where, values, [field.name for field in fields(kind)])
+    arch = str(values.get("arch", "gpt"))
+    defaults = ARCHITECTURES.get(arch, {}) if kind is ModelConfig else {}
     try:
-        return kind(**values)
+        return kind(**{**defaults, **values})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from niels_gpt.checkpoint import CheckpointError, load_checkpoint
 from niels_gpt.config import ConfigError, ModelConfig, config_from_dict
 from niels_gpt.fingerprint import Fingerprint, fingerprint
-from niels_gpt.model.gpt import GPT
+from niels_gpt.model.registry import Model, build_model
 from niels_gpt.template import Template, template_for
 from niels_gpt.tokenizer import Tokenizer, TokenizerError, tokenizer_from_json
 
@@ -26,7 +26,7 @@ from niels_gpt.tokenizer import Tokenizer, TokenizerError, tokenizer_from_json
 class LoadedModel:
     """Everything that turns messages into replies, from one file."""
 
-    model: GPT
+    model: Model
     cfg: ModelConfig
     tokenizer: Tokenizer
     template: Template
@@ -68,7 +68,7 @@ def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
     )
 
 
-def model_from_checkpoint(content: Mapping[str, Any], *, where: str) -> GPT:
+def model_from_checkpoint(content: Mapping[str, Any], *, where: str) -> Model:
     """Build the float32 model, in evaluation mode on the CPU, of what `load_checkpoint` returned.
 
     `where` names the file in errors. Leaves torch's global generator as it was. Raises CheckpointError.
@@ -78,7 +78,7 @@ def model_from_checkpoint(content: Mapping[str, Any], *, where: str) -> GPT:
     if cfg.tie_embeddings and "tok_emb.weight" in state:
         state["lm_head.weight"] = state["tok_emb.weight"]  # some files hold the shared weight once
     with torch.random.fork_rng(devices=[]):
-        model = GPT(cfg)
+        model = build_model(cfg)
     _check_fit(state, model.state_dict(), where)
     model.load_state_dict(state)
     return model.eval()
@@ -93,6 +93,11 @@ def _float32_state(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
 
 def _complete_config(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> ModelConfig:
     """Add to a config what it does not say and the names of the weights do."""
+    if "encoder_v" in state:
+        try:
+            return config_from_dict(ModelConfig, {"arch": "bdh", **model_cfg}, where=f"{where}, model_cfg")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
     gated = "blocks.0.mlp.fc_g.weight" in state
     head = state.get("lm_head.weight")
     embedding = state.get("tok_emb.weight")
