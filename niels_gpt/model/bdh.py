@@ -119,12 +119,24 @@ class BDH(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ids (B, t) int64 to logits (B, t, V) float32; the scores take B * H * t * t numbers."""
+        return self.head(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Map ids (B, t) to what the head reads, (B, t, C)."""
         positions = torch.arange(x.shape[1])[None]
 
         def attend(k: Tensor, v: Tensor, _layer: int) -> Tensor:
             return (k @ k.mT).tril(diagonal=-1) @ v
 
         return self._through(x, positions, attend)
+
+    def head(self, h: Tensor) -> Tensor:
+        """Map (..., C) to logits (..., V) float32."""
+        return (h @ self.lm_head).float()
+
+    def layers(self) -> list[nn.Module]:
+        """Parts that can be compiled, recomputed or held apart: none, the one layer is the model itself."""
+        return []
 
     def new_state(self, B: int, room: int) -> BDHState:
         """Return the state of B sequences before their first token; `room` changes nothing here."""
@@ -154,7 +166,7 @@ class BDH(nn.Module):
             state.sums[layer] += known.mT @ v
             return y
 
-        logits = self._through(x, positions, attend)
+        logits = self.head(self._through(x, positions, attend))
         state.start = state.start + (torch.full((B,), t) if lengths is None else lengths.cpu())
         return logits
 
@@ -167,7 +179,7 @@ class BDH(nn.Module):
             gated = self.drop(latents * functional.relu(y @ self.encoder_v))
             out = gated.transpose(1, 2).flatten(2)[:, None] @ self.decoder  # (B, 1, t, C)
             x = self._norm(x + self._norm(out))
-        return (x[:, 0] @ self.lm_head).float()
+        return x[:, 0]
 
     def _norm(self, x: Tensor) -> Tensor:
         return functional.layer_norm(x, (self.cfg.C,), eps=NORM_EPS)
