@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Literal
 
 KERNEL_VERSION = 1
-"""Raised with every change of a result's bits; recorded with every reply.
+"""Raised with every change of a result's bits; recorded with every reply."""
 
-1: the first order of operations.
-"""
+KERNEL_HISTORY: dict[int, str] = {
+    1: "the first order of operations",
+}
+"""Every version, and why its bits are others than those of the one before. A replay tells it."""
 
 WeightForm = Literal["float32", "int8"]
 """How linear layers and the output head hold their weights; activations are float32 in both forms."""
