@@ -5,6 +5,8 @@ Knows nothing about the formats that archives are written in, nor about SQL dial
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import or_
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
@@ -55,20 +57,40 @@ class Archives(StorePart):
         Raises InvalidValue for an archive that does not hang together or whose digests do not hold,
         InvalidName, SessionExists.
         """
-        admit(archive)
-        origin = archive.session
-        row = changes.new_session(
-            origin.name if name is None else name, seed=origin.seed, settings=origin.settings
-        )
-        row.created = origin.created
-        row.archived = bool(origin.archived)
+        return self.import_sessions([archive], names=None if name is None else [name])[0]
+
+    def import_sessions(
+        self, archives: Sequence[SessionArchive], *, names: Sequence[str] | None = None
+    ) -> list[Session]:
+        """Store archives as new sessions, under their own names or ``names``: all of them, or none.
+
+        Raises as ``import_session`` does, for the first archive that cannot be stored.
+        """
+        for archive in archives:
+            admit(archive)
+        own = [archive.session.name for archive in archives] if names is None else names
+        rows = [_imported(archive.session, name) for archive, name in zip(archives, own, strict=True)]
         with self._database.writing() as transaction:
-            changes.add_session(transaction, row)
-            messages = _add_messages(transaction, row, archive)
-            _add_generations(transaction, row, archive, messages)
-            row.head_id = None if origin.head_id is None else messages[origin.head_id]
-            row.forked_at = None if origin.forked_at is None else messages[origin.forked_at]
-            return after(transaction, row)
+            return [
+                _add_session(transaction, row, archive) for row, archive in zip(rows, archives, strict=True)
+            ]
+
+
+def _imported(origin: Session, name: str) -> SessionRow:
+    row = changes.new_session(name, seed=origin.seed, settings=origin.settings)
+    row.created = origin.created
+    row.archived = bool(origin.archived)
+    return row
+
+
+def _add_session(transaction: Transaction, row: SessionRow, archive: SessionArchive) -> Session:
+    changes.add_session(transaction, row)
+    messages = _add_messages(transaction, row, archive)
+    _add_generations(transaction, row, archive, messages)
+    head_id, forked_at = archive.session.head_id, archive.session.forked_at
+    row.head_id = None if head_id is None else messages[head_id]
+    row.forked_at = None if forked_at is None else messages[forked_at]
+    return after(transaction, row)
 
 
 def _generations(transaction: Transaction, session: SessionRow) -> list[GenerationRow]:
