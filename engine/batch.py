@@ -67,9 +67,9 @@ class _Seat(Generic[SequenceT]):
 
 
 class Batch(Generic[RequestT, SequenceT]):
-    """All admitted sequences of one decoder. `join`, `leave` and `alarm` are for the event loop's thread.
+    """All admitted sequences of one decoder, on the compute thread.
 
-    Everything else happens on the compute thread, the counts are read by the event loop at any time.
+    The event loop's thread calls `join` and `leave`, sets `alarm` and `crowded`, and reads the counts.
     """
 
     def __init__(
@@ -87,7 +87,8 @@ class Batch(Generic[RequestT, SequenceT]):
         # One queue for both, so that nobody can leave before having joined. Its two ends are used by two
         # threads; deques allow that.
         self._orders: deque[Callable[[], None]] = deque()
-        self._skipped = False  # whether the last slice made no step because of the alarm
+        self._skipped = False  # whether the last slice left its turn to the event loop
+        self._freed = False  # whether a place was freed in the last slice
         self._dead = False
         self.alarm = NEVER
         """Time at which the event loop wants to be asked what to do next: slices end there.
@@ -95,6 +96,8 @@ class Batch(Generic[RequestT, SequenceT]):
         A number that two threads assign and read, so no lock. It cannot starve the batch: two slices together
         make at least one step.
         """
+        self.crowded = False
+        """Whether somebody waits for a place: then a slice that finds one free waits for the newcomer."""
         self.steps = 0
         """How many there were."""
         self.advanced = 0
@@ -134,7 +137,9 @@ class Batch(Generic[RequestT, SequenceT]):
     def _decode(self) -> None:
         self._obey()
         now = began = self._clock()
-        if now >= self.alarm and not self._skipped:
+        waited_for = self.crowded and self._freed
+        self._freed = False
+        if (now >= self.alarm or waited_for) and not self._skipped:
             self._skipped = True
             return
         while self._seats:
@@ -215,6 +220,7 @@ class Batch(Generic[RequestT, SequenceT]):
     def _end(self, seat: _Seat[SequenceT], outcome: Outcome, scope: FailureScope = "job") -> None:
         """Release a sequence, whatever that raises, and note the end of its job."""
         self._seats.remove(seat)
+        self._freed = True
         receipt: dict[str, object] = {}
         try:
             receipt = _json_copy(self._decoder.release(seat.sequence))

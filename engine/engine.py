@@ -237,6 +237,7 @@ class Engine(Generic[RequestT, SequenceT]):
             self._deadlines.started(job_id)
             record.start(self._clock())
             self._batch.join(job_id, record.request)
+        self._batch.crowded = bool(self._waiting)
 
     def _record(self, job_id: str) -> JobRecord[RequestT]:
         return self._running[job_id] if job_id in self._running else self._waiting[job_id]

@@ -131,6 +131,16 @@ def test_a_newcomer_joins_between_two_steps_of_a_slice() -> None:
     assert decoder.batches == [("aaaaaaaa",)] * 3 + [("aaaaaaaa", "b")]
 
 
+def test_a_slice_waits_for_the_newcomer_that_takes_a_free_place() -> None:
+    decoder = TimedDecoder(Clock())
+    batch = batch_of(decoder)
+    batch.crowded = True
+    run_slice(batch, a=Script.of("a"), b=Script.of("bbb"))
+    assert run_slice(batch) == []
+    run_slice(batch, c=Script.of("c"))
+    assert decoder.batches == [("a", "bbb"), ("bbb", "c")]
+
+
 def test_steps_sequences_and_time_are_counted() -> None:
     batch = batch_of(TimedDecoder(Clock()))
     run_slice(batch, a=Script.of("abc"), b=Script.of("x"))
