@@ -1,7 +1,8 @@
 """Checkpoint files: one dictionary, written so that a crash leaves the old file or the new one, never half.
 
 The keys are model_cfg, train_cfg, model_state, optimizer_state, step, best_val_loss and, where the model
-has a tokenizer of its own, its JSON under "tokenizer". Files are always read with `weights_only=True`,
+has a tokenizer of its own, its JSON under "tokenizer", and where a run can go on from it, the counter of its
+randomness and the position in its data under "run". Files are always read with `weights_only=True`,
 which can build tensors and plain values and nothing else. Knows nothing about what the weights mean.
 """
 
@@ -20,11 +21,20 @@ from niels_gpt.errors import NielsGptError
 from niels_gpt.files import replacing
 
 KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
+OPTIONAL_KEYS = ("tokenizer", "run")
 SHAPE_FIELDS = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
 
 
 class CheckpointError(NielsGptError):
     """A checkpoint file that is missing, is no checkpoint, is damaged, or does not fit."""
+
+
+class HasState(Protocol):
+    """A model or an optimizer, seen from here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its tensors and plain values by name."""
+        ...
 
 
 class HasJson(Protocol):
@@ -40,11 +50,12 @@ def save_checkpoint(
     *,
     model_cfg: ModelConfig | Mapping[str, Any],
     train_cfg: TrainConfig | Mapping[str, Any],
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    model: HasState,
+    optimizer: HasState | None,
     step: int,
     best_val_loss: float | None,
     tokenizer: HasJson | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint to `path`, atomically and durably; OSError if the folder cannot be written.
 
@@ -61,12 +72,14 @@ def save_checkpoint(
     tokenizer_json = None if tokenizer is None else tokenizer.to_json()
     if tokenizer_json is not None:
         content["tokenizer"] = tokenizer_json
+    if run is not None:
+        content["run"] = dict(run)
     with replacing(Path(path), durable=True) as file:
         torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path, *, device: str | torch.device) -> dict[str, Any]:
-    """Read a checkpoint, its tensors on `device`: the six keys of `KEYS`, and "tokenizer" if it has one.
+    """Read a checkpoint, its tensors on `device`: `KEYS`, and those of `OPTIONAL_KEYS` that it has.
 
     Raises CheckpointError (a ValueError) for a file that is missing, foreign, damaged or incomplete.
     """
@@ -145,5 +158,9 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
     tokenizer = content.get("tokenizer")
     if tokenizer is not None and not isinstance(tokenizer, str):
         raise CheckpointError(f"{str(path)!r}: tokenizer is a {type(tokenizer).__name__}, expected JSON text")
-    kept = KEYS if tokenizer is None else (*KEYS, "tokenizer")
-    return {key: content[key] for key in kept}
+    run = content.get("run")
+    if run is not None and not isinstance(run, Mapping):
+        raise CheckpointError(f"{str(path)!r}: run is a {type(run).__name__}, expected a dictionary")
+    return {
+        key: content[key] for key in (*KEYS, *OPTIONAL_KEYS) if key in KEYS or content.get(key) is not None
+    }

@@ -32,6 +32,9 @@ class Template(Protocol):
         ...
 
 
+USER_TAG = "user: "
+
+
 def _joined(parts: Iterable[tuple[list[int], bool]]) -> tuple[list[int], list[bool]]:
     ids: list[int] = []
     learned: list[bool] = []
@@ -42,7 +45,7 @@ def _joined(parts: Iterable[tuple[list[int], bool]]) -> tuple[list[int], list[bo
 
 
 class TranscriptTemplate:
-    """`role: content` lines. The learned end of a reply is its newline; generation stops at the next tag."""
+    """`role: content` lines. A reply ends with its newline and the next tag, where generation stops."""
 
     name = "transcript"
     version = 1
@@ -59,14 +62,22 @@ class TranscriptTemplate:
         return ids + self._encode(REPLY_TAG)
 
     def training_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """Ids of the whole transcript; learned are each reply and its newline."""
-        return _joined(self._parts(checked(messages)))
+        """Ids of the whole transcript; learned are each reply, its newline and the tag that follows it.
+
+        After a last reply that is the user's, as in a chat: without it a model would never learn to stop.
+        """
+        turns = checked(messages)
+        open_end = [(self._encode(USER_TAG), True)] if turns and turns[-1][0] == "assistant" else []
+        return _joined([*self._parts(turns), *open_end])
 
     def _parts(self, turns: Iterable[tuple[str, str]]) -> Iterable[tuple[list[int], bool]]:
+        ends_reply = False
         for role, content in turns:
             tag, body = f"{role}: ", format_turn(role, content).removeprefix(f"{role}: ")
-            yield self._encode(tag), False
-            yield self._encode(body), role == "assistant"
+            replies = role == "assistant"
+            yield self._encode(tag), ends_reply and not replies
+            yield self._encode(body), replies
+            ends_reply = replies
 
 
 class RoleTokenTemplate:

@@ -5,6 +5,7 @@ Knows nothing about training itself; it owns the signals and the exit code.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from niels_gpt.train.options import Options, parse_options
 
 if TYPE_CHECKING:
-    from niels_gpt.train.loop import Run
+    from niels_gpt.train.loop import Observer, Outcome, Run
 
 TORCH_ENVIRONMENT = {
     # Threads that sleep at a barrier instead of spinning: beside other work on the same cores, two spinning
@@ -27,6 +28,8 @@ TORCH_ENVIRONMENT = {
     # have many shapes: memory grew beyond 5 GB. With 64 places it stays at 1.3 GB, at the same speed.
     "LRU_CACHE_CAPACITY": "64",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    # What cuBLAS needs to give the same bits each time.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 """Read once, when torch is imported; what the user has set stays."""
 
@@ -49,28 +52,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(run: Run, options: Options) -> int:
     from niels_gpt.train.loop import train  # noqa: PLC0415 - see main
+    from niels_gpt.train.metrics import MetricsLog, Several, open_tensorboard  # noqa: PLC0415 - see main
     from niels_gpt.train.progress import open_progress  # noqa: PLC0415 - see main
 
-    cfg = run.train_cfg
+    cfg, first = run.train_cfg, run.start.step
     with _StopRequest() as stop:
         with open_progress(
-            total_steps=cfg.total_steps, start_step=run.start_step, log_every=cfg.log_every
+            total_steps=cfg.total_steps, start_step=first, log_every=cfg.log_every, silent=not run.world.leads
         ) as progress:
-            outcome = train(run, progress, should_stop=lambda: stop.signal_number is not None)
+            observers: list[Observer] = [progress]
+            if run.world.leads:
+                observers.append(MetricsLog(run.out, log_every=cfg.log_every, start_step=first))
+            if run.world.leads and options.tensorboard:
+                observers.append(open_tensorboard(run.out, start_step=first))
+            outcome = train(run, Several(observers), should_stop=lambda: stop.signal_number is not None)
         latest = run.out / "latest.pt"
-        if outcome.stopped:
-            _say(f"stopped after step {outcome.step}; go on with")
-            _say(f"  python -m niels_gpt.train {_resume_flags(options, latest)}")
-            return 128 + (stop.signal_number or signal.SIGINT)
-    best = f"; best held-out loss {outcome.best_val_loss:.4f} in {run.out / 'best.pt'}" if run.val else ""
+        if run.world.leads:
+            _say_outcome(outcome, options, latest)
+        run.world.close()
+        return 128 + (stop.signal_number or signal.SIGINT) if outcome.stopped else 0
+
+
+def _say_outcome(outcome: Outcome, options: Options, latest: Path) -> None:
+    if outcome.stopped:
+        _say(f"stopped after step {outcome.step}; go on with")
+        _say(f"  python -m niels_gpt.train {_resume_flags(options, latest)}")
+        return
+    loss = outcome.best_val_loss
+    best = f"; best held-out loss {loss:.4f} in {latest.with_name('best.pt')}" if math.isfinite(loss) else ""
     _say(f"done: {outcome.step} steps, {latest}{best}")
-    return 0
 
 
 def _resume_flags(options: Options, latest: Path) -> str:
     flags = {"config": options.config, "device": options.device, "resume": latest, "out": options.out}
     flags |= {"steps": options.steps, "threads": options.threads}
-    return shlex.join(part for name, value in flags.items() if value for part in (f"--{name}", str(value)))
+    parts = [part for name, value in flags.items() if value for part in (f"--{name}", str(value))]
+    return shlex.join([*parts, *(["--tensorboard"] if options.tensorboard else [])])
 
 
 class _StopRequest:

@@ -1,6 +1,6 @@
 """The training loop: one step after the other, evaluation and checkpoints at their times, a clean stop.
 
-Randomness belongs to the step: (seed, step) decides dropout and batch alike, so a run that was stopped and
+Randomness is a counter, and data have a position: a checkpoint holds both, so a run that was stopped and
 resumed computes what it would have computed anyway. Knows nothing about the command line, files of text,
 terminals or signals: it tells an observer and asks whether to stop.
 """
@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from niels_gpt.checkpoint import save_checkpoint
 from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.files import remove_stale
 from niels_gpt.lr_schedule import lr_at_step
-from niels_gpt.model.gpt import GPT
+from niels_gpt.model.mode import eval_mode
+from niels_gpt.model.registry import Model
 from niels_gpt.rng import set_seed
 from niels_gpt.tokenizer import Tokenizer
-from niels_gpt.train.batches import Batch, BatchOrder
+from niels_gpt.train.batch import Batch, TrainingData
 from niels_gpt.train.errors import TrainingError
-from niels_gpt.train.objective import batch_loss, evaluating, mean_loss
+from niels_gpt.train.objective import batch_loss
+from niels_gpt.train.parallel import World
+from niels_gpt.train.seeds import dropout_seed
 
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1
@@ -46,10 +50,13 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalReport:
-    """One evaluation on the held-out dialogues, and a greedy reply to watch the model learn."""
+    """One evaluation on what is held out, and a greedy reply to watch the model learn."""
 
     step: int
     val_loss: float
+    """The loss that decides which model is the best: that of the first source."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """The loss of every source."""
     is_best: bool
     sample: str
 
@@ -67,24 +74,36 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins or goes on: steps done, the counter of its randomness, the position in its data."""
+
+    step: int = 0
+    rng: int = 0
+    position: int = 0
+    best_val_loss: float = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """All that a run needs, at the point where it starts or goes on."""
 
-    model: GPT
+    model: Model
+    forward: nn.Module
+    """What a step calls: the model, wrapped (see `parallel.World.wrapped`)."""
     optimizer: torch.optim.Optimizer
     tokenizer: Tokenizer
     model_cfg: ModelConfig
     train_cfg: TrainConfig
-    order: BatchOrder
-    val: Sequence[Batch]
-    """Held-out batches; empty: nothing is evaluated and the best checkpoint is never written."""
+    data: TrainingData
     out: Path
     device: str = "cpu"
-    amp: bool = False
+    accumulation_steps: int = 1
     prompt_weight: float = 0.0
-    sample: Callable[[GPT], str] | None = None
-    start_step: int = 0
-    best_val_loss: float = math.inf
+    sample: Callable[[Model], str] | None = None
+    start: Start = Start()
+    world: World = field(default_factory=World)
+    circumstances: dict[str, Any] = field(default_factory=dict)
+    """What explains other rounding (threads, processes, ...), kept in checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +125,8 @@ def make_optimizer(model: nn.Module, *, device: str) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=device in ("cpu", "cuda"))
+    fused = torch.device(device).type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=fused)
 
 
 def train(run: Run, observer: Observer, *, should_stop: Callable[[], bool] = lambda: False) -> Outcome:
@@ -115,12 +135,14 @@ def train(run: Run, observer: Observer, *, should_stop: Callable[[], bool] = lam
     Raises TrainingError when the loss is no number any more; the checkpoints written before stay as they are.
     """
     run.out.mkdir(parents=True, exist_ok=True)
-    run.model.train()
-    cfg, step, pace = run.train_cfg, run.start_step, _Pace()
-    batches = run.order.from_step(step)
-    while step < cfg.total_steps and not should_stop():
+    if run.world.leads:
+        remove_stale(run.out)
+    run.forward.train()
+    cfg, step, best, pace = run.train_cfg, run.start.step, run.start.best_val_loss, _Pace()
+    batches = run.data.from_position(run.start.position)
+    while step < cfg.total_steps and not run.world.any(should_stop()):
         started = time.perf_counter()
-        batch = next(batches).to(run.device)
+        batch = next(batches)
         lr = _learning_rate(cfg, step)
         loss = _update(run, batch, step=step, lr=lr)
         step += 1
@@ -136,15 +158,14 @@ def train(run: Run, observer: Observer, *, should_stop: Callable[[], bool] = lam
             )
         )
         at_end = step == cfg.total_steps
-        if run.val and (step % cfg.eval_every == 0 or at_end):
-            run = _evaluate(run, observer, step=step)
+        if step % cfg.eval_every == 0 or at_end:
+            best = _evaluate(run, observer, step=step, best=best)
         if step % cfg.ckpt_every == 0 or at_end:
-            _save(run, f"step_{step:06d}.pt", step=step)
-            _save(run, "latest.pt", step=step)
+            _save(run, f"step_{step:06d}.pt", "latest.pt", step=step, best=best)
     stopped = step < cfg.total_steps
     if stopped:
-        _save(run, "latest.pt", step=step)
-    return Outcome(step=step, best_val_loss=run.best_val_loss, stopped=stopped)
+        _save(run, "latest.pt", step=step, best=best)
+    return Outcome(step=step, best_val_loss=best, stopped=stopped)
 
 
 def _learning_rate(cfg: TrainConfig, step: int) -> float:
@@ -155,47 +176,84 @@ def _learning_rate(cfg: TrainConfig, step: int) -> float:
 
 
 def _update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
-    set_seed((run.train_cfg.seed * 2**32 + step) % 2**63)
+    """Take one step; return the loss of the whole batch, which may be computed in parts and elsewhere too."""
+    world, cfg, count = run.world, run.train_cfg, run.accumulation_steps
+    set_seed(dropout_seed(cfg.seed, _counter(run, step), rank=world.rank))
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     run.optimizer.zero_grad(set_to_none=True)
-    loss = batch_loss(run.model, batch, amp=run.amp, prompt_weight=run.prompt_weight)
-    value = loss.item()
+    own = batch.parts(world.size * count)[world.rank * count : (world.rank + 1) * count]
+    value = 0.0
+    for number, part in enumerate(own, start=1):
+        with world.exchanging(run.forward, last=number == count):
+            loss = batch_loss(run.forward, part.to(run.device), prompt_weight=run.prompt_weight)
+            # Processes average their gradients, and the parts' losses add up: hence the factor.
+            (loss * world.size).backward()
+        value += loss.item()
+    value = world.total(value)
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss is {value!r} at step {step + 1}: training has diverged; lower train.base_lr (now "
-            f"{run.train_cfg.base_lr!r}) or raise train.warmup_steps, and resume from an earlier checkpoint"
+            f"{cfg.base_lr!r}) or raise train.warmup_steps, and resume from an earlier checkpoint"
         )
-    loss.backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), run.train_cfg.grad_clip)
+    nn.utils.clip_grad_norm_(run.forward.parameters(), cfg.grad_clip)
     run.optimizer.step()
     return value
 
 
-def _evaluate(run: Run, observer: Observer, *, step: int) -> Run:
-    """Evaluate, tell the observer, keep the best; the run comes back with the best loss so far."""
-    val_loss = mean_loss(run.model, run.val, device=run.device)
-    is_best = val_loss < run.best_val_loss
+def _counter(run: Run, step: int) -> int:
+    return run.start.rng + step - run.start.step
+
+
+def _evaluate(run: Run, observer: Observer, *, step: int, best: float) -> float:
+    """Evaluate, tell the observer, keep the best; return the best loss so far."""
+    losses = run.data.evaluate(run.forward, device=run.device)
+    if not losses:
+        return best
+    val_loss = run.world.agreed(next(iter(losses.values())))
+    is_best = val_loss < best
     if is_best:
-        run = replace(run, best_val_loss=val_loss)
-        _save(run, "best.pt", step=step)
-    with evaluating(run.model):
-        sample = run.sample(run.model) if run.sample is not None else ""
-    observer.evaluated(EvalReport(step=step, val_loss=val_loss, is_best=is_best, sample=sample))
-    return run
-
-
-def _save(run: Run, name: str, *, step: int) -> None:
-    save_checkpoint(
-        run.out / name,
-        model_cfg=run.model_cfg,
-        train_cfg=run.train_cfg,
-        model=run.model,
-        optimizer=run.optimizer,
-        step=step,
-        best_val_loss=run.best_val_loss if math.isfinite(run.best_val_loss) else None,
-        tokenizer=run.tokenizer,
+        _save(run, "best.pt", step=step, best=val_loss)
+    with eval_mode(run.forward):
+        sample = run.sample(run.model) if run.sample is not None and run.world.leads else ""
+    observer.evaluated(
+        EvalReport(step=step, val_loss=val_loss, losses=losses, is_best=is_best, sample=sample)
     )
+    return min(best, val_loss)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A state that was gathered, where a module or an optimizer is expected."""
+
+    state: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+
+def _save(run: Run, *names: str, step: int, best: float) -> None:
+    """Write the checkpoint under each name; all processes must come here, and the first one writes."""
+    model = _Held(run.world.whole(run.model.state_dict()))
+    optimizer = _Held(run.world.whole(run.optimizer.state_dict()))
+    position = run.start.position + step - run.start.step
+    state = {
+        "rng": {"seed": run.train_cfg.seed, "counter": _counter(run, step)},
+        "data": {"position": position, "digest": run.data.digest},
+        "circumstances": run.circumstances,
+    }
+    for name in names if run.world.leads else ():
+        save_checkpoint(
+            run.out / name,
+            model_cfg=run.model_cfg,
+            train_cfg=run.train_cfg,
+            model=model,
+            optimizer=optimizer,
+            step=step,
+            best_val_loss=best if math.isfinite(best) else None,
+            tokenizer=run.tokenizer,
+            run=state,
+        )
 
 
 class _Pace:

@@ -24,13 +24,14 @@ class Options:
     out: Path | None
     steps: int | None
     threads: int | None
+    tensorboard: bool
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
     """Read the command line; a bad one prints its usage and exits 2, as argparse does."""
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.train",
-        description="Train a model on chat dialogues; checkpoints land in checkpoints/.",
+        description="Train a model on text or on chat dialogues; checkpoints land in checkpoints/.",
     )
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="PATH", help="JSON: model, train, data, compute")
@@ -41,6 +42,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         "--steps", type=_positive, metavar="N", help="total steps instead of the configuration's, for a trial"
     )
     add("--threads", type=_positive, metavar="N", help="threads instead of the configuration's")
+    add("--tensorboard", action="store_true", help="event files too, in a folder beside the checkpoints")
     return Options(**vars(parser.parse_args(argv)))
 
 

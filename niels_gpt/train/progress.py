@@ -30,6 +30,25 @@ class Progress(Observer, Protocol):
     ) -> None: ...
 
 
+class SilentProgress:
+    """Says nothing: of several processes, one speaks."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def stepped(self, report: StepReport) -> None:
+        """Say nothing."""
+
+    def evaluated(self, report: EvalReport) -> None:
+        """Say nothing."""
+
+
 class LineProgress:
     """One plain line every `log_every` steps and for each evaluation: for files and pipes."""
 
@@ -71,7 +90,9 @@ def pace(report: StepReport) -> str:
 def evaluation_lines(report: EvalReport) -> list[str]:
     """Return what is shown of an evaluation."""
     best = " (best so far)" if report.is_best else ""
-    lines = [f"step {report.step}: held-out loss {report.val_loss:.4f}{best}"]
+    others = [f"{name} {loss:.4f}" for name, loss in list(report.losses.items())[1:]]
+    also = f"  {'  '.join(others)}" if others else ""
+    lines = [f"step {report.step}: held-out loss {report.val_loss:.4f}{best}{also}"]
     return [*lines, f"  {report.sample}"] if report.sample else lines
 
 
@@ -83,9 +104,11 @@ def clock(seconds: float) -> str:
 
 
 def open_progress(
-    *, total_steps: int, start_step: int, log_every: int, stream: TextIO | None = None
+    *, total_steps: int, start_step: int, log_every: int, stream: TextIO | None = None, silent: bool = False
 ) -> Progress:
     """Return a bar if `stream` (stdout unless given) is a terminal and rich is there, else plain lines."""
+    if silent:
+        return SilentProgress()
     out = sys.stdout if stream is None else stream
     lines = LineProgress(log_every=log_every, stream=out)
     if not out.isatty():

@@ -61,7 +61,7 @@ SIGNATURES = {
     generate.generate_ids_greedy_full: "model, prompt_ids, *, max_new_tokens, eot_token_id",
     checkpoint.load_checkpoint: "path, *, device",
     checkpoint.save_checkpoint: "path, *, model_cfg, train_cfg, model, optimizer, step, best_val_loss, "
-    "tokenizer=None",
+    "tokenizer=None, run=None",
     checkpoint.validate_model_config_match: "loaded, current",
 }
 MODEL_DEFAULTS = {

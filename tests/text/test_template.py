@@ -69,13 +69,22 @@ def test_only_replies_and_their_ends_are_learned(template: Template, tokenizer: 
     text = tokenizer.decode(
         [token_id for token_id, is_learned in zip(ids, learned, strict=True) if is_learned]
     )
-    assert text.replace("\n", "") == "helloniels made this."
+    ends = {"role-tokens": "", "transcript": "\nuser: "}
+    assert text == "".join(reply + ends[template.name] for reply in ("hello", "niels made this."))
 
 
 def test_the_end_of_a_reply_is_learned(bpe: BPETokenizer) -> None:
-    for tokenizer, end in ((bpe, bpe.special_token_ids()["eot"]), (ByteTokenizer(), ord("\n"))):
-        ids, learned = template_for(tokenizer).training_ids(DIALOGUE)
-        assert (ids[-1], learned[-1]) == (end, True)
+    ids, learned = template_for(bpe).training_ids(DIALOGUE)
+    assert (ids[-1], learned[-1]) == (bpe.special_token_ids()["eot"], True)
+
+
+def test_a_transcript_learns_what_its_replies_stop_at() -> None:
+    template = template_for(ByteTokenizer())
+    ids, learned = template.training_ids(DIALOGUE)
+    assert all(learned[-len("\nuser: ") :])
+    assert bytes(ids).endswith(template.stop_sequences[1])
+    tags = bytes(ids[n] if learned[n] else ord("_") for n in range(len(ids)))
+    assert tags.count(b"user: ") == 2  # after each reply, and not where a dialogue opens
 
 
 @given(messages=MESSAGES)

@@ -15,9 +15,10 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import set_seed
 from niels_gpt.template import template_for
 from niels_gpt.tokenizer import ByteTokenizer
-from niels_gpt.train.batches import BatchOrder, Example, collate, encode_dialogue
+from niels_gpt.train.batches import Example, ExampleData, encode_dialogue
 from niels_gpt.train.dialogues import Dialogue, parse_dialogues
 from niels_gpt.train.loop import EvalReport, Run, StepReport, make_optimizer
+from niels_gpt.train.objective import TrainingForward
 
 TINY_TEXT = (
     "system: be brief\nuser: who is niels?\nassistant: a man.\n"
@@ -83,14 +84,15 @@ def make_run(examples: list[Example], tmp_path: Path) -> Callable[..., Run]:
             "warmup_steps": 2,
         }
         cfg = TrainConfig(**settings | changes.pop("train", {}))
+        held_out = changes.pop("held_out", examples)
         run: dict[str, Any] = {
             "model": model,
+            "forward": TrainingForward(model),
             "optimizer": make_optimizer(model, device="cpu"),
             "tokenizer": ByteTokenizer(),
             "model_cfg": model.cfg,
             "train_cfg": cfg,
-            "order": BatchOrder(examples, places=cfg.B * model.cfg.T, seed=cfg.seed),
-            "val": [collate(examples)],
+            "data": ExampleData(examples, held_out, places=cfg.B * model.cfg.T, seed=cfg.seed),
             "out": tmp_path / "out",
         }
         return Run(**run | changes)

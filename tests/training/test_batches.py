@@ -7,7 +7,8 @@ import torch
 from niels_gpt.bpe import train_bpe
 from niels_gpt.template import template_for
 from niels_gpt.tokenizer import ByteTokenizer, Tokenizer
-from niels_gpt.train.batches import Batch, BatchOrder, Example, collate, encode_dialogue, fill
+from niels_gpt.train.batch import Batch
+from niels_gpt.train.batches import Example, ExampleData, collate, encode_dialogue, fill
 from niels_gpt.train.dialogues import Dialogue
 
 
@@ -32,7 +33,10 @@ def test_exactly_the_assistant_tokens_are_learned(dialogues: list[Dialogue]) -> 
 
 def test_padding_is_never_learned(examples: list[Example]) -> None:
     batch = collate(examples)
-    assert learned_texts(batch, ByteTokenizer()) == ["a man.\n", "it turns pairs.\nfor order.\n"]
+    assert learned_texts(batch, ByteTokenizer()) == [
+        "a man.\nuser: ",
+        "it turns pairs.\nuser: for order.\nuser: ",
+    ]
 
 
 def test_targets_are_the_inputs_one_token_later(examples: list[Example]) -> None:
@@ -54,7 +58,7 @@ def test_what_follows_the_last_reply_is_left_out() -> None:
     dialogue = ({"role": "assistant", "content": "hi"}, {"role": "user", "content": "and a long question"})
     example = encode_dialogue(dialogue, template_for(ByteTokenizer()), T=128)
     assert example is not None
-    assert bytes(example.ids) == b"assistant: hi\n"
+    assert bytes(example.ids) == b"assistant: hi\nuser: "
 
 
 def test_groups_stay_within_their_places_padding_included() -> None:
@@ -65,18 +69,18 @@ def test_groups_stay_within_their_places_padding_included() -> None:
 
 def test_an_epoch_holds_every_example_once() -> None:
     examples = made(*range(2, 40))
-    epoch = BatchOrder(examples, places=64, seed=1).epoch(3)
+    epoch = ExampleData(examples, places=64, seed=1).epoch(3)
     assert sorted(len(e.ids) for e in itertools.chain(*epoch)) == list(range(2, 40))
 
 
-def test_the_order_starts_at_any_step_as_if_it_had_run_there() -> None:
-    order = BatchOrder(made(*range(2, 40)), places=64, seed=1)
+def test_the_order_starts_at_any_position_as_if_it_had_run_there() -> None:
+    order = ExampleData(made(*range(2, 40)), places=64, seed=1)
     per_epoch = len(order.epoch(0))
-    for step in (0, 3, per_epoch, per_epoch + 2):
-        from_start = next(itertools.islice(order.from_step(0), step, None))
-        assert torch.equal(from_start.inputs, next(order.from_step(step)).inputs)
+    for position in (0, 3, per_epoch, per_epoch + 2):
+        from_start = next(itertools.islice(order.from_position(0), position, None))
+        assert torch.equal(from_start.inputs, next(order.from_position(position)).inputs)
 
 
 def test_epochs_have_orders_of_their_own() -> None:
-    order = BatchOrder(made(*range(2, 40)), places=64, seed=1)
+    order = ExampleData(made(*range(2, 40)), places=64, seed=1)
     assert order.epoch(0) != order.epoch(1)

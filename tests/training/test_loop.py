@@ -18,6 +18,7 @@ from niels_gpt.tokenizer import ByteTokenizer
 from niels_gpt.train.dialogues import Dialogue
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Run, make_optimizer, train
+from niels_gpt.train.resume import start_of
 
 from .conftest import Recorder
 
@@ -67,24 +68,26 @@ def test_a_resumed_run_ends_in_the_weights_of_one_never_stopped(
     content = load_checkpoint(run.out / "latest.pt", device="cpu")
     resumed.load_state_dict(content["model_state"])
     run.optimizer.load_state_dict(content["optimizer_state"])
-    outcome = train(replace(run, start_step=content["step"]), recorder)
+    outcome = train(replace(run, start=start_of(content)), recorder)
 
     assert [report.step for report in recorder.steps] == [1, 2, 3, 4, 5, 6]
     assert outcome.step == 6
     assert equal(weights(resumed), weights(whole))
 
 
-def test_resuming_at_another_step_would_end_elsewhere(
-    model_cfg: ModelConfig, make_run: MakeRun, recorder: Recorder
+@pytest.mark.parametrize("forgotten", ["rng", "position"])
+def test_without_the_state_of_its_randomness_or_its_data_a_resumed_run_ends_elsewhere(
+    model_cfg: ModelConfig, make_run: MakeRun, recorder: Recorder, forgotten: str
 ) -> None:
     cfg = replace(model_cfg, dropout=0.2)
-    whole, shifted = fresh(cfg), fresh(cfg)
+    whole, resumed = fresh(cfg), fresh(cfg)
     train(make_run(whole), Recorder())
-    train(make_run(shifted), recorder, should_stop=stopped_after(recorder, 3))
-    run = make_run(shifted)
-    run.optimizer.load_state_dict(load_checkpoint(run.out / "latest.pt", device="cpu")["optimizer_state"])
-    train(replace(run, start_step=2, train_cfg=replace(run.train_cfg, total_steps=5)), Recorder())
-    assert not equal(weights(shifted), weights(whole))
+    train(make_run(resumed), recorder, should_stop=stopped_after(recorder, 3))
+    run = make_run(resumed)
+    content = load_checkpoint(run.out / "latest.pt", device="cpu")
+    run.optimizer.load_state_dict(content["optimizer_state"])
+    train(replace(run, start=replace(start_of(content), **{forgotten: 0})), Recorder())
+    assert not equal(weights(resumed), weights(whole))
 
 
 def test_checkpoints_have_their_names_and_the_last_step(
@@ -108,7 +111,7 @@ def test_the_best_checkpoint_has_the_lowest_held_out_loss(
 
 
 def test_no_held_out_dialogue_means_no_evaluation(model: GPT, make_run: MakeRun, recorder: Recorder) -> None:
-    run = make_run(model, val=[])
+    run = make_run(model, held_out=[])
     assert train(run, recorder).best_val_loss == math.inf
     assert not (run.out / "best.pt").exists()
     assert load_checkpoint(run.out / "latest.pt", device="cpu")["best_val_loss"] is None

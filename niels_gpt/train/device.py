@@ -1,0 +1,26 @@
+"""Which device a run uses, and what it gains on it. Knows nothing about models or data."""
+
+from __future__ import annotations
+
+import torch
+
+from niels_gpt.device import get_device
+from niels_gpt.train.errors import TrainingError
+
+
+def chosen_device(asked: str | None) -> str:
+    """Return the device that was asked for, or "mps" where there is one, else "cpu"."""
+    if asked is None:
+        return get_device()
+    available = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    if not available[asked]:
+        raise TrainingError(f"this machine, or this torch, has no {asked!r}; expected --device cpu")
+    return asked
+
+
+def uses_bfloat16(amp: str | None, *, device: str) -> bool:
+    """Return whether products run in bfloat16; "auto" where the device has units for it."""
+    if amp != "auto":
+        return amp == "bf16"
+    kind = torch.device(device).type
+    return kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
