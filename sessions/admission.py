@@ -6,6 +6,7 @@ What passes is stored as it stands. Pure functions over records. Knows nothing a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import get_args
@@ -30,6 +31,8 @@ from sessions.values import (
     checked_token_ids,
 )
 from sessions.verification import verified
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def admit(archive: SessionArchive) -> None:
@@ -69,6 +72,7 @@ def _messages(messages: Iterable[Message]) -> None:
         _one_of(message.role, Role, f"the role of {what}")
         _one_of(message.status, ReplyStatus, f"the status of {what}")
         checked_text(message.content, what)
+        _digest(message.digest, what)
         if message.token_ids is not None:
             checked_token_ids(message.token_ids)
         _moment(message.created, what)
@@ -154,6 +158,11 @@ def _one_of(value: str, allowed: object, what: str) -> None:
     choices = get_args(allowed)
     if value not in choices:
         raise InvalidValue(f"{what} is {value!r}: expected one of {', '.join(map(repr, choices))}")
+
+
+def _digest(digest: str, what: str) -> None:
+    if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"the digest of {what} is {digest!r}: expected 64 hexadecimal digits")
 
 
 def _moment(moment: datetime, what: str) -> None:

@@ -40,6 +40,8 @@ def checked_name(name: str) -> str:
 
 def checked_text(text: str, what: str) -> str:
     """Return ``text`` if it has a UTF-8 form; ``what`` names it in the error (InvalidValue)."""
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - imports hold anything
+        raise InvalidValue(f"{what} is {text!r}: expected text")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,16 @@ from sessions import Message, NewGeneration, Session, Store, open_store
 
 Asked = Callable[[Store], NewGeneration]
 Exchange = Callable[[Store, Session, str, str], Message]
+
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - a RAM disk, where the system has one
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is such a folder: that a sync of a disk takes time is not what is tested here."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.fixture
