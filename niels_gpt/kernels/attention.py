@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.compiled import ONE, ZERO, compiled
 from niels_gpt.kernels.linear import FLOAT32, VECTOR_BYTES, linear
 from niels_gpt.kernels.rows import (
     divide_row,
@@ -78,16 +78,19 @@ def attend(shape, zeros, scores, qkv, mixed, layer, first, rows, positions, stat
     q = qkv + 4 * (first * shape.qkv_row + head * D)
     out = mixed + 4 * (first * shape.row + head * D)
     key_blocks = (p + rows - 1) // LANES + 1
-    linear(FLOAT32, q, shape.qkv_row, keys, D * LANES, D, zeros, 0, scores, S, rows, 0, key_blocks)
+    linear(FLOAT32, q, shape.qkv_row, keys, D * LANES, D, zeros, ZERO, scores, S, rows, ZERO, key_blocks)
     own = p + 1  # keys of the group's first row; each further row has one more
     sums = scores + 4 * GROUP * S
     for r in range(rows):
         row = scores + 4 * r * S
         exp_row(row, row, own + r, largest_in_row(row, own + r), sums + 4 * r)
-    linear(FLOAT32, scores, S, values, S * LANES, own, zeros, 0, out, shape.row, rows, 0, blocks)
+    linear(FLOAT32, scores, S, values, S * LANES, own, zeros, ZERO, out, shape.row, rows, ZERO, blocks)
     for r in range(rows):
         row = out + 4 * r * shape.row
         if r:  # its own last keys, which the rows before it must not see: the same chains go on
             rest = scores + 4 * (r * S + own)
-            linear(FLOAT32, rest, S, values + VECTOR_BYTES * own, S * LANES, r, row, 0, row, 0, 1, 0, blocks)
+            linear(
+                FLOAT32, rest, S, values + VECTOR_BYTES * own, S * LANES, r,
+                row, ZERO, row, ZERO, ONE, ZERO, blocks,
+            )  # fmt: skip
         divide_row(row, D, sums + 4 * r)

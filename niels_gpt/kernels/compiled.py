@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import config as numba_config
 
 from niels_gpt.kernels.cache import cache_folder
 
 config: Any = numba_config  # its settings are made at import time, which no type checker sees
+
+# A literal has a Numba type of its own, so a kernel that is called with one would be compiled for it alone.
+ZERO, ONE = np.int64(0), np.int64(1)
 
 
 def compiled(function: Callable[..., Any]) -> Any:

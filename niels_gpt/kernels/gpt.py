@@ -18,7 +18,7 @@ import numpy as np
 
 from niels_gpt.kernels.attention import GROUP, attend, remember
 from niels_gpt.kernels.barrier import meet
-from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.compiled import ONE, ZERO, compiled
 from niels_gpt.kernels.linear import VECTOR_BYTES, block_floats, linear
 from niels_gpt.kernels.rows import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
 from niels_gpt.kernels.vector import LANES
@@ -130,11 +130,11 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         meet(work.barrier, parts)
     for i in range(wanted.size):
         row, out = work.x + 4 * wanted[i] * shape.row, normed + 4 * i * shape.row
-        _norm(shape, weights.final_scale, weights.final_shift, row, out, 1)
+        _norm(shape, weights.final_scale, weights.final_shift, row, out, ONE)
     first, last = _share(-(-shape.V // LANES), part, parts)
     _product(
         weights, normed, shape.row, weights.head, shape.C,
-        weights.zeros, 0, logits, shape.head_row, wanted.size, first, last,
+        weights.zeros, ZERO, logits, shape.head_row, wanted.size, first, last,
     )  # fmt: skip
     meet(work.barrier, parts)
 
@@ -169,7 +169,7 @@ def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
     H, D, C, count = shape.H, shape.D, shape.C, rows.ids.size
     first, last = _share(H, part, parts)
     if parts == 1:
-        _project(shape, weights, qkv_weight, work, part, count, 0, -(-3 * C // LANES))
+        _project(shape, weights, qkv_weight, work, part, count, ZERO, -(-3 * C // LANES))
     else:  # heads are whole blocks here, see `may_split`
         for third in range(3):
             start = third * C
@@ -181,7 +181,7 @@ def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
         shape, weights.cosine, weights.sine, work.qkv, layer, count,
         rows.positions, rows.states, rows.rooms, first, last,
     )  # fmt: skip
-    group = 0
+    group = ZERO
     while group < count:
         n = 1
         while n < GROUP and group + n < count and rows.states[group + n] == rows.states[group]:
@@ -198,7 +198,7 @@ def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
 def _project(shape, weights, qkv_weight, work, part, count, first, last):
     _product(
         weights, work.normed[part], shape.row, qkv_weight, shape.C,
-        weights.zeros, 0, work.qkv, shape.qkv_row, count, first, last,
+        weights.zeros, ZERO, work.qkv, shape.qkv_row, count, first, last,
     )  # fmt: skip
 
 
@@ -208,12 +208,12 @@ def _mlp_up(shape, weights, w, work, normed, count, part, parts):
     first, last = _share(-(-shape.F // LANES), part, parts)
     _product(
         weights, normed, shape.row, w[UP], shape.C,
-        w[UP_BIAS], 0, work.up, shape.mlp_row, count, first, last,
+        w[UP_BIAS], ZERO, work.up, shape.mlp_row, count, first, last,
     )  # fmt: skip
     if shape.gated:
         _product(
             weights, normed, shape.row, w[GATE], shape.C,
-            w[GATE_BIAS], 0, work.gate, shape.mlp_row, count, first, last,
+            w[GATE_BIAS], ZERO, work.gate, shape.mlp_row, count, first, last,
         )  # fmt: skip
     width = (last - first) * LANES
     for r in range(count):

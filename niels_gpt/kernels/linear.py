@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import binding
 from numba import types
 
-from niels_gpt.kernels.compiled import compiled, config
+from niels_gpt.kernels.compiled import ZERO, compiled, config
 from niels_gpt.kernels.int8 import quantised
 from niels_gpt.kernels.vector import ADDRESS, COUNT, INT, KIND, LANES, Emitter, Value, kernel
 
@@ -41,12 +41,13 @@ def _wide_registers() -> bool:
 WIDE = _wide_registers()
 
 
-def _tile(rows: int, blocks: int) -> Any:
+def _tile(rows: int, blocks: int, ahead: int = 0) -> Any:
     """The register tile of `rows` rows by `blocks` column blocks, with its first output at row m, block j.
 
     Arguments: FLOAT32 or INT8; x and its row stride; w and the stride from one column block to the next; K;
     the start values and their row stride (0 repeats one row: a bias, or zeros); y and its row stride; m; j. y
-    may be the start itself.
+    may be the start itself. While it computes, the tile fetches the weights `ahead` blocks further on into
+    the cache.
     """
 
     def emit(
@@ -72,6 +73,8 @@ def _tile(rows: int, blocks: int) -> Any:
         sums = [e.real(0.0) for _ in cells] if whole else starts()
         with e.loop(depth, 1, sums) as (k, chain):
             weights = [weight(at, k) for at in w_at]
+            for at in w_at if ahead and not whole else ():
+                e.prefetch(w, add(at, add(mul(k, INT(LANES)), mul(w_block, INT(ahead)))))
             spread = [e.spread(e.load_scalar(x, add(at, k))) for at in x_at]
             for i, (r, c) in enumerate(cells):
                 chain[i] = e.fma(spread[r], weights[c], chain[i])
@@ -89,11 +92,13 @@ def _tile(rows: int, blocks: int) -> Any:
 
 # Chosen by measurement: eight chains hide the latency of a fused multiply-add, more reuse each weight and
 # each value of x more often, as far as the registers reach (16 vectors of 256 bits with AVX2, 32 of 512 with
-# AVX-512).
+# AVX-512). Rows by the eight wait the least for weights, and ask for the next ones in time: with one row the
+# processor's own look-ahead does as well.
 tile_1x8, tile_1x4, tile_1x2, tile_1x1 = _tile(1, 8), _tile(1, 4), _tile(1, 2), _tile(1, 1)
 tile_2x4, tile_2x1 = _tile(2, 4), _tile(2, 1)
 tile_4x4, tile_4x1 = _tile(4, 4), _tile(4, 1)
 tile_6x1 = _tile(6, 1)
+tile_8x2 = _tile(8, 2, ahead=2)
 
 
 @compiled
@@ -124,7 +129,15 @@ def linear(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, 
 
 @compiled
 def _four_blocks(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
-    m = 0
+    m = ZERO
+    if WIDE:  # all rows with two blocks, then with the other two
+        while m + 8 <= rows:
+            tile_8x2(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
+            m += 8
+        eights, m = m, ZERO
+        while m < eights:
+            tile_8x2(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j + 2)
+            m += 8
     while m + 4 <= rows:
         tile_4x4(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 4
@@ -137,7 +150,7 @@ def _four_blocks(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, 
 
 @compiled
 def _one_block(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
-    m = 0
+    m = ZERO
     while not WIDE and m + 6 <= rows:
         tile_6x1(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
         m += 6

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from niels_gpt.kernels.barrier import meet
-from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.compiled import ZERO, compiled
 from niels_gpt.kernels.gpt import forward
 from niels_gpt.kernels.sampler import Scratch, Settings, choose
 
@@ -56,7 +56,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, step
     The first step's rows are given; later steps feed each drawing sequence its last token, so `steps` above 1
     goes only with rows that are exactly those. Part 0 draws, all parts compute.
     """
-    done = 0
+    done = ZERO
     while done < steps:
         logits = drawn.logits[done]
         forward(shape, weights, work, rows, wanted, np.int64(logits.ctypes.data), part, parts)

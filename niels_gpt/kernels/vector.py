@@ -89,6 +89,15 @@ class Emitter:
         """One float."""
         self.b.store(value, self.at(address, offset, FLOAT))
 
+    def prefetch(self, address: Value, offset: Value) -> None:
+        """Ask for the cache line at `offset`, which may lie outside of any array; changes no value."""
+        name, pointer = "llvm.prefetch.p0", ir.PointerType(INT8)
+        known = self.b.module.globals.get(name)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
+        function = known or ir.Function(self.b.module, kind, name)
+        # To be read, needed soon and often, in the data cache.
+        self.b.call(function, [self.at(address, offset, INT8), INT32(0), INT32(3), INT32(1)])
+
     def spread(self, scalar: Value, element: ir.Type = FLOAT) -> Value:
         """One scalar copied to every lane."""
         undefined = ir.Constant(vector(LANES, element), ir.Undefined)
