@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, check_checkpoint, check_session_name
-from niels_gpt.chat.render import Screen, may_style
+from niels_gpt.chat.render import Screen, columns_of, may_style
 from niels_gpt.chat.status import FAILED, OK, run_to_status
 
 
@@ -37,12 +37,16 @@ def _chat(options: Options, loader: Loader) -> int:
             # Here, not above: a pipe and --help are quicker without prompt-toolkit.
             from niels_gpt.chat.repl import run_on_terminal  # noqa: PLC0415
 
-            screen = Screen(sys.stdout, sys.stdout, styled=may_style(sys.stdout))
+            screen = Screen(
+                sys.stdout, sys.stdout, styled=may_style(sys.stdout), columns=columns_of(sys.stdout)
+            )
             run_on_terminal(options, loader, screen)
             return OK
         from niels_gpt.chat.pipe import run_pipe  # noqa: PLC0415
 
-        screen = Screen(sys.stdout, sys.stderr, styled=may_style(sys.stderr))
+        # Where both are the terminal they share its lines.
+        notices = sys.stdout if sys.stdout.isatty() and sys.stderr.isatty() else sys.stderr
+        screen = Screen(sys.stdout, notices, styled=may_style(notices), columns=columns_of(notices))
         return OK if asyncio.run(run_pipe(options, loader, screen, sys.stdin.fileno())) else FAILED
     finally:
         if not loader.busy:

@@ -41,6 +41,11 @@ class Said(Protocol):
         """What was said."""
         ...
 
+    @property
+    def status(self) -> str:
+        """Whether it was said to its end: "complete" or "cancelled"."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
@@ -64,15 +69,18 @@ def system_of(path: Sequence[Said]) -> str | None:
     return (prompts[-1] or None) if prompts else None
 
 
-def exchanges_of(path: Sequence[Said]) -> list[Exchange]:
-    """Return the answered turns of a path. An empty reply says nothing: its turn is left out."""
+def exchanges_of(path: Sequence[Said], *, keep_stopped: bool = True) -> list[Exchange]:
+    """Return the answered turns of a path. An empty reply says nothing: its turn is left out.
+
+    So is that of a reply that was stopped, unless `keep_stopped`.
+    """
     found: list[Exchange] = []
     asked: str | None = None
     for message in path:
         if message.role == "user":
             asked = message.content
         elif message.role == "assistant" and asked is not None:
-            if message.content.strip():
+            if message.content.strip() and (keep_stopped or message.status != "cancelled"):
                 found.append(Exchange(user=asked, reply=message.content))
             asked = None
     return found

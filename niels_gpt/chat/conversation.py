@@ -221,7 +221,7 @@ class Conversation:
             context_length=self.model.context_length,
             max_new_tokens=settings.max_new_tokens,
             system=system,
-            exchanges=exchanges_of(path),
+            exchanges=exchanges_of(path, keep_stopped=settings.keep_stopped),
             message=content,
         )
 

@@ -17,14 +17,12 @@ from niels_gpt.chat.errors import ChatError, LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.render import Screen
-from niels_gpt.kernels.cache import is_prepared
+from niels_gpt.chat.spinner import spinning
 
 if TYPE_CHECKING:
     from niels_gpt.chat.conversation import Conversation, Reply
     from niels_gpt.chat.record import Record
 
-_LOADING = "loading the model ..."
-_PREPARING = "preparing the kernels for this processor (once, some seconds) ..."
 _ENDINGS = {
     "length": "(stopped at {n} tokens; /max_tokens sets how many)",
     "context": "(stopped: the context is full; /reset begins anew)",
@@ -103,7 +101,8 @@ class Desk:
                     await meaning.command.run(self, meaning.value)
                 case _:
                     conversation = await self._ready()
-                    self._end(await conversation.send(meaning.text, self._screen))
+                    with spinning(self._screen, lambda: "thinking"):
+                        self._end(await conversation.send(meaning.text, self._screen))
         except LoadFailed:
             raise
         except ChatError as error:
@@ -132,7 +131,7 @@ class Desk:
 
     async def record(self) -> Record:
         """Return the open session, greeted and with what the flags gave; waits while it loads."""
-        await self._wait(self._opened, "opening the session ...")
+        await self._wait(self._opened, lambda: "opening the session")
         record = self._record
         if record is None:
             raise LoadFailed("the session did not open")
@@ -163,7 +162,7 @@ class Desk:
         return await self._talk()
 
     async def _talk(self) -> Conversation:
-        await self._wait(self._loaded, _LOADING if is_prepared(self._options.weights) else _PREPARING)
+        await self._wait(self._loaded, self._loading)
         if self._conversation is None:
             raise LoadFailed("the model did not load")
         if self._model_notice is not None:
@@ -171,13 +170,16 @@ class Desk:
             self._model_notice = None
         return self._conversation
 
-    async def _wait(self, event: anyio.Event, what: str) -> None:
+    def _loading(self) -> str:
+        if self._loader.progress is None:
+            return "loading the model"
+        done, total = self._loader.progress
+        return f"preparing the kernels for this processor (once): {done} of {total}"
+
+    async def _wait(self, event: anyio.Event, what: Callable[[], str]) -> None:
         if not event.is_set():
-            self._screen.busy(what)
-            try:
+            with spinning(self._screen, what):
                 await event.wait()
-            finally:
-                self._screen.idle()
         if self._failure is not None:
             raise self._failure
 
@@ -202,7 +204,8 @@ class Desk:
         if turn is not None:
             conversation = await self._talk()
             self._screen.notice("(this reply was interrupted; finishing it)")
-            self._end(await conversation.finish_pending(turn, self._screen))
+            with spinning(self._screen, lambda: "thinking"):
+                self._end(await conversation.finish_pending(turn, self._screen))
 
     def _end(self, reply: Reply) -> None:
         self._screen.end_reply()

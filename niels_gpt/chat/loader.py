@@ -1,12 +1,14 @@
 """Load what is heavy behind the prompt: the store first, then torch and the checkpoint.
 
 Importing this module costs nothing; `start` does the work on one thread of its own. Every failure comes
-out of the two waits as LoadFailed, in one line. For asyncio; knows no terminal and no conversation.
+out of the waits as LoadFailed, in one line. Who made the loader closes it, and with it what it has loaded.
+For asyncio; knows no terminal and no conversation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +17,7 @@ from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.options import Options
 
 if TYPE_CHECKING:
-    from niels_gpt.chat.model import LoadedModel
+    from niels_gpt.chat.conversation import Model
     from sessions import Store
 
 T = TypeVar("T")
@@ -27,12 +29,6 @@ def _open_store(options: Options) -> Store:
     return record.open_store(options)
 
 
-def _load_model(options: Options) -> LoadedModel:
-    from niels_gpt.chat import conversation, model  # noqa: F401, PLC0415 - both are needed next
-
-    return model.load_model(options)
-
-
 class Loader:
     """Loads once. The functions can be replaced, so that a test needs no checkpoint."""
 
@@ -41,12 +37,16 @@ class Loader:
         options: Options,
         *,
         open_store: Callable[[Options], Store] = _open_store,
-        load_model: Callable[[Options], LoadedModel] = _load_model,
+        load_model: Callable[[Options], Model] | None = None,
     ) -> None:
         self._options = options
-        self._steps = (open_store, load_model)
+        self._open_store = open_store
+        self._load_model = load_model or self._load_checkpoint
+        self.progress: tuple[int, int] | None = None
+        """How many kernels are prepared, of how many; None while none has to be."""
+        self._others: list[Model] = []
         self._store: Future[Store] = Future()
-        self._model: Future[LoadedModel] = Future()
+        self._model: Future[Model] = Future()
         self._executor: ThreadPoolExecutor | None = None
 
     @property
@@ -65,25 +65,50 @@ class Loader:
         """Return the open store as soon as it is there; LoadFailed."""
         return await _result(self._store)
 
-    async def model(self) -> LoadedModel:
+    async def model(self) -> Model:
         """Return the model as soon as it is there; LoadFailed."""
         return await _result(self._model)
 
+    async def another(self, options: Options) -> Model:
+        """Load the model of other options beside the first; LoadFailed."""
+        loading: Future[Model] = Future()
+        # A daemon: an import or a compilation cannot be interrupted, and no end of the program waits for it.
+        threading.Thread(
+            target=self._run, args=(loading, self._load_model, options), name="loader-2", daemon=True
+        ).start()
+        loading.add_done_callback(self._keep)
+        return await _result(loading)
+
     def close(self) -> None:
-        """Close the store if it was opened."""
+        """Close what was loaded; call it when nothing loads any more."""
         if self._store.done() and self._store.exception() is None:
             self._store.result().close()
+        if self._model.done() and self._model.exception() is None:
+            self._others.append(self._model.result())
+        for model in self._others:
+            model.close()
+
+    def _keep(self, loaded: Future[Model]) -> None:
+        if loaded.exception() is None:
+            self._others.append(loaded.result())
+
+    def _load_checkpoint(self, options: Options) -> Model:
+        from niels_gpt.chat import conversation, model  # noqa: F401, PLC0415 - both are needed next
+
+        return model.load_model(options, on_progress=self._hear_progress)
+
+    def _hear_progress(self, done: int, total: int) -> None:
+        self.progress = (done, total)
 
     def _load(self) -> None:
-        open_store, load_model = self._steps
-        if self._run(self._store, open_store):
-            self._run(self._model, load_model)
+        if self._run(self._store, self._open_store, self._options):
+            self._run(self._model, self._load_model, self._options)
         else:
             self._model.set_exception(LoadFailed("not loaded: the store did not open"))
 
-    def _run(self, future: Future[T], step: Callable[[Options], T]) -> bool:
+    def _run(self, future: Future[T], step: Callable[[Options], T], options: Options) -> bool:
         try:
-            future.set_result(step(self._options))
+            future.set_result(step(options))
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
             future.set_exception(error)
             return False

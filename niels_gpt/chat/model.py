@@ -6,7 +6,7 @@ engine and no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,17 +28,20 @@ from niels_gpt.sampling import Sampling
 class LoadedModel:
     """A checkpoint ready to answer; satisfies conversation.Model."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, on_progress: Callable[[int, int], None] | None = None) -> None:
         device = _device(options.device)
-        # One thread owns the compute: two OpenMP threads used from a thread that is not the main one can
-        # collapse to a tenth of the speed, and a model of this size gains little from a second.
+        # The kernels have threads of their own. For torch one thread owns the compute: two of OpenMP used
+        # from a thread that is not the main one can collapse to a tenth of the speed.
         torch.set_num_threads(1)
         loaded = load_checkpointed_model(options.checkpoint, device=device)
         self._use_cache = options.use_cache
         self.tokenizer = loaded.tokenizer
         self.template = loaded.template
         self.context_length = loaded.cfg.T
-        backend = open_backend(loaded, device=device, weights=options.weights)
+        backend = open_backend(
+            loaded, device=device, weights=options.weights, threads=options.threads, on_progress=on_progress
+        )
+        self._backend = backend
         self.checkpoint: Mapping[str, Any] = {
             "fingerprint": backend.fingerprint.digest,
             "parts": asdict(backend.fingerprint),
@@ -76,6 +79,10 @@ class LoadedModel:
                     top_k=settings.top_k,
                     top_p=settings.top_p,
                     repetition_penalty=settings.repetition_penalty,
+                    min_p=settings.min_p,
+                    typical_p=settings.typical_p,
+                    frequency_penalty=settings.frequency_penalty,
+                    presence_penalty=settings.presence_penalty,
                 ),
                 seed=seed,
                 stop_ids=self.template.stop_ids,
@@ -86,6 +93,10 @@ class LoadedModel:
             )
         except ValueError as error:
             raise ChatError(str(error)) from error
+
+    def close(self) -> None:
+        """End the decoder's threads."""
+        self._backend.close()
 
 
 def _device(name: str) -> str:
@@ -98,9 +109,9 @@ def _device(name: str) -> str:
     return name
 
 
-def load_model(options: Options) -> LoadedModel:
-    """Load the checkpoint; LoadFailed."""
+def load_model(options: Options, *, on_progress: Callable[[int, int], None] | None = None) -> LoadedModel:
+    """Load the checkpoint; LoadFailed. `on_progress` hears of kernels that are compiled: (done, all)."""
     try:
-        return LoadedModel(options)
+        return LoadedModel(options, on_progress=on_progress)
     except NielsGptError as error:
         raise LoadFailed(str(error)) from error

@@ -21,6 +21,7 @@ from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
+_MOST_THREADS = 256
 DEVICES = ("cpu", "auto", "mps", "cuda")
 
 
@@ -34,6 +35,7 @@ class Options:
     store: str | None = None
     device: str = "cpu"
     weights: WeightForm = "float32"
+    threads: int | None = None
     use_cache: bool = True
     system: str | None = None
     settings: dict[str, Value] = field(default_factory=dict)
@@ -63,6 +65,16 @@ def _reader(setting: Setting) -> Callable[[str], Value]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
+
+
+def _threads(text: str) -> int | None:
+    if text.lower() == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed: a whole number from 1 to {_MOST_THREADS}, or auto"
+        )
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,6 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="float32",
         help="int8: a quarter of the memory and a model of its own, on the CPU (default: float32)",
     )
+    add(
+        "--threads",
+        metavar="N",
+        type=_threads,
+        help="how many threads compute; no number changes a reply (default: auto, what was measured as best)",
+    )
     add("--store", metavar="PATH_OR_URL", help="where sessions are kept (default: your data folder)")
     return parser
 
@@ -130,6 +148,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         store=flags["store"],
         device=flags["device"],
         weights=flags["weights"],
+        threads=flags["threads"],
         use_cache=not flags["no_kv_cache"],
         system=_system_prompt(flags["system"], flags["system_file"]),
         settings=settings,

@@ -62,6 +62,14 @@ def _or_off(parse: Callable[[str], Value], *off: str) -> Callable[[str], Value]:
     return lambda text: None if text.lower() in off else parse(text)
 
 
+def switch(text: str) -> bool:
+    """Return what on or off, or another pair of such words, stands for; ValueError."""
+    values = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+    if text.lower() not in values:
+        raise ValueError(text)
+    return values[text.lower()]
+
+
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
     for setting in (
@@ -106,6 +114,46 @@ SETTINGS: dict[str, Setting] = {
             parse=_or_off(_number(lambda value: value > 0), "none"),
         ),
         Setting(
+            key="min_p",
+            flag="--min-p",
+            command="/min_p",
+            placeholder="P",
+            meaning="drop tokens less likely than P of the likeliest",
+            allowed="a number from 0 to 1; none for no limit",
+            examples=("none", "0.05", "0.1"),
+            parse=_or_off(_number(lambda value: 0 <= value <= 1), "none"),
+        ),
+        Setting(
+            key="typical_p",
+            flag="--typical-p",
+            command="/typical",
+            placeholder="P",
+            meaning="keep the least surprising tokens that sum to P",
+            allowed="a number above 0 and up to 1; none for no limit",
+            examples=("none", "0.2", "0.95"),
+            parse=_or_off(_number(lambda value: 0 < value <= 1), "none"),
+        ),
+        Setting(
+            key="frequency_penalty",
+            flag="--frequency-penalty",
+            command="/freq_penalty",
+            placeholder="F",
+            meaning="above 0 makes a token rarer each time it is used",
+            allowed="a number; 0 or none for no penalty, below 0 favours repeating",
+            examples=("none", "0.2", "0.5"),
+            parse=_or_off(_number(lambda _: True), "none"),
+        ),
+        Setting(
+            key="presence_penalty",
+            flag="--presence-penalty",
+            command="/pres_penalty",
+            placeholder="F",
+            meaning="above 0 makes a token rarer once it was used",
+            allowed="a number; 0 or none for no penalty, below 0 favours repeating",
+            examples=("none", "0.2", "0.5"),
+            parse=_or_off(_number(lambda _: True), "none"),
+        ),
+        Setting(
             key="max_new_tokens",
             flag="--max-new-tokens",
             command="/max_tokens",
@@ -125,12 +173,24 @@ SETTINGS: dict[str, Setting] = {
             examples=("42",),
             parse=_whole(_SEED_LOWEST, _SEED_HIGHEST),
         ),
+        Setting(
+            key="keep_stopped",
+            flag="--keep-stopped",
+            command="/keep_stopped",
+            placeholder="on|off",
+            meaning="whether the model sees a reply that was stopped",
+            allowed="on or off",
+            examples=("on", "off"),
+            parse=switch,
+        ),
     )
 }
 
 
 def show(value: Value) -> str:
     """Return a value as a user would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -142,8 +202,13 @@ class Settings:
     top_k: int | None = 50
     top_p: float | None = None
     repetition_penalty: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     max_new_tokens: int = 256
     seed: int = 42
+    keep_stopped: bool = True
 
     def with_values(self, values: Mapping[str, Value]) -> Settings:
         """Return a copy with the given values, which a Setting has read."""

@@ -78,6 +78,7 @@ class ScriptedModel:
         self.decoder = ScriptedDecoder()
         self.environment: Mapping[str, object] = {"path": "script"}
         self.notice: str | None = None
+        self.closed = False
 
     @property
     def checkpoint(self) -> dict[str, Any]:
@@ -97,6 +98,9 @@ class ScriptedModel:
         made = ScriptedRequest(prompt_ids, settings, seed, next(self.scripts), forced_ids)
         self.requests.append(made)
         return made
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture

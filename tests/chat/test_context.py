@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pytest
 
-from niels_gpt.chat.context import Exchange, Fitted, fit, prompt_hash
+from niels_gpt.chat.context import Exchange, Fitted, exchanges_of, fit, prompt_hash
 from niels_gpt.chat.errors import MessageTooLong
 
 
@@ -58,3 +59,16 @@ def test_a_prompt_hash_depends_on_every_id_and_on_their_borders() -> None:
     prompts = [(), (1,), (1, 2), (2, 1), (12,), (258,), (2, 1, 0)]
     assert len({prompt_hash(prompt) for prompt in prompts}) == len(prompts)
     assert prompt_hash([1, 2]) == prompt_hash((1, 2))
+
+
+@dataclass(frozen=True)
+class Line:
+    role: str
+    content: str
+    status: str = "complete"
+
+
+def test_a_stopped_reply_is_part_of_the_context_unless_the_user_says_otherwise() -> None:
+    path = [Line("user", "a"), Line("assistant", "b", "cancelled"), Line("user", "c"), Line("assistant", "d")]
+    assert [each.user for each in exchanges_of(path)] == ["a", "c"]
+    assert [each.user for each in exchanges_of(path, keep_stopped=False)] == ["c"]

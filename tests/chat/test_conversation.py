@@ -14,6 +14,7 @@ import pytest
 from niels_gpt.chat.conversation import Conversation, converse
 from niels_gpt.chat.errors import MessageTooLong, ReplyFailed, SessionTrouble
 from niels_gpt.chat.record import Record
+from niels_gpt.chat.settings import Settings
 from niels_gpt.prompts import DEFAULT_SYSTEM_PROMPT
 from sessions import NewGeneration, SessionNotFound, Store
 
@@ -69,8 +70,10 @@ async def test_what_decides_the_reply_is_stored_with_it(store: Store, scripted: 
     first, second = store.generations(store.session("a").id)
     # The replies stand at positions 2 and 4 of the path.
     assert [first.seed, second.seed] == [70200, 70400] == [request.seed for request in model.requests]
-    assert first.sampling == {"temperature": 0.9, "top_k": 50, "top_p": 0.5, "repetition_penalty": None}
-    assert (first.max_new_tokens, first.attempt, first.status) == (256, 0, "complete")
+    decided = Settings(top_p=0.5).stored()
+    assert decided.pop("max_new_tokens") == first.max_new_tokens == 256
+    assert first.sampling == decided
+    assert (first.attempt, first.status) == (0, "complete")
     assert first.receipt == {"path": "script"}
     assert first.timings is not None
     assert set(first.timings) == {"queued", "first_token", "total"}

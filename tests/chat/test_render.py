@@ -80,6 +80,7 @@ def test_replies_and_notices_can_go_to_two_streams() -> None:
     screen.trimmed(1)
     screen.trimmed(2)
     screen.error("two\nlines \x1b[31m")
+    screen.wait()
     screen.busy("loading")
     assert replies.getvalue() == "hi\n"
     assert notices.getvalue() == (
@@ -89,10 +90,12 @@ def test_replies_and_notices_can_go_to_two_streams() -> None:
 
 def test_a_busy_line_is_taken_back_before_anything_else() -> None:
     out = io.StringIO()
-    screen = Screen(out, out, styled=True)
-    screen.busy("loading")
+    screen = Screen(out, out, styled=True, columns=lambda: 80)
+    screen.wait()
+    assert screen.busy("loading")
     screen.text("hi")
     assert out.getvalue().endswith("\r\x1b[Khi")
+    assert not screen.busy("loading")
 
 
 class Terminal(io.StringIO):

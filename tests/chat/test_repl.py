@@ -164,7 +164,7 @@ def test_ctrl_c_while_the_model_loads_sends_nothing(typist: Typist, scripted: An
             ("(stopped)", lambda: keyboard.send_text(CTRL_D)),
         ]
         keyboard.send_text("hi\r")
-        screen = Screen(out, out, styled=True)
+        screen = Screen(out, out, styled=True, columns=lambda: 80)
         repl = Repl(
             options, loader, screen, history=InMemoryHistory(), keyboard=keyboard, display=DummyOutput()
         )

@@ -86,7 +86,7 @@ def ask(model: Model, question: Question, *, whole: bool = False) -> Asked:
         context_length=model.context_length,
         max_new_tokens=settings.max_new_tokens,
         system=system_of(question.path),
-        exchanges=exchanges_of(question.path),
+        exchanges=exchanges_of(question.path, keep_stopped=settings.keep_stopped),
         message=question.recorded.user.content,
     )
     request = None
