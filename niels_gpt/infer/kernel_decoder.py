@@ -21,8 +21,9 @@ from niels_gpt.infer.logits_hash import row_sums
 from niels_gpt.infer.prefix_pool import PrefixPool, State
 from niels_gpt.infer.reply import Reply
 from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
+from niels_gpt.kernels.bdh_layout import PackedBDH
 from niels_gpt.kernels.gpt import Rows
-from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state
+from niels_gpt.kernels.layout import PackedModel
 from niels_gpt.kernels.run import UNIFORMS, Drawn, Slots, new_scratch, run
 from niels_gpt.kernels.sampler import new_settings, set_slot
 from niels_gpt.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ class KernelDecoder:
 
     def __init__(
         self,
-        model: PackedModel,
+        model: PackedModel | PackedBDH,
         tokenizer: Tokenizer,
         *,
         prefill_chunk: int = 64,
@@ -112,19 +113,22 @@ class KernelDecoder:
         self._chunk = prefill_chunk
         self._parts = (threads or 1) if model.may_split else 1
         self._helpers = ThreadPoolExecutor(self._parts - 1, "kernels") if self._parts > 1 else None
-        self._memory = StepMemory(model.shape, rows=prefill_chunk, room=64, parts=self._parts)
+        self._memory = model.new_memory(rows=prefill_chunk, room=64, parts=self._parts)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
         self._slots = _new_slots(4, model.shape.V)
         self._free = [3, 2, 1, 0]
         self._drawn = _new_drawn(1, 1, model.shape.head_row)
         self._step_seconds = CALL_SECONDS
-        self._pool = PrefixPool(model.shape, most_bytes=pool_bytes) if pool_bytes else None
+        # A BDH's state is of all tokens that it has read: it serves no prompt that shares a beginning alone.
+        self._pool: PrefixPool | None = None
+        if pool_bytes and isinstance(model, PackedModel):
+            self._pool = PrefixPool(model.shape, most_bytes=pool_bytes)
 
     def admit(self, request: GenerationRequest) -> KernelSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
         reply = Reply(request, self._tokenizer, context=self._model.T)
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
-        state = State(*new_state(self._model.shape, len(reply.ids) + new_tokens))
+        state = State(*self._model.new_state(len(reply.ids) + new_tokens))
         slot = self._take_slot()
         slots = self._slots
         slots.state[slot], slots.room[slot] = state.floats.ctypes.data, state.room
@@ -197,12 +201,13 @@ class KernelDecoder:
 
     def _reuse(self, sequence: KernelSequence) -> None:
         """Copy what the pool holds of the unread prompt but not its last token, whose logits are needed."""
-        if self._pool is None or not sequence.reply.request.use_cache:
+        model = self._model
+        if self._pool is None or isinstance(model, PackedBDH) or not sequence.reply.request.use_cache:
             return
         state, length = self._pool.longest(sequence.prompt)
         length = min(length, len(sequence.prompt) - 1)
         if state is not None and length >= sequence.read + LEAST_REUSED:
-            sequence.state.copy_from(state, self._model.shape, sequence.read, length)
+            sequence.state.copy_from(state, model.shape, sequence.read, length)
             sequence.reused += length - sequence.read
             sequence.read = sequence.settled = length
 
@@ -263,8 +268,8 @@ class KernelDecoder:
     def _make_room(self, rows: int, room: int, steps: int, drawing: int) -> None:
         memory = self._memory
         if rows > memory.rows or room > memory.room:
-            self._memory = StepMemory(
-                self._model.shape, rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._parts
+            self._memory = self._model.new_memory(
+                rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._parts
             )
         have = self._drawn.ids.shape
         if steps > have[0] or drawing > have[1]:

@@ -79,6 +79,14 @@ class PackedModel:
         """Bytes of all packed weights and tables."""
         return self._memory.nbytes
 
+    def new_state(self, positions: int) -> tuple[np.ndarray, int]:
+        """See `new_state`."""
+        return new_state(self.shape, positions)
+
+    def new_memory(self, *, rows: int, room: int, parts: int) -> StepMemory:
+        """Arrays for steps of `rows` rows at most, states of `room` positions at most, `parts` threads."""
+        return StepMemory(self.shape, rows=rows, room=room, parts=parts)
+
     def _address(self, name: str) -> int:
         return self._arrays_by_name[name].ctypes.data if name in self._arrays_by_name else 0
 

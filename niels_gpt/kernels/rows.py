@@ -70,6 +70,29 @@ def _swiglu(e: Emitter, gate: Value, x: Value, count: Value) -> None:
         e.store(e.mul(silu(e, e.load(gate, i)), e.load(x, i)), x, i)
 
 
+def _positive(e: Emitter, x: Value) -> Value:
+    """x where it is above 0 or not a number, else 0."""
+    return e.where(e.b.fcmp_unordered(">", x, e.real(0.0)), x, e.real(0.0))
+
+
+def _relu(e: Emitter, x: Value, count: Value) -> None:
+    """x = relu(x)."""
+    with e.vectors(count) as i:
+        e.store(_positive(e, e.load(x, i)), x, i)
+
+
+def _gate(e: Emitter, gate: Value, x: Value, count: Value) -> None:
+    """x = gate * relu(x)."""
+    with e.vectors(count) as i:
+        e.store(e.mul(e.load(gate, i), _positive(e, e.load(x, i))), x, i)
+
+
+def _clear(e: Emitter, x: Value, count: Value) -> None:
+    """x = 0."""
+    with e.vectors(count) as i:
+        e.store(e.real(0.0), x, i)
+
+
 def _add(e: Emitter, x: Value, y: Value, count: Value) -> None:
     """y = y + x."""
     with e.vectors(count) as i:
@@ -152,6 +175,9 @@ layer_norm_row = kernel(_layer_norm, [ADDRESS, ADDRESS, ADDRESS, ADDRESS, COUNT,
 rms_norm_row = kernel(_rms_norm, [ADDRESS, ADDRESS, ADDRESS, COUNT, REAL, REAL])
 gelu_row = kernel(_gelu, [ADDRESS, COUNT])
 swiglu_row = kernel(_swiglu, [ADDRESS, ADDRESS, COUNT])
+relu_row = kernel(_relu, [ADDRESS, COUNT])
+gate_row = kernel(_gate, [ADDRESS, ADDRESS, COUNT])
+clear_row = kernel(_clear, [ADDRESS, COUNT])
 add_row = kernel(_add, [ADDRESS, ADDRESS, COUNT])
 copy_row = kernel(_copy, [ADDRESS, ADDRESS, COUNT])
 scatter_row = kernel(_scatter, [ADDRESS, ADDRESS, COUNT, COUNT])

@@ -16,7 +16,7 @@ import numpy as np
 
 from niels_gpt.kernels.barrier import meet
 from niels_gpt.kernels.compiled import ZERO, compiled
-from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.forward import forward
 from niels_gpt.kernels.sampler import Scratch, Settings, choose
 
 

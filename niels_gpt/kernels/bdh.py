@@ -1,0 +1,181 @@
+"""One step of a BDH for any mixture of rows: new tokens and chunks of prompts, each at its own position.
+
+The latents of all rows are products over all weights, on the same tiles as everything else. Then each row, in
+the order of its sequence's positions, asks its heads' memories and teaches them: the memory of layer l and
+head h is the sum over earlier tokens of turned latents times what the layer was given, (N, C), and reading it
+is one chain over the latents that are not zero (`active`). So a token computes the same in a chunk and alone,
+and the cost of a token is the same after ten tokens and after a million. A memory is cleared by its
+sequence's token at position 0.
+
+Several threads may run the same step: part p of P computes its own heads, then its own columns, then its own
+rows; no sum is split. See `niels_gpt.model.bdh` for the formulas.
+
+L times the layer, H heads, N latents of a head in whole vectors, C width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from niels_gpt.kernels.active import find_active, gather, recall
+from niels_gpt.kernels.barrier import meet
+from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.linear import FLOAT32, linear
+from niels_gpt.kernels.phases import phase_tables
+from niels_gpt.kernels.rows import (
+    add_row,
+    clear_row,
+    copy_row,
+    gate_row,
+    layer_norm_row,
+    relu_row,
+    rotate_row,
+)
+from niels_gpt.kernels.vector import LANES
+
+NORM_EPS = np.float32(1e-5)
+
+
+class BDHShape(NamedTuple):
+    """Sizes of a model, and the row strides of its workspace in floats (whole vectors)."""
+
+    L: int
+    H: int
+    N: int
+    C: int
+    V: int
+    row: int
+    """Rows of C floats, a memory's too."""
+    head_row: int
+    """Rows of V floats."""
+
+
+class BDHWeights(NamedTuple):
+    """Addresses of one model's packed weights."""
+
+    embedding: int
+    encoder: int
+    """(H * N / 16, C, 16): all heads' columns side by side."""
+    gates: int
+    """(H, N / 16, C, 16): each head's columns of `encoder_v`."""
+    decoder: int
+    """(H * N, row): rows as they are, to be read where latents are not zero."""
+    head: int
+    frequencies: np.ndarray
+    """(N,) float64, zeros behind the model's own."""
+    ones: int
+    zeros: int
+
+
+class BDHWork(NamedTuple):
+    """Addresses of room for the rows of a step, and arrays; shared by all parts unless said."""
+
+    x: int
+    latents: int
+    """Rows of H * N floats; so has `gates`."""
+    gates: int
+    mixed: int
+    """Rows of H * row floats."""
+    out: int
+    cosine: np.ndarray
+    """(rows, N) float32; so is `sine`."""
+    sine: np.ndarray
+    turned: np.ndarray
+    """(parts, N) float32: the latents of one head as its memory knows them."""
+    active: np.ndarray
+    """(parts, H * N + 1) int64: which of them are not zero."""
+    barrier: int
+    stop: np.ndarray
+    """(1,): whether part 0 found that the call must end."""
+
+
+@compiled
+def forward(shape, weights, work, rows, wanted, logits, part, parts):
+    """All rows through the model; logits of row wanted[i] become row i of `logits`, of `head_row` floats."""
+    count = rows.ids.size
+    for r in range(part, count, parts):
+        at = 4 * r * shape.row
+        _norm(shape, weights, weights.embedding + 4 * rows.ids[r] * shape.row, work.x + at)
+        phase_tables(weights.frequencies, rows.positions[r], work.cosine[r], work.sine[r])
+    meet(work.barrier, parts)
+    first, last = shape.H * part // parts, shape.H * (part + 1) // parts
+    column_blocks = shape.row // LANES
+    left, right = column_blocks * part // parts, column_blocks * (part + 1) // parts
+    for layer in range(shape.L):
+        _heads(shape, weights, work, rows, layer, first, last, part)
+        meet(work.barrier, parts)
+        _decode(shape, weights, work, count, left, right, part)
+        meet(work.barrier, parts)
+        for r in range(part, count, parts):
+            x, out = work.x + 4 * r * shape.row, work.out + 4 * r * shape.row
+            _norm(shape, weights, out, out)
+            add_row(out, x, shape.C)
+            _norm(shape, weights, x, x)
+        meet(work.barrier, parts)
+    for i in range(part, wanted.size, parts):
+        copy_row(work.x + 4 * wanted[i] * shape.row, work.out + 4 * i * shape.row, shape.C)
+    meet(work.barrier, parts)
+    blocks = shape.head_row // LANES
+    linear(
+        FLOAT32, work.out, shape.row, weights.head, shape.C * LANES, shape.C, weights.zeros, 0,
+        logits, shape.head_row, wanted.size, blocks * part // parts, blocks * (part + 1) // parts,
+    )  # fmt: skip
+    meet(work.barrier, parts)
+
+
+@compiled
+def _norm(shape, weights, x, y):
+    layer_norm_row(x, weights.ones, weights.zeros, y, shape.C, np.float32(shape.C), NORM_EPS)
+
+
+@compiled
+def _heads(shape, weights, work, rows, layer, first, last, part):
+    """From what the layer is given to gated latents, for heads `first` to `last` - 1."""
+    count, C, N, row = rows.ids.size, shape.C, shape.N, shape.row
+    latent_row, mixed_row, blocks = shape.H * N, shape.H * row, N // LANES
+    linear(
+        FLOAT32, work.x, row, weights.encoder, C * LANES, C, weights.zeros, 0,
+        work.latents, latent_row, count, first * blocks, last * blocks,
+    )  # fmt: skip
+    for head in range(first, last):
+        for r in range(count):
+            latents = work.latents + 4 * (r * latent_row + head * N)
+            relu_row(latents, N)
+            memory = rows.states[r] + 4 * (layer * shape.H + head) * N * row
+            if rows.positions[r] == 0:
+                clear_row(memory, N * row)
+            mixed = work.mixed + 4 * (r * mixed_row + head * row)
+            _remember(shape, work, latents, r, memory, mixed, part)
+            _norm(shape, weights, mixed, mixed)
+        linear(
+            FLOAT32, work.mixed + 4 * head * row, mixed_row, weights.gates + 4 * head * N * C, C * LANES, C,
+            weights.zeros, 0, work.gates + 4 * head * N, latent_row, count, 0, blocks,
+        )  # fmt: skip
+    for r in range(count):
+        at = 4 * (r * latent_row + first * N)
+        gate_row(work.latents + at, work.gates + at, (last - first) * N)
+
+
+@compiled
+def _remember(shape, work, latents, r, memory, mixed, part):
+    """What the memory knows of the turned latents of row r; then it knows the row too."""
+    N, indices = shape.N, np.int64(work.active[part].ctypes.data)
+    turned = np.int64(work.turned[part].ctypes.data)
+    copy_row(latents, turned, N)
+    cosine, sine = np.int64(work.cosine[r].ctypes.data), np.int64(work.sine[r].ctypes.data)
+    rotate_row(turned, cosine, sine, N, N, np.float32(1.0))
+    active = find_active(turned, N, indices)
+    recall(turned, indices, active, memory, shape.row, work.x + 4 * r * shape.row, mixed)
+
+
+@compiled
+def _decode(shape, weights, work, count, left, right, part):
+    """Columns of vectors `left` to `right` - 1 of what the gated latents say."""
+    indices, width = np.int64(work.active[part].ctypes.data), shape.H * shape.N
+    for r in range(count):
+        gates = work.gates + 4 * r * width
+        active = find_active(gates, width, indices)
+        out = work.out + 4 * r * shape.row
+        gather(gates, indices, active, weights.decoder, shape.row, out, left, right)
