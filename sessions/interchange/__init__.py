@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 from sessions.interchange import chatgpt, html, llm_logs, lossless, markdown
 from sessions.interchange.errors import ExportRefused, ImportRefused
 from sessions.interchange.fields import Fields
 from sessions.interchange.limits import Limits
+from sessions.interchange.output import Output
 from sessions.interchange.source import Source
 from sessions.interchange.turn_lists import OPENAI, SHAREGPT
 from sessions.records import SessionArchive
 
-Writer = Callable[[Sequence[SessionArchive], TextIO], None]
+Writer = Callable[[Sequence[SessionArchive], Output], None]
 Reader = Callable[[Source], Iterator[SessionArchive]]
 
 
@@ -84,7 +84,7 @@ WRITABLE = tuple(name for name, each in FORMATS.items() if each.write is not Non
 READABLE = tuple(name for name, each in FORMATS.items() if each.read is not None)
 
 
-def write_sessions(archives: Sequence[SessionArchive], file: TextIO, *, format_name: str) -> None:
+def write_sessions(archives: Sequence[SessionArchive], file: Output, *, format_name: str) -> None:
     """Write sessions in a format of WRITABLE. Raises ExportRefused for another name."""
     chosen = FORMATS.get(format_name)
     if chosen is None or chosen.write is None:
@@ -128,6 +128,7 @@ __all__ = [
     "Format",
     "ImportRefused",
     "Limits",
+    "Output",
     "Source",
     "detected",
     "read_sessions",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TextIO
 
 from sessions.interchange.documents import Entry, entries, summary, visible
+from sessions.interchange.output import Output
 from sessions.records import SessionArchive
 
 _STYLE = """
@@ -45,15 +45,14 @@ _HEAD = """\
 """
 
 
-def write(archives: Sequence[SessionArchive], file: TextIO) -> None:
+def write(archives: Sequence[SessionArchive], file: Output) -> None:
     """Write the sessions as one page."""
     title = archives[0].session.name if len(archives) == 1 else f"{len(archives)} sessions"
     file.write(_HEAD.format(title=_safe(title), style=_STYLE))
     for archive in archives:
         file.write(f'<section>\n<h1 dir="auto">{_safe(archive.session.name)}</h1>\n<dl>\n')
-        file.writelines(
-            f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>\n" for name, value in summary(archive)
-        )
+        for name, value in summary(archive):
+            file.write(f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>\n")
         file.write("</dl>\n")
         for entry in entries(archive):
             _article(entry, file)
@@ -61,7 +60,7 @@ def write(archives: Sequence[SessionArchive], file: TextIO) -> None:
     file.write("</body>\n</html>\n")
 
 
-def _article(entry: Entry, file: TextIO) -> None:
+def _article(entry: Entry, file: Output) -> None:
     file.write(f'<article class="{entry.message.role}">\n<p class="speaker">{entry.speaker}</p>\n')
     file.write(f'<div class="text" dir="auto">{_safe(entry.text)}</div>\n')
     if entry.facts:

@@ -12,11 +12,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
-from typing import Literal, TextIO, TypeVar, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 from sessions.interchange.drafts import room_for_message
 from sessions.interchange.errors import ImportRefused
 from sessions.interchange.fields import Fields
+from sessions.interchange.output import Output
 from sessions.interchange.source import Source
 from sessions.records import (
     Checkpoint,
@@ -38,7 +39,7 @@ _SHORT = 1 << 12  # bytes of what is neither a message nor made of tokens: names
 T = TypeVar("T")
 
 
-def write(archives: Sequence[SessionArchive], file: TextIO) -> None:
+def write(archives: Sequence[SessionArchive], file: Output) -> None:
     """Write the sessions, a line a record."""
     _line(file, {"format": FORMAT, "version": VERSION, "sessions": len(archives)})
     for archive in archives:
@@ -224,7 +225,7 @@ def _values(record: Session | Checkpoint | Message | Generation) -> dict[str, ob
     return {field.name: getattr(record, field.name) for field in fields_of(record)}
 
 
-def _line(file: TextIO, value: Mapping[str, object]) -> None:
+def _line(file: Output, value: Mapping[str, object]) -> None:
     file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TextIO
 
 from sessions.interchange.documents import entries, summary, visible
+from sessions.interchange.output import Output
 from sessions.records import SessionArchive
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -17,11 +17,12 @@ _CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 
-def write(archives: Sequence[SessionArchive], file: TextIO) -> None:
+def write(archives: Sequence[SessionArchive], file: Output) -> None:
     """Write the sessions one after the other."""
     for number, archive in enumerate(archives):
         file.write(("\n" if number else "") + f"# {_plain(archive.session.name)}\n\n")
-        file.writelines(f"- {name}: {_plain(value)}\n" for name, value in summary(archive))
+        for name, value in summary(archive):
+            file.write(f"- {name}: {_plain(value)}\n")
         for entry in entries(archive):
             file.write(f"\n**{entry.speaker}**\n\n{_quotation(entry.text)}\n")
             if entry.facts:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 from sessions.interchange.drafts import clean_name, in_a_row, path_of, room_for_message
 from sessions.interchange.fields import Fields
+from sessions.interchange.output import Output
 from sessions.interchange.source import Source
 from sessions.records import Role, SessionArchive
 
@@ -35,7 +35,7 @@ class TurnList:
     writes: Mapping[Role, str]
     reads: Mapping[str, Role]
 
-    def write(self, archives: Sequence[SessionArchive], file: TextIO) -> None:
+    def write(self, archives: Sequence[SessionArchive], file: Output) -> None:
         """Write each session's path as one line."""
         for archive in archives:
             named = {} if self.named is None else {self.named: archive.session.name}

@@ -33,8 +33,31 @@ class Subcommand:
 SUBCOMMANDS: dict[str, Subcommand] = {
     command.name: command
     for command in (
+        Subcommand(name="sessions", summary="list the sessions", module=f"{__name__}.sessions"),
+        Subcommand(name="show", summary="print a session, or all of its branches", module=f"{__name__}.show"),
+        Subcommand(name="search", summary="find messages by their words", module=f"{__name__}.search"),
+        Subcommand(name="rename", summary="give a session another name", module=f"{__name__}.rename"),
         Subcommand(
-            name="sessions", summary="list the sessions", module="niels_gpt.chat.subcommands.sessions"
+            name="delete",
+            summary="archive a session; delete an archived one for ever",
+            module=f"{__name__}.delete",
+        ),
+        Subcommand(name="restore", summary="take a session out of the archive", module=f"{__name__}.restore"),
+        Subcommand(
+            name="export",
+            summary="write sessions to a file, for this or another program",
+            module=f"{__name__}.export",
+        ),
+        Subcommand(
+            name="import",
+            summary="bring in sessions of this or another program",
+            module=f"{__name__}.import_file",
+        ),
+        Subcommand(name="backup", summary="copy the store to a new file", module=f"{__name__}.backup"),
+        Subcommand(
+            name="doctor",
+            summary="look for damage in the store, and say what to do",
+            module=f"{__name__}.doctor",
         ),
     )
 }
@@ -76,7 +99,7 @@ def run_subcommand(argv: Sequence[str]) -> int:
     command = SUBCOMMANDS[name]
     module = importlib.import_module(command.module)
     program = f"niels-chat {name}"
-    parser = OneLineParser(prog=program, description=f"{command.summary}.", allow_abbrev=False)
+    parser = OneLineParser(prog=program, description=f"{command.summary.capitalize()}.", allow_abbrev=False)
     add_arguments = cast("Callable[[argparse.ArgumentParser], None]", module.add_arguments)
     run = cast("Callable[[argparse.Namespace], int]", module.run)
     add_arguments(parser)

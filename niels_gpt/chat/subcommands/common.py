@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from niels_gpt.chat.errors import LoadFailed, SessionTrouble
@@ -33,14 +34,37 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a session."""
+    parser.add_argument("name", metavar="NAME", help="the session")
+
+
+def add_page(parser: argparse.ArgumentParser, what: str, *, limit: int | None) -> None:
+    """Add `--limit` and `--offset` for a list of `what`; `limit` None is no limit."""
+    default = "all" if limit is None else limit
+    parser.add_argument(
+        "--limit", metavar="N", type=_count, default=limit, help=f"at most N {what} (default: {default})"
+    )
+    parser.add_argument("--offset", metavar="N", type=_count, default=0, help=f"leave out the first N {what}")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
 
 @contextmanager
-def opened_store(flags: argparse.Namespace) -> Iterator[Store]:
-    """Lend the store that `--store` names; what goes wrong with it is a ChatError."""
+def opened_store(flags: argparse.Namespace, *, make: bool = False) -> Iterator[Store]:
+    """Lend the store that `--store` names; what goes wrong with it is a ChatError.
+
+    A file that is not there is only made for `make`: a name mistyped must not look like an empty store.
+    """
+    if not make and flags.store is not None and "://" not in flags.store:
+        path = Path(flags.store).expanduser()
+        if not path.exists():
+            raise LoadFailed(
+                f"there is no store at {str(path)!r}: give the path of one, or leave out --store"
+            )
     from sessions import StoreError, open_store  # noqa: PLC0415 - heavy, and --help must not wait for it
 
     try:
@@ -86,6 +110,12 @@ def local_time(moment: datetime) -> str:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """Return a count with its noun: `counted(1, "turn")` is "1 turn"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
 
 
 def _plain(value: object) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from niels_gpt.chat.status import OK
 from niels_gpt.chat.subcommands import common
+from niels_gpt.chat.subcommands.names import names
 from niels_gpt.chat.subcommands.table import Column, table, width_of_output
 
 if TYPE_CHECKING:
@@ -15,32 +17,54 @@ if TYPE_CHECKING:
 _COLUMNS = (
     Column(title="NAME"),
     Column(title="LAST USED"),
-    Column(title="TURNS", right=True),
+    Column(title="TURNS", right=True, noun="turn"),
+    Column(title="CHECKPOINT"),
     Column(title="FIRST WORDS"),
 )
+_PAGE = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     common.add_store(parser)
     common.add_json(parser)
+    common.add_page(parser, "sessions", limit=None)
     parser.add_argument("--archived", action="store_true", help="archived ones too")
+    parser.add_argument(
+        "--names",
+        metavar="PREFIX",
+        nargs="?",
+        const="",
+        help="only names, one a line, that begin with PREFIX; never an error: for completion in a shell",
+    )
 
 
 def run(flags: argparse.Namespace) -> int:
     """Print the list."""
+    if flags.names is not None:
+        for name in names(flags.names, store=flags.store, limit=flags.limit or _PAGE):
+            common.emit(name)
+        return OK
+    limit = _PAGE if flags.limit is None and not flags.json else flags.limit
     with common.opened_store(flags) as store:
-        found = store.sessions(archived=flags.archived)
+        # One more than is shown, to know whether there are more.
+        more = None if limit is None else limit + 1
+        found = store.sessions(archived=flags.archived, limit=more, offset=flags.offset)
+    shown = found[:limit]
     if flags.json:
-        for each in found:
+        for each in shown:
             common.emit_json(each)
-    elif found:
-        print("\n".join(table(_COLUMNS, [_row(each) for each in found], width_of_output())))
-    else:
-        common.remark("there are no sessions yet: niels-chat begins one")
+    elif shown:
+        print("\n".join(table(_COLUMNS, [_row(each) for each in shown], width_of_output())))
+    elif not found:
+        common.remark("there are no sessions here" if flags.offset else "there are no sessions yet")
+    if len(found) > len(shown):
+        common.remark(f"there are more: --offset {flags.offset + len(shown)} goes on")
     return OK
 
 
 def _row(each: SessionSummary) -> list[str]:
-    turns = f"{each.turns:,}" + (" (archived)" if each.archived else "")
-    return [each.name, common.local_time(each.last_used), turns, each.first_words]
+    turns = f"{each.turns:,}"
+    checkpoint = PurePath(each.checkpoint).name if each.checkpoint else "-"
+    words = f"(archived) {each.first_words}" if each.archived else each.first_words
+    return [each.name, common.local_time(each.last_used), turns, checkpoint, words]

@@ -21,10 +21,15 @@ _LEAST_REST = 12  # columns that the last cell of a row needs to say something
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: `right` aligns numbers."""
+    """One column: `right` aligns numbers, `noun` says what they count where there is no heading."""
 
     title: str
     right: bool = False
+    noun: str = ""
+
+    def alone(self, cell: str) -> str:
+        """Return a cell as it reads without its heading."""
+        return f"{cell} {self.noun}{'' if cell == '1' else 's'}" if self.noun else cell
 
 
 def width_of_output() -> int:
@@ -80,7 +85,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     ]
     rest = width - sum(widths) - len(_GAP) * len(widths)
     if rest < _LEAST_REST:
-        return list(_stacked(cells, width))
+        return list(_stacked(columns, cells, width))
     heading = styled(_row([column.title for column in columns], columns, widths, rest), BOLD)
     return [heading, *(_row(row, columns, widths, rest) for row in cells)]
 
@@ -93,10 +98,11 @@ def _row(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int],
     return _GAP.join([*fixed, cut(cells[-1], rest)]).rstrip()
 
 
-def _stacked(rows: Iterable[Sequence[str]], width: int) -> Iterator[str]:
+def _stacked(columns: Sequence[Column], rows: Iterable[Sequence[str]], width: int) -> Iterator[str]:
     for first, *between, last in rows:
         yield from (styled(line, BOLD) for line in wrapped(first, width))
-        details = " · ".join(cell for cell in between if cell)
+        inner = zip(columns[1:-1], between, strict=True)
+        details = " · ".join(column.alone(cell) for column, cell in inner if cell)
         yield from (styled(f"  {line}", DIM) for line in wrapped(details, width - 2))
         if last:
             yield "  " + cut(last, width - 2)

@@ -1,0 +1,70 @@
+"""`niels-chat delete NAME`: out of the list first, which loses nothing; for ever only when asked twice."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from niels_gpt.chat.errors import SessionTrouble
+from niels_gpt.chat.render import harmless
+from niels_gpt.chat.status import FAILED, OK
+from niels_gpt.chat.subcommands import common
+
+if TYPE_CHECKING:
+    from sessions import Session, Store
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("names", metavar="NAME", nargs="+", help="sessions to archive")
+    common.add_store(parser)
+    parser.add_argument("--purge", action="store_true", help="delete archived sessions for ever")
+    parser.add_argument("--yes", action="store_true", help="with --purge: do not ask")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Archive the sessions, or purge archived ones."""
+    with common.opened_store(flags) as store:
+        # All names are looked up before the first session changes.
+        found = [store.session(name) for name in flags.names]
+        if flags.purge:
+            return _purge(store, found, sure=flags.yes)
+        for session in found:
+            store.archive(session.id)
+            word = shlex.quote(session.name)
+            common.remark(
+                f"archived {session.name!r}: niels-chat restore {word} brings it back, "
+                f"niels-chat delete --purge {word} deletes it for ever"
+            )
+    return OK
+
+
+def _purge(store: Store, found: list[Session], *, sure: bool) -> int:
+    for session in found:
+        if not session.archived:
+            raise SessionTrouble(
+                f"{session.name!r} is not archived, and only archived sessions are deleted for ever: "
+                f"niels-chat delete {shlex.quote(session.name)} archives it"
+            )
+    if not sure and not _confirmed(store, found):
+        common.remark("nothing was deleted")
+        return FAILED
+    for session in found:
+        store.purge(session.id)
+        common.remark(f"deleted {session.name!r} for ever")
+    return OK
+
+
+def _confirmed(store: Store, found: list[Session]) -> bool:
+    if not sys.stdin.isatty():
+        raise SessionTrouble("deleting for ever needs a yes: there is no terminal to ask on, so give --yes")
+    for session in found:
+        messages = common.counted(len(store.export_session(session.id).messages), "message")
+        sys.stderr.write(
+            harmless(f"{session.name!r}: {messages}, last used {common.local_time(session.last_used)}") + "\n"
+        )
+    sys.stderr.write("Delete for ever? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -1,0 +1,96 @@
+"""`niels-chat export NAME...`: sessions as a file, or on standard output.
+
+A file appears whole or not at all, readable by its owner alone. Knows nothing of what formats look like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from niels_gpt.chat.errors import SessionTrouble
+from niels_gpt.chat.render import harmless
+from niels_gpt.chat.status import OK
+from niels_gpt.chat.subcommands import common
+
+if TYPE_CHECKING:
+    from sessions import SessionArchive
+
+_FORMATS = ("jsonl", "openai", "sharegpt", "markdown", "html")
+_BY_SUFFIX = {".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("names", metavar="NAME", nargs="*", help="sessions")
+    parser.add_argument("--all", action="store_true", help="every session, archived ones too")
+    parser.add_argument(
+        "--format",
+        choices=_FORMATS,
+        help="what to write (default: what the file's name says, or jsonl, which loses nothing)",
+    )
+    parser.add_argument(
+        "--output", "-o", metavar="FILE", default="-", help="where to (default: -, standard output)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it is there")
+    common.add_store(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Write the sessions."""
+    if bool(flags.names) == flags.all:
+        raise SessionTrouble("give the names of sessions, or --all")
+    with common.opened_store(flags) as store:
+        names = [each.name for each in store.sessions(archived=True)] if flags.all else flags.names
+        archives = [store.export_session(store.session(name).id) for name in names]
+    if flags.output == "-":
+        _to_standard_output(archives, flags.format or "jsonl")
+        return OK
+    path = Path(flags.output).expanduser()
+    chosen = flags.format or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
+    _to_file(archives, chosen, path, force=flags.force)
+    common.remark(f"wrote {common.counted(len(archives), 'session')} to {path} ({chosen})")
+    return OK
+
+
+def _to_standard_output(archives: Sequence[SessionArchive], format_name: str) -> None:
+    from sessions.interchange import write_sessions  # noqa: PLC0415 - heavy, as the store is
+
+    if sys.stdout.isatty():
+        write_sessions(archives, _Shown(), format_name=format_name)
+    else:
+        write_sessions(archives, sys.stdout, format_name=format_name)
+
+
+class _Shown:
+    """A terminal that shows control characters instead of obeying them."""
+
+    def write(self, text: str) -> None:
+        """Show a text."""
+        sys.stdout.write(harmless(text))
+
+
+def _to_file(archives: Sequence[SessionArchive], format_name: str, path: Path, *, force: bool) -> None:
+    from sessions.interchange import write_sessions  # noqa: PLC0415
+
+    if path.exists() and not force:
+        raise SessionTrouble(f"{str(path)!r} is there already: give another --output, or --force")
+    unfinished = None
+    try:
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - a descriptor
+            write_sessions(archives, file, format_name=format_name)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(unfinished).replace(path)
+    except BaseException as error:
+        if unfinished is not None:
+            Path(unfinished).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SessionTrouble(f"{str(path)!r} cannot be written: {error.strerror}") from error
+        raise

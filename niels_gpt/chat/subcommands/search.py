@@ -1,0 +1,53 @@
+"""`niels-chat search TEXT`: messages that have all the words, newest first. Knows no query language."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from niels_gpt.chat.render import BOLD, DIM
+from niels_gpt.chat.status import OK
+from niels_gpt.chat.subcommands import common
+from niels_gpt.chat.subcommands.table import one_line, styled, width_of_output, wrapped
+
+if TYPE_CHECKING:
+    from sessions import SearchHit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "words", metavar="TEXT", nargs="+", help="words that a message must have, all of them"
+    )
+    common.add_store(parser)
+    common.add_json(parser)
+    common.add_page(parser, "messages", limit=20)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Print what is found."""
+    text = " ".join(flags.words)
+    with common.opened_store(flags) as store:
+        found = store.search(text, limit=flags.limit + 1, offset=flags.offset)
+    shown = found[: flags.limit]
+    width = width_of_output()
+    for each in shown:
+        if flags.json:
+            common.emit_json(each)
+        else:
+            print("\n".join(_lines(each, text, width)))
+    if not found:
+        common.remark(f"no message has {text!r}")
+    if len(found) > len(shown):
+        common.remark(f"there are more: --offset {flags.offset + len(shown)} goes on")
+    return OK
+
+
+def _lines(hit: SearchHit, text: str, width: int) -> Iterator[str]:
+    place = f"{hit.session_name} · {hit.role} · {common.local_time(hit.created)}"
+    yield from (styled(line, DIM) for line in wrapped(one_line(place), width))
+    words = re.compile("|".join(re.escape(word) for word in text.split()), re.IGNORECASE)
+    for line in wrapped(one_line(hit.snippet), width - 2):
+        yield "  " + words.sub(lambda match: styled(match[0], BOLD), line)
