@@ -6,17 +6,20 @@ this process; the database's own write lock serialises programs. Knows nothing a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlmodel import Session as Transaction
 
-from sessions import sqlite_file
+from sessions import postgresql_connection, sqlite_file
 from sessions.errors import StoreClosed, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
 from sessions.sqlite_connection import DEFAULT_TIMEOUT_SECONDS, WRITES, meaning_of, set_up_connections
@@ -34,6 +37,8 @@ class Database:
         self._file = file
         self._lock = threading.Lock()
         self._closed = False
+        self._left_behind = False
+        _opened_here.add(self)
 
     def reading(self) -> AbstractContextManager[Transaction]:
         """Lend a transaction that sees one state throughout. Raises StoreClosed, StoreUnavailable."""
@@ -54,19 +59,58 @@ class Database:
         """Close the connections, after a transaction of another thread has ended; again is harmless."""
         with self._lock:
             self._closed = True
-            self._engine.dispose()
+            if not self._left_behind:
+                self._engine.dispose()
+
+    def before_fork(self) -> None:
+        """Wait for a transaction of another thread: no child may inherit half of one and roll it back."""
+        self._lock.acquire()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on; in the child for good without the parent's connections, whose locks are the parent's."""
+        if in_child:
+            self._left_behind = True
+            self._engine.dispose(close=False)
+        self._lock.release()
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Generator[Transaction, None, None]:
         with self._lock:
             if self._closed:
                 raise StoreClosed(f"the session store {self._place} is closed: open it again")
+            if self._left_behind:
+                raise StoreClosed(
+                    f"the session store {self._place} was opened before a fork of this process: open it again"
+                )
             with (
                 _translated(self._place),
                 Transaction(_engine_for(self._engine, writes=writes), expire_on_commit=False) as transaction,
                 transaction.begin(),
             ):
                 yield transaction
+
+
+_opened_here: weakref.WeakSet[Database] = weakref.WeakSet()
+_held: list[Database] = []  # between a fork's beginning and its end
+
+
+def _before_fork() -> None:
+    for database in list(_opened_here):
+        database.before_fork()
+        _held.append(database)
+
+
+def _after_fork(*, in_child: bool) -> None:
+    while _held:
+        _held.pop().after_fork(in_child=in_child)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=partial(_after_fork, in_child=False),
+        after_in_child=partial(_after_fork, in_child=True),
+    )
 
 
 def open_database(place: str | Path, chain: MigrationChain = SHIPPED) -> Database:
@@ -82,7 +126,11 @@ def open_database(place: str | Path, chain: MigrationChain = SHIPPED) -> Databas
     with _translated(name):
         if url.get_backend_name() == "sqlite":
             return _open_sqlite(url, chain)
-        return _opened(create_engine(url), chain, name, file=None)
+        # A server may have been started anew since a connection was used last.
+        engine = create_engine(url, pool_pre_ping=True)
+        if url.get_backend_name() == "postgresql":
+            postgresql_connection.set_up_connections(engine, timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
+        return _opened(engine, chain, name, file=None)
 
 
 def _url_of(place: str | Path) -> URL:
@@ -132,6 +180,9 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _engine_for(engine: Engine, *, writes: bool) -> Engine:
+    if engine.dialect.name == "postgresql":
+        options = postgresql_connection.WRITING if writes else postgresql_connection.READING
+        return engine.execution_options(**options)
     return engine.execution_options(**{WRITES: writes})
 
 
@@ -146,6 +197,8 @@ def _bring_up_to_date(engine: Engine, chain: MigrationChain, place: str, *, file
 def _migrate_under_lock(
     connection: Connection, chain: MigrationChain, place: str, *, file: Path | None
 ) -> None:
+    if connection.dialect.name == "postgresql":
+        postgresql_connection.lock_schema(connection)
     # Another process may have migrated between our look and our lock.
     revision = stored_revision(connection, chain, place)
     if revision == chain.head:
@@ -162,9 +215,7 @@ def _translated(place: str) -> Generator[None, None, None]:
     except DBAPIError as error:
         if isinstance(error.orig, sqlite3.Error):
             raise meaning_of(error.orig, place) from error
-        raise StoreUnavailable(
-            f"the session store {place} cannot be used ({error.orig}): check it"
-        ) from error
+        raise postgresql_connection.meaning_of(error, place) from error
     except sqlite3.Error as error:
         raise meaning_of(error, place) from error
     except ModuleNotFoundError as error:

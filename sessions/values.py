@@ -53,10 +53,11 @@ def checked_text(text: str, what: str) -> str:
 
 
 def checked_label(text: str, what: str) -> str:
-    """Return ``text`` if it has a UTF-8 form and at most 200 characters; InvalidValue otherwise."""
-    if len(text) > NAME_LIMIT:
-        raise InvalidValue(f"{what} has {len(text)} characters: expected at most {NAME_LIMIT}")
-    return checked_text(text, what)
+    """Return ``text`` if it has a UTF-8 form, no NUL, and at most 200 characters; InvalidValue otherwise."""
+    checked_text(text, what)
+    if len(text) > NAME_LIMIT or "\0" in text:
+        raise InvalidValue(f"{what} is {text[:80]!r}: expected at most {NAME_LIMIT} characters without NUL")
+    return text
 
 
 def checked_int(value: SupportsIndex, what: str, *, least: int = _INT64_MIN) -> int:

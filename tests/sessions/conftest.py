@@ -1,4 +1,7 @@
-"""Stores on real files, and the few steps that most tests about them share."""
+"""Stores in real files and on a real server, and the few steps that most tests about them share.
+
+A test that takes ``store`` runs on both databases; a module that is about files makes its ``place`` the file.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sessions import Message, NewGeneration, Session, Store, open_store
+from tests.sessions import postgres_server
 
 Asked = Callable[[Store], NewGeneration]
 Exchange = Callable[[Store, Session, str, str], Message]
@@ -39,10 +43,40 @@ def fresh_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def store(store_path: Path, fresh_file: bytes) -> Iterator[Store]:
+def sqlite_place(store_path: Path, fresh_file: bytes) -> Path:
     store_path.parent.mkdir(mode=0o700)
     store_path.write_bytes(fresh_file)
-    with open_store(store_path) as opened:
+    return store_path
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres_server.Server]:
+    """A PostgreSQL server, with a store in the database ``fresh`` that others are copied from."""
+    programs = postgres_server.programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt install postgresql)")
+    pytest.importorskip("psycopg")
+    with postgres_server.running(programs) as running:
+        running.execute("CREATE DATABASE fresh")
+        open_store(running.url("fresh")).close()
+        yield running
+
+
+@pytest.fixture
+def postgresql_place(server: postgres_server.Server) -> Iterator[str]:
+    with server.database(template="fresh") as name:
+        yield server.url(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Path | str:
+    """Where an empty store is: what holds for one database holds for the other."""
+    return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture
+def store(place: Path | str) -> Iterator[Store]:
+    with open_store(place) as opened:
         yield opened
 
 

@@ -19,8 +19,8 @@ def interleaved(path) -> bool:
     )
 
 
-def test_a_turn_on_an_old_head_is_refused_and_stores_nothing(store, store_path, session, asked, exchange):
-    with open_store(store_path) as other:
+def test_a_turn_on_an_old_head_is_refused_and_stores_nothing(store, place, session, asked, exchange):
+    with open_store(place) as other:
         reply = exchange(other, session, "from there", "answered")
         with pytest.raises(HeadMoved, match=r"'talk' was changed by another program.*'answered'") as caught:
             store.begin_turn(
@@ -96,14 +96,14 @@ def test_a_reply_that_another_attempt_replaced_is_refused(store, session, asked,
         finished(store, turn.generation.id, "late")
 
 
-def test_two_threads_with_a_store_each_never_interleave_turns(store_path, store, session, asked, finished):
+def test_two_threads_with_a_store_each_never_interleave_turns(place, store, session, asked, finished):
     turns_each = 8
     started = threading.Barrier(2, timeout=20)
     problems: list[BaseException] = []
 
     def talk(name: str) -> None:
         try:
-            with open_store(store_path) as own:
+            with open_store(place) as own:
                 generation = asked(own)
                 started.wait()
                 said = 0

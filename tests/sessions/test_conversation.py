@@ -61,11 +61,11 @@ def test_a_turn_is_a_message_then_a_reply_with_its_generation(store, session, as
     assert generation.finished.tzinfo is UTC
 
 
-def test_a_session_resumes_in_a_store_opened_later(store, store_path, session, exchange):
+def test_a_session_resumes_in_a_store_opened_later(store, place, session, exchange):
     exchange(store, session, "hi", "hello")
     before = (store.session("talk"), store.path(session.id), store.generations(session.id))
     store.close()
-    with open_store(store_path) as later:
+    with open_store(place) as later:
         assert (later.session("talk"), later.path(session.id), later.generations(session.id)) == before
 
 
@@ -101,12 +101,10 @@ def test_a_failed_generation_leaves_the_user_message_and_a_free_session(store, s
     assert [role for role, _ in said(store, session)] == ["system", "user", "user", "assistant"]
 
 
-def test_an_interrupted_generation_is_found_again_and_can_be_finished(
-    store, store_path, session, asked, finished
-):
+def test_an_interrupted_generation_is_found_again_and_can_be_finished(store, place, session, asked, finished):
     turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
     store.close()
-    with open_store(store_path) as later:
+    with open_store(place) as later:
         found = later.pending(session.id)
         assert found is not None
         assert (found.user, found.generation) == (turn.user, turn.generation)

@@ -17,6 +17,11 @@ CHILD = Path(__file__).with_name("append_until_killed.py")
 KILLS = 5
 
 
+@pytest.fixture
+def place(sqlite_place):
+    return sqlite_place
+
+
 def killed_after(store_path: Path, lines: int, *options: str) -> list[tuple[int, str]]:
     """Run the child, kill it once it has acknowledged ``lines`` messages, and return all that it has."""
     child = subprocess.Popen(

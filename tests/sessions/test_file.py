@@ -27,6 +27,11 @@ from sessions.sqlite_connection import Journal, journal_for, meaning_of
 
 
 @pytest.fixture
+def place(sqlite_place):
+    return sqlite_place
+
+
+@pytest.fixture
 def umask_022():
     before = os.umask(0o022)
     yield

@@ -37,6 +37,11 @@ def upgrade():
 
 
 @pytest.fixture
+def place(sqlite_place):
+    return sqlite_place
+
+
+@pytest.fixture
 def longer_chain(tmp_path):
     """The shipped chain and one step more, which ends in the given statement."""
 

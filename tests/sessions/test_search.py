@@ -37,16 +37,16 @@ def test_newer_messages_come_first_a_page_at_a_time(store, talk):
         store.search("is", limit=-1)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", " ", '"', '"every token"', "every-other", "AND", "a OR", "NEAR(", "content:x", "*", "-x", "(",
-        "^", "'; DROP TABLE message; --", "\\", "%", "_", "\0", "\udc80", "a\0b", "&|!:*<->", "''", "\x1a0",
-        "x" * 100_000, " ".join(map(str, range(5000))),
-    ],
-)  # fmt: skip
-def test_no_text_is_an_error(store, talk, text):
-    assert isinstance(store.search(text), list)
+STRANGE = [
+    "", " ", '"', '"every token"', "every-other", "AND", "a OR", "NEAR(", "content:x", "*", "-x", "(", "^",
+    "'; DROP TABLE message; --", "\\", "%", "_", "\0", "\udc80", "a\0b", "&|!:*<->", "''", "\x1a0",
+    "x" * 100_000, " ".join(map(str, range(5000))),
+]  # fmt: skip
+
+
+def test_no_text_is_an_error(store, talk):
+    for text in STRANGE:
+        assert isinstance(store.search(text), list)
     assert len(store.path(talk.id)) == 5
 
 
