@@ -150,7 +150,7 @@ async def test_the_first_reason_to_cancel_is_the_one_that_is_told() -> None:
 async def test_a_deadline_that_is_no_time_from_now_is_a_value_error(limit: str, seconds: float) -> None:
     async with Engine(ScriptedDecoder()) as engine:
         with pytest.raises(ValueError, match=rf"{limit} is a number of seconds.*{seconds!r}"):
-            engine.submit(LONG, **{limit: seconds})
+            engine.submit(LONG, **{limit: seconds})  # pyright: ignore[reportArgumentType]
         assert dict(engine.jobs) == {}
 
 
