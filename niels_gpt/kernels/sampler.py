@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.compiled import ONE, ZERO, compiled
 from niels_gpt.kernels.rows import exp_row, largest_in_row, spoiled_row
 from niels_gpt.kernels.vector import LANES
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SPOILED, NOTHING_LEFT = -1, -2
 """What `choose` gives instead of an id: logits that are not finite; every id ruled out."""
 NEGATIVE_INFINITY = np.float32(-np.inf)
+BEST, WORST = ONE, ZERO
 
 
 class Settings(NamedTuple):
@@ -152,7 +153,7 @@ def _largest_k(scaled, V, k, ids):
         return _possible(scaled, V, ids)
     # A heap of the best so far with the worst of them on top: the smallest value, of equals the highest id.
     # Later ids enter only if they are strictly larger, so the lowest stay among equals.
-    size = 0
+    size = ZERO
     for start in range(0, V, LANES):
         end = min(start + LANES, V)
         if size == k and not largest_in_row(_at(scaled[start:]), end - start) > scaled[ids[0]]:
@@ -162,13 +163,24 @@ def _largest_k(scaled, V, k, ids):
                 ids[size] = i
                 size += 1
                 if size == k:
-                    for node in range(k // 2 - 1, -1, -1):
-                        _sink(scaled, ids, k, node)
+                    _heap(scaled, ids, k, WORST)
             elif size == k and scaled[i] > scaled[ids[0]]:
                 ids[0] = i
-                _sink(scaled, ids, k, 0)
-    ids[:size].sort()
-    return size
+                _sink(scaled, ids, k, ZERO, WORST)
+    if size < k:
+        return size
+    return _no_worse(scaled, V, ids[0], ids)
+
+
+@compiled
+def _no_worse(scaled, V, worst, ids):
+    """All ids that rank no lower than `worst`, in ascending order; how many."""
+    count = 0
+    for i in range(V):
+        if scaled[i] > scaled[worst] or (scaled[i] == scaled[worst] and i <= worst):
+            ids[count] = i
+            count += 1
+    return count
 
 
 @compiled
@@ -183,22 +195,34 @@ def _possible(scaled, V, ids):
 
 
 @compiled
-def _sink(scaled, ids, size, node):
+def _heap(values, numbers, size, top):
+    """Arrange numbers[:size] as a heap with the BEST or the WORST on top."""
+    node = size // 2
+    while node > 0:
+        node -= 1
+        _sink(values, numbers, size, node, top)
+
+
+@compiled
+def _sink(values, numbers, size, node, top):
     while True:
         child = 2 * node + 1
         if child >= size:
             return
-        if child + 1 < size and _worse(scaled, ids[child + 1], ids[child]):
+        if child + 1 < size and _above(values, numbers[child + 1], numbers[child], top):
             child += 1
-        if not _worse(scaled, ids[child], ids[node]):
+        if not _above(values, numbers[child], numbers[node], top):
             return
-        ids[node], ids[child] = ids[child], ids[node]
+        numbers[node], numbers[child] = numbers[child], numbers[node]
         node = child
 
 
 @compiled
-def _worse(scaled, a, b):
-    return scaled[a] < scaled[b] or (scaled[a] == scaled[b] and a > b)
+def _above(values, a, b, top):
+    """Whether a is better than b (or worse): its value is larger, or equal and its number lower."""
+    if values[a] != values[b]:
+        return (values[a] > values[b]) == top
+    return (a < b) == top
 
 
 @compiled
@@ -224,66 +248,71 @@ def _typical(scaled, weights, ids, count, p, order):
         total += np.float64(weights[i])
         weighted += np.float64(weights[i]) * np.float64(scaled[ids[i]])
     mean, reach = weighted / total, 1.0 / 16.0
+    nearness = np.empty(count)
+    for i in range(count):
+        nearness[i] = -abs(np.float64(scaled[ids[i]]) - mean)
     while True:
-        found, mass = 0, 0.0
+        found, mass = ZERO, 0.0
         for i in range(count):
-            if abs(np.float64(scaled[ids[i]]) - mean) <= reach:
+            if nearness[i] >= -reach:
                 order[found] = i
                 mass += np.float64(weights[i])
                 found += 1
         if found == count or mass >= p * total:
-            distances = np.empty(found)
-            for i in range(found):
-                distances[i] = abs(np.float64(scaled[ids[order[i]]]) - mean)
-            ranked = np.argsort(distances, kind="mergesort")  # stable: lowest ids first among equals
-            size, enough = _reach(weights, order, ranked, p * total)
+            last, enough = _reach(nearness, weights, order, found, p * total)
             if enough or found == count:
-                return _to_front(weights, ids, order, ranked, size)
+                return _to_front(nearness, weights, ids, count, last)
         reach *= 2.0
-
-
-@compiled
-def _reach(weights, order, ranked, target):
-    """How many of `order`, taken as ranked, it needs until their sum reaches the target; whether it does."""
-    running, size = 0.0, 0
-    while size < ranked.size and running < target:
-        running += np.float64(weights[order[ranked[size]]])
-        size += 1
-    return size, running >= target
-
-
-@compiled
-def _to_front(weights, ids, order, ranked, size):
-    """Move the first `size` of the ranked to the front, in id order; how many they are."""
-    chosen = np.sort(order[ranked[:size]])
-    for i in range(size):
-        weights[i], ids[i] = weights[chosen[i]], ids[chosen[i]]
-    return size
 
 
 @compiled
 def _nucleus(weights, ids, count, p, order):
     """Move the nucleus to the front, in id order; how many ids it has.
 
-    Few ids hold most of the weight, so only those above a bar are sorted; the bar falls until they reach p.
+    Few ids hold most of the weight, so only those above a bar are ranked; the bar falls until they reach p.
     """
     total = 0.0
     for i in range(count):
         total += np.float64(weights[i])
     bar = np.float32(1.0 / 64.0)
     while True:
-        found = 0
+        found = ZERO
         for i in range(count):
             if weights[i] >= bar:
                 order[found] = i
                 found += 1
-        ranked = np.argsort(
-            -weights[order[:found]], kind="mergesort"
-        )  # stable: lowest ids first among equals
-        size, enough = _reach(weights, order, ranked, p * total)
+        last, enough = _reach(weights, weights, order, found, p * total)
         if enough or found == count:
-            return _to_front(weights, ids, order, ranked, size)
+            return _to_front(weights, weights, ids, count, last)
         bar = bar / np.float32(64.0) if bar > np.float32(1e-30) else np.float32(0.0)
+
+
+@compiled
+def _reach(values, weights, order, count, target):
+    """Take order[:count] by falling value, lowest first among equals, until their weights reach the target.
+
+    (The last one taken, or -1; whether they reach it.)
+    """
+    running, last = 0.0, np.int64(-1)
+    _heap(values, order, count, BEST)
+    while count > 0 and running < target:
+        last = order[0]
+        running += np.float64(weights[last])
+        count -= 1
+        order[0] = order[count]
+        _sink(values, order, count, ZERO, BEST)
+    return last, running >= target
+
+
+@compiled
+def _to_front(values, weights, ids, count, last):
+    """Keep what ranks no lower than `last` by its value, in id order; how many ids that is."""
+    kept, bar = 0, values[last]
+    for i in range(count):
+        if last >= 0 and (values[i] > bar or (values[i] == bar and i <= last)):
+            weights[kept], ids[kept] = weights[i], ids[i]
+            kept += 1
+    return kept
 
 
 @compiled
