@@ -31,7 +31,7 @@ class Clock:
 
 
 class InlineCompute:
-    """An engine's compute thread without a thread: calls are performed when somebody waits for one of them."""
+    """A compute thread without the thread: calls are performed when somebody waits for one of them."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance

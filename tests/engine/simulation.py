@@ -267,11 +267,12 @@ def main(argv: Sequence[str] | None = None, engine_type: type[Engine[Any, Any]] 
             if isinstance(error, AssertionError):
                 return 1
             raise
-    last = flags.seed + flags.schedules - 1
+    last, took = flags.seed + flags.schedules - 1, time.perf_counter() - began
     print(
-        f"{flags.schedules:,} schedules on {flags.backend}, seeds {flags.seed} to {last}: no broken promise, "
-        f"{time.perf_counter() - began:.0f} s\n{', '.join(f'{name} {n:,}' for name, n in sorted(counts.items()))}"
+        f"{flags.schedules:,} schedules on {flags.backend}, seeds {flags.seed} to {last}: "
+        f"no broken promise, {took:.0f} s"
     )
+    print(", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Random schedules, a few of the many that `python -m tests.engine.simulation` plays, and what it must catch."""
+"""Random schedules, a few of those that `python -m tests.engine.simulation` plays, and what it must catch."""
 
 from __future__ import annotations
 
@@ -87,9 +87,12 @@ class TimelessEngine(Engine[Any, Any]):
     ],
 )
 def test_a_planted_fault_is_caught(engine_type: type[Engine[Any, Any]], broken: str) -> None:
-    with pytest.raises(AssertionError, match=broken):
+    async def play() -> None:
         for seed in range(60):
-            anyio.run(simulation.simulate, seed, engine_type, backend="asyncio")
+            await simulation.simulate(seed, engine_type)
+
+    with pytest.raises(AssertionError, match=broken):
+        anyio.run(play, backend="asyncio")
 
 
 def test_a_broken_promise_ends_the_command_with_the_way_to_repeat_it(
