@@ -216,6 +216,16 @@ class Record:
         self.settings = replace(self.settings, seed=session.seed)
         await self._read(session)
 
+    async def rename(self, name: str) -> None:
+        """Give the session another name, or choose the one that it will have; SessionTrouble if it is taken."""
+        if self._session is None:
+            self._name = name
+            return
+        try:
+            self._session = await self._call(self._store.rename, self._session.id, name)
+        except SessionExists as error:
+            raise SessionTrouble(str(error)) from error
+
     async def recorded_turns(self, *, every_branch: bool = False) -> list[RecordedTurn]:
         """Return the answered turns of the path, or of the whole tree."""
         if self._session is None:

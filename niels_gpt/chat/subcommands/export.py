@@ -52,8 +52,7 @@ def run(flags: argparse.Namespace) -> int:
         _to_standard_output(archives, flags.format or "jsonl")
         return OK
     path = Path(flags.output).expanduser()
-    chosen = flags.format or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
-    _to_file(archives, chosen, path, force=flags.force)
+    chosen = write_file(archives, path, format_name=flags.format, force=flags.force)
     common.remark(f"wrote {common.counted(len(archives), 'session')} to {path} ({chosen})")
     return OK
 
@@ -75,9 +74,16 @@ class _Shown:
         sys.stdout.write(harmless(text))
 
 
-def _to_file(archives: Sequence[SessionArchive], format_name: str, path: Path, *, force: bool) -> None:
-    from sessions.interchange import write_sessions  # noqa: PLC0415
+def write_file(
+    archives: Sequence[SessionArchive], path: Path, *, format_name: str | None = None, force: bool = False
+) -> str:
+    """Write sessions to a file, whole or not at all, and return the format: the file's name chooses if None.
 
+    Raises SessionTrouble for a file that cannot be written, or that is there already unless `force`.
+    """
+    from sessions.interchange import write_sessions  # noqa: PLC0415 - heavy, as the store is
+
+    format_name = format_name or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
     if path.exists() and not force:
         raise SessionTrouble(f"{str(path)!r} is there already: give another --output, or --force")
     unfinished = None
@@ -94,3 +100,4 @@ def _to_file(archives: Sequence[SessionArchive], format_name: str, path: Path, *
         if isinstance(error, OSError):
             raise SessionTrouble(f"{str(path)!r} cannot be written: {error.strerror}") from error
         raise
+    return format_name
