@@ -41,7 +41,7 @@ async def test_an_admit_that_raises_fails_that_job_alone() -> None:
     assert error.__cause__ is cause
     assert (error.job_id, error.kind) == (bad.id, "WeightsOnFireError")
     assert isinstance(events[-1], JobFailed)
-    assert (events[-1].error, events[-1].kind) == ("too hot", "WeightsOnFireError")
+    assert (events[-1].error, events[-1].kind, events[-1].scope) == ("too hot", "WeightsOnFireError", "job")
     assert decoder.live == []
 
 
@@ -75,8 +75,11 @@ async def test_a_batch_that_raises_fails_all_its_jobs_and_the_engine_serves_the_
         jobs = [engine.submit(Script.of("abcdefgh")) for _ in range(3)]
         waiting = engine.submit(Script.of("next"))
         for job in jobs:
-            _, error = await failure(job)
+            events, error = await failure(job)
             assert error.__cause__ is cause
+            assert isinstance(events[-1], JobFailed)
+            assert error.scope == events[-1].scope == "batch"
+        assert engine.statistics().batch_failures == 1
         with anyio.fail_after(5):
             assert (await waiting.result()).text == "next"
             assert (await engine.submit(Script.of("later")).result()).text == "later"
@@ -178,5 +181,7 @@ async def test_more_than_an_exception_from_a_decoder_ends_the_engine_and_still_e
     task = asyncio.current_task() if anyio_backend == "asyncio" else None
     assert task is None or task.cancelling() == 0
     for job in jobs:
-        await failure(job)
+        _, error = await failure(job)
+        assert error.scope == "engine"
+        assert "make a new one" in str(error)
     assert decoder.live == []
