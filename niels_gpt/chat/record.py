@@ -217,7 +217,7 @@ class Record:
         await self._read(session)
 
     async def rename(self, name: str) -> None:
-        """Give the session another name, or choose the one that it will have; SessionTrouble if it is taken."""
+        """Give the session another name, or choose the one that it will have. Raises SessionTrouble."""
         if self._session is None:
             self._name = name
             return
