@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     loaded = load_model(options.ckpt)
-    exact = copy.deepcopy(loaded.model).double()
-    decoder = KernelDecoder(pack_gpt(loaded.model), loaded.tokenizer)
+    exact = copy.deepcopy(loaded.gpt).double()
+    decoder = KernelDecoder(pack_gpt(loaded.gpt), loaded.tokenizer)
     chance, done, farthest, torch_farthest, ties, wrong = random.Random(1), 0, 0.0, 0.0, 0, 0
     while done < options.tokens:
         prompt = tuple(chance.randrange(loaded.cfg.V) for _ in range(chance.randint(1, 60)))
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with torch.inference_mode():
             window = torch.tensor([ids[:-1]])
             expected = _logits(exact, window)[len(prompt) - 1 :]
-            single = loaded.model(window)[0, len(prompt) - 1 :]
+            single = loaded.gpt(window)[0, len(prompt) - 1 :]
         farthest = max(farthest, float((torch.from_numpy(np.stack(rows)).double() - expected).abs().max()))
         torch_farthest = max(torch_farthest, float((single.double() - expected).abs().max()))
         for i, token_id in enumerate(ids[len(prompt) :]):

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niels_gpt.checkpoint import load_checkpoint
 from niels_gpt.config import ModelConfig
 from niels_gpt.generate import generate_ids, generate_ids_cached
 from niels_gpt.infer.kv_cache import allocate_kv_cache, prefill
-from niels_gpt.loading import model_from_checkpoint
+from niels_gpt.loading import load_model
 from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import top_k_filter
@@ -170,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     models = random_models()
     if args.ckpt:
-        content = load_checkpoint(args.ckpt, device="cpu")
-        models = iter([(args.ckpt, model_from_checkpoint(content, where=args.ckpt))])
+        models = iter([(args.ckpt, load_model(args.ckpt).gpt)])
     unexplained = 0
     for name, model in models:
         found = compare(model, model, tokens=args.tokens, prompt=args.prompt, reply=args.reply)

@@ -111,9 +111,9 @@ def circumstances() -> Iterator[Circumstance]:
 def decoder_for(name: str, loaded: LoadedModel, place: Circumstance) -> Any:
     """A fresh decoder, with nothing cached."""
     if name == "torch":
-        return TorchDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
+        return TorchDecoder(loaded.gpt, loaded.tokenizer, prefill_chunk=place.chunk)
     return KernelDecoder(
-        pack_gpt(loaded.model), loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads
+        pack_gpt(loaded.gpt), loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads
     )
 
 

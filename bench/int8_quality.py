@@ -100,7 +100,7 @@ def loss(logits: Logits, examples: Sequence[Example]) -> float:
 
 def replies(loaded: LoadedModel, form: WeightForm, items: Sequence[HeldOut]) -> list[str]:
     """The greedy reply to each conversation."""
-    decoder = KernelDecoder(pack_gpt(loaded.model, form), loaded.tokenizer)
+    decoder = KernelDecoder(pack_gpt(loaded.gpt, form), loaded.tokenizer)
     template, texts = loaded.template, []
     for item in items:
         request = GenerationRequest(
@@ -133,10 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     examples = held_out(options.recipe, loaded, options.dialogues)
     print(f"nats a reply token, {len(examples)} held-out dialogues, {sum(map(_learned, examples))} tokens:")
     for form in FORMS:
-        model = pack_gpt(loaded.model, form)
+        model = pack_gpt(loaded.gpt, form)
         print(f"  {form:<28} {loss(kernel_logits(model), examples):.5f}   {model.nbytes / 2**20:.1f} MiB")
     for size in GROUPS:
-        found = loss(torch_logits(grouped(loaded.model, size)), examples)
+        found = loss(torch_logits(grouped(loaded.gpt, size)), examples)
         print(f"  {f'int8, {size} weights a scale':<28} {found:.5f}   (torch)")
     items = load_heldout(options.questions)
     answers = {form: replies(loaded, form, items) for form in FORMS}

@@ -72,10 +72,14 @@ def fingerprint(
 def weights_digest(model: torch.nn.Module) -> str:
     """Return SHA-256, in hex, over name, dtype, shape and little-endian bytes of each parameter, by name.
 
-    A weight that two names share is counted once, under the name that comes first in the model.
+    A weight that two names share is counted once, under the name that comes first in the model. Buffers that
+    a checkpoint holds count too.
     """
+    stored = model.state_dict().keys()
+    weights = dict(model.named_parameters())
+    weights |= {name: value for name, value in model.named_buffers() if name in stored}
     digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
+    for name, value in sorted(weights.items()):
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         digest.update(_little_endian_bytes(value))
     return digest.hexdigest()

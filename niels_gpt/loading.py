@@ -17,6 +17,7 @@ from torch import Tensor
 from niels_gpt.checkpoint import CheckpointError, load_checkpoint
 from niels_gpt.config import ConfigError, ModelConfig, config_from_dict
 from niels_gpt.fingerprint import Fingerprint, fingerprint
+from niels_gpt.model.gpt import GPT
 from niels_gpt.model.registry import Model, build_model
 from niels_gpt.template import Template, template_for
 from niels_gpt.tokenizer import Tokenizer, TokenizerError, tokenizer_from_json
@@ -33,6 +34,13 @@ class LoadedModel:
     fingerprint: Fingerprint
     step: int
     path: Path
+
+    @property
+    def gpt(self) -> GPT:
+        """The model for what only a GPT can do; CheckpointError for another architecture."""
+        if isinstance(self.model, GPT):
+            return self.model
+        raise CheckpointError(f"{str(self.path)!r} holds a {self.cfg.arch} model, expected a gpt")
 
 
 def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:

@@ -37,7 +37,7 @@ class LoadedModel:
         self._use_cache = options.use_cache
         self.tokenizer = loaded.tokenizer
         self.template = loaded.template
-        self.context_length = loaded.cfg.T
+        self.context_length = loaded.cfg.context
         backend = open_backend(
             loaded, device=device, weights=options.weights, threads=options.threads, on_progress=on_progress
         )

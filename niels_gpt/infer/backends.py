@@ -14,11 +14,18 @@ from niels_gpt.errors import NielsGptError
 from niels_gpt.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.infer.decoder import TorchDecoder
 from niels_gpt.infer.prepare import compile_kernels
+from niels_gpt.infer.state_decoder import TorchStateDecoder
 from niels_gpt.kernels import KERNEL_VERSION, WeightForm
 from niels_gpt.loading import LoadedModel
+from niels_gpt.model.bdh import BDH
+from niels_gpt.model.registry import Model
+from niels_gpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from niels_gpt.infer.kernel_decoder import KernelDecoder
+
+
+AnyTorchDecoder = TorchDecoder | TorchStateDecoder
 
 
 class BackendError(NielsGptError):
@@ -29,7 +36,7 @@ class BackendError(NielsGptError):
 class Backend:
     """A decoder, what its replies depend on, and what explains their bits beside that."""
 
-    decoder: TorchDecoder | KernelDecoder
+    decoder: AnyTorchDecoder | KernelDecoder
     fingerprint: Fingerprint
     """The checkpoint's, with the digest of the weights in the form that the decoder multiplies."""
     environment: dict[str, str | int]
@@ -57,6 +64,8 @@ def open_backend(
     """
     if threads is not None and threads < 1:
         raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
+    if weights == "int8" and loaded.cfg.arch != "gpt":
+        raise BackendError(f"a {loaded.cfg.arch} model has no int8 weights; use float32 weights")
     if weights == "int8" and device != "cpu":
         raise BackendError(
             f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
@@ -74,9 +83,16 @@ def open_backend(
         return _torch(loaded, device, notice=notice)
 
 
+def torch_decoder(model: Model, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
+    """Make the torch decoder for a model's architecture."""
+    if isinstance(model, BDH):
+        return TorchStateDecoder(model, tokenizer, device=device)
+    return TorchDecoder(model, tokenizer, device=device)
+
+
 def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Backend:
     return Backend(
-        decoder=TorchDecoder(loaded.model, loaded.tokenizer, device=device),
+        decoder=torch_decoder(loaded.model, loaded.tokenizer, device=device),
         fingerprint=loaded.fingerprint,
         environment=Fingerprint.environment(device=device, path="torch"),
         notice=notice,
@@ -92,15 +108,15 @@ def _kernels(
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.kernels.layout import pack_gpt  # noqa: PLC0415
+    from niels_gpt.kernels.packing import pack_model  # noqa: PLC0415
 
-    compile_kernels(weights, on_progress=on_progress)
+    compile_kernels(weights, arch=loaded.cfg.arch, on_progress=on_progress)
     environment = Fingerprint.environment(device="cpu", path="kernels")
     fingerprint = loaded.fingerprint
     if weights == "int8":
         fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
     return Backend(
-        decoder=KernelDecoder(pack_gpt(loaded.model, weights), loaded.tokenizer, threads=threads),
+        decoder=KernelDecoder(pack_model(loaded.model, weights), loaded.tokenizer, threads=threads),
         fingerprint=fingerprint,
         environment=environment
         | {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION},

@@ -41,22 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compile_kernels(
-    form: WeightForm = "float32", *, on_progress: Callable[[int, int], None] | None = None
+    form: WeightForm = "float32",
+    *,
+    arch: str = "gpt",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Run one token through everything there is, in a model of the smallest size.
+    """Run one token through everything there is, in a model of the smallest size of an architecture.
 
     `on_progress` hears (how many kernels are compiled, of how many), and nothing where all are already.
     """
     from niels_gpt.config import ModelConfig  # noqa: PLC0415 - torch and numba, only when they are needed
     from niels_gpt.infer.kernel_decoder import KernelDecoder  # noqa: PLC0415
     from niels_gpt.infer.request import GenerationRequest  # noqa: PLC0415
-    from niels_gpt.kernels.layout import pack_gpt  # noqa: PLC0415
-    from niels_gpt.model.gpt import GPT  # noqa: PLC0415
+    from niels_gpt.kernels.packing import pack_model  # noqa: PLC0415
+    from niels_gpt.model.registry import build_model  # noqa: PLC0415
     from niels_gpt.sampling import Sampling  # noqa: PLC0415
     from niels_gpt.tokenizer import ByteTokenizer  # noqa: PLC0415
 
-    model = GPT(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16))
-    decoder = KernelDecoder(pack_gpt(model, form), ByteTokenizer())
+    model = build_model(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16, arch=arch))
+    decoder = KernelDecoder(pack_model(model, form), ByteTokenizer())
     request = GenerationRequest(
         prompt_ids=(0,), max_new_tokens=1, sampling=Sampling(), seed=0,
         stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
@@ -66,7 +69,8 @@ def compile_kernels(
     decoder.release(sequence)
     if step.error is not None:
         raise step.error
-    mark_prepared(form)
+    if arch == "gpt":  # what nearly every chat runs, and so what it asks for
+        mark_prepared(form)
     forget_other_versions()
 
 

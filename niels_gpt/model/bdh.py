@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,8 @@ Attend = Callable[[Tensor, Tensor, int], Tensor]
 
 class BDH(nn.Module):
     """Token ids in, logits of the next token out. Weights start from torch's global generator."""
+
+    arch: Literal["bdh"] = "bdh"
 
     def __init__(self, config: ModelConfig | BDHConfig) -> None:
         super().__init__()

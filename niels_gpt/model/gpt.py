@@ -8,7 +8,7 @@ B batch, t tokens at hand, T context window, C width, H heads, V vocabulary, L l
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from niels_gpt.model.blocks import Block, init_weights, make_norm
 
 class GPT(nn.Module):
     """Token ids in, logits of the next token out. Weights start from torch's global generator."""
+
+    arch: Literal["gpt"] = "gpt"
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
