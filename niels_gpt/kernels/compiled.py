@@ -22,5 +22,10 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Make a kernel part of those that call it: one with few callers needs no compilation of its own."""
+    return numba.njit(inline="always", nogil=True, error_model="numpy", fastmath=False)(function)
+
+
 # Read by Numba when a function is decorated, so it is set before the first kernel is imported.
 config.CACHE_DIR = str(cache_folder())

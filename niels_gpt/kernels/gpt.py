@@ -18,7 +18,7 @@ import numpy as np
 
 from niels_gpt.kernels.attention import GROUP, attend, remember
 from niels_gpt.kernels.barrier import meet
-from niels_gpt.kernels.compiled import ONE, ZERO, compiled
+from niels_gpt.kernels.compiled import ONE, ZERO, compiled, inlined
 from niels_gpt.kernels.linear import VECTOR_BYTES, block_floats, linear
 from niels_gpt.kernels.rows import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
 from niels_gpt.kernels.vector import LANES
@@ -139,20 +139,20 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
     meet(work.barrier, parts)
 
 
-@compiled
+@inlined
 def _product(weights, x, x_row, w, depth, start, start_row, y, y_row, rows, first, last):
     """`linear` over a whole packed weight of the model's kind."""
     block = block_floats(weights.kind, depth)
     linear(weights.kind, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
 
 
-@compiled
+@inlined
 def _share(blocks, part, parts):
     """Which of `blocks` column blocks are this part's."""
     return blocks * part // parts, blocks * (part + 1) // parts
 
 
-@compiled
+@inlined
 def _norm(shape, scale, shift, x, y, rows):
     size = np.float32(shape.C)
     for r in range(rows):
@@ -163,7 +163,7 @@ def _norm(shape, scale, shift, x, y, rows):
             layer_norm_row(x + at, scale, shift, y + at, shape.C, size, NORM_EPS)
 
 
-@compiled
+@inlined
 def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
     """From norms to mixed values for the heads of one part; it reads no other part's heads."""
     H, D, C, count = shape.H, shape.D, shape.C, rows.ids.size
@@ -194,7 +194,7 @@ def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
         group += n
 
 
-@compiled
+@inlined
 def _project(shape, weights, qkv_weight, work, part, count, first, last):
     _product(
         weights, work.normed[part], shape.row, qkv_weight, shape.C,
@@ -202,7 +202,7 @@ def _project(shape, weights, qkv_weight, work, part, count, first, last):
     )  # fmt: skip
 
 
-@compiled
+@inlined
 def _mlp_up(shape, weights, w, work, normed, count, part, parts):
     """One part's columns of the MLP's inner rows, activation included."""
     first, last = _share(-(-shape.F // LANES), part, parts)

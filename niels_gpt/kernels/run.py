@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from niels_gpt.kernels.barrier import meet
-from niels_gpt.kernels.compiled import ZERO, compiled
+from niels_gpt.kernels.compiled import ZERO, compiled, inlined
 from niels_gpt.kernels.forward import forward
 from niels_gpt.kernels.sampler import Scratch, Settings, choose
 
@@ -77,7 +77,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, step
     return done
 
 
-@compiled
+@inlined
 def _draw(V, logits, slot, slots, scratch, drawn, step, i):
     """Draw for one sequence and move it on; whether the call must end, for this sequence's sake."""
     uniform = 0.0
