@@ -38,6 +38,7 @@ from sessions.records import (
     Turn,
     Verification,
 )
+from sessions.recovery import Recovery, recover_store
 from sessions.store import Store, open_store
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "NotAStore",
     "RecordNotFound",
     "RecordedTurn",
+    "Recovery",
     "ReplyPending",
     "SchemaTooNew",
     "SearchHit",
@@ -72,4 +74,5 @@ __all__ = [
     "Turn",
     "Verification",
     "open_store",
+    "recover_store",
 ]

@@ -22,11 +22,21 @@ from sqlmodel import Session as Transaction
 from sessions import postgresql_connection, sqlite_file
 from sessions.errors import StoreClosed, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
-from sessions.sqlite_connection import DEFAULT_TIMEOUT_SECONDS, WRITES, meaning_of, set_up_connections
+from sessions.mounts import network_filesystem
+from sessions.sqlite_connection import (
+    DEFAULT_TIMEOUT_SECONDS,
+    WRITES,
+    Journal,
+    journal_for,
+    meaning_of,
+    set_up_connections,
+)
 
 
 class Database:
     """Transactions on one database, from any thread, one at a time.
+
+    ``caution`` is what its user should know about its place, in one line; None if there is nothing to say.
 
     A ``with`` block over ``writing()`` commits durably when it ends, and rolls back when it raises.
     """
@@ -38,6 +48,7 @@ class Database:
         self._lock = threading.Lock()
         self._closed = False
         self._left_behind = False
+        self.caution: str | None = None
         _opened_here.add(self)
 
     def reading(self) -> AbstractContextManager[Transaction]:
@@ -152,11 +163,19 @@ def _url_of(place: str | Path) -> URL:
 
 def _open_sqlite(url: URL, chain: MigrationChain) -> Database:
     path = Path(str(url.database)).resolve()
+    mount = network_filesystem(path)
+    journal = journal_for(sqlite3.sqlite_version_info, network=mount is not None)
     if not sqlite_file.is_there(path):
         with sqlite_file.new_file(path) as unfinished:
-            engine = _sqlite_engine(url.set(database=str(unfinished)))
+            engine = _sqlite_engine(url.set(database=str(unfinished)), journal)
             _opened(engine, chain, str(path), file=None).close()
-    return _opened(_sqlite_engine(url.set(database=str(path))), chain, str(path), file=path)
+    database = _opened(_sqlite_engine(url.set(database=str(path)), journal), chain, str(path), file=path)
+    if mount is not None:
+        database.caution = (
+            f"the session store {path} lies on a network mount ({mount}), and is as safe as its locks and "
+            "syncs: use it from one machine at a time, or give a PostgreSQL URL"
+        )
+    return database
 
 
 def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | None) -> Database:
@@ -168,14 +187,14 @@ def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | N
     return Database(engine, place, file=file)
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, journal: Journal) -> Engine:
     timeout = url.query.get("timeout", DEFAULT_TIMEOUT_SECONDS)
     try:
         timeout_seconds = float(str(timeout))
     except ValueError as error:
         raise StoreUnavailable(f"the store's timeout is {timeout!r}: expected seconds, as in 2.5") from error
     engine = create_engine(url)
-    set_up_connections(engine, timeout_seconds=timeout_seconds)
+    set_up_connections(engine, timeout_seconds=timeout_seconds, journal=journal)
     return engine
 
 

@@ -37,12 +37,15 @@ class Journal:
     synchronous: str
 
 
-def journal_for(version: tuple[int, ...]) -> Journal:
-    """Return the fastest journal that is safe in this version of SQLite."""
-    return Journal("wal", "FULL") if version >= (3, 51, 3) else Journal("delete", "EXTRA")
+def journal_for(version: tuple[int, ...], *, network: bool = False) -> Journal:
+    """Return the fastest journal that is safe in this version of SQLite.
+
+    The write-ahead log needs memory that all programs share, which no network mount gives to two machines.
+    """
+    return Journal("wal", "FULL") if version >= (3, 51, 3) and not network else Journal("delete", "EXTRA")
 
 
-def set_up_connections(engine: Engine, *, timeout_seconds: float) -> None:
+def set_up_connections(engine: Engine, *, timeout_seconds: float, journal: Journal) -> None:
     """Make every connection of ``engine`` durable, checked and under SQLAlchemy's transaction control.
 
     Transactions begin with BEGIN IMMEDIATE where the execution option ``WRITES`` is set: a deferred one that
@@ -53,7 +56,7 @@ def set_up_connections(engine: Engine, *, timeout_seconds: float) -> None:
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         # None takes transaction control from the driver; ``begin`` below is then the only one to begin.
         connection.isolation_level = None
-        _assert_pragmas(connection, timeout_seconds)
+        _assert_pragmas(connection, timeout_seconds, journal)
 
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)
@@ -63,12 +66,11 @@ def set_up_connections(engine: Engine, *, timeout_seconds: float) -> None:
     event.listen(engine, "begin", begin)
 
 
-def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float) -> None:
+def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float, journal: Journal) -> None:
     def value_of(pragma: str) -> Any:
         row = connection.execute(f"PRAGMA {pragma}").fetchone()
         return None if row is None else row[0]
 
-    journal = journal_for(sqlite3.sqlite_version_info)
     timeout_ms = round(timeout_seconds * 1000)
     connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
     # Setting a mode takes locks, even to the mode that is there already.
@@ -116,7 +118,7 @@ _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_NOTADB: (NotAStore, "is not a session store; it was left untouched: give another path"),
     sqlite3.SQLITE_CORRUPT: (
         StoreDamaged,
-        "is damaged; it was left as it is: keep a copy, and restore a backup or give another path",
+        "is damaged; it was left as it is: restore a backup, or recover what can be read in it",
     ),
 }
 

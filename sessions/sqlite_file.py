@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Generator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,11 +61,32 @@ def new_file(path: Path) -> Generator[Path, None, None]:
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, _PRIVATE_FILE))
     try:
         yield temporary
-        with suppress(FileExistsError):
-            os.link(temporary, path)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _make_entry_durable(path.parent)
+    make_entry_durable(path.parent)
+
+
+def publish(temporary: Path, path: Path, *, link: Callable[[Path, Path], None] = os.link) -> None:
+    """Give a complete file its place in one step, unless something has that place already.
+
+    A link does both at once. Where the file system has no links (``link`` raises OSError), the file is moved
+    while the folder is locked against other programs that do the same: a move would replace what is there.
+    """
+    try:
+        link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:
+        import fcntl  # noqa: PLC0415 - the systems without it have links
+
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not path.exists():
+                temporary.rename(path)
+        finally:
+            os.close(handle)
 
 
 def back_up(path: Path, label: str) -> Path:
@@ -94,7 +115,8 @@ def copy(path: Path, target: Path) -> None:
         source.backup(copied)
 
 
-def _make_entry_durable(folder: Path) -> None:
+def make_entry_durable(folder: Path) -> None:
+    """Sync a folder, so that a file that was made, moved or removed in it stays so after a power cut."""
     # SQLite syncs the bytes of a file; that its name is in the folder is another write.
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -41,6 +41,11 @@ class Store(Catalogue, Branches, Turns, Archives, Care):
     ) -> None:
         self.close()
 
+    @property
+    def caution(self) -> str | None:
+        """One line that whoever uses the store should read, such as that it lies on a network mount."""
+        return self._database.caution
+
     def close(self) -> None:
         """Close the database; what was acknowledged is durable already. Closing again is harmless."""
         self._database.close()

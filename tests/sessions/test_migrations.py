@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -128,6 +129,38 @@ def test_a_migration_that_fails_half_way_changes_nothing(store, store_path, sess
     assert layout(store_path) == before
     with open_store(store_path) as again:
         assert again.session("talk") == session
+
+
+KILLED = """
+    op.execute("PRAGMA cache_size = 1")
+    op.execute("CREATE TABLE half AS SELECT randomblob(9000) FROM sqlite_master, sqlite_master AS twice")
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+OPEN_LONGER = """
+import sys, pathlib
+from sessions.database import open_database
+from sessions.migrations import MigrationChain
+open_database(sys.argv[1], MigrationChain(pathlib.Path(sys.argv[2]), tuple(sys.argv[3:])))
+"""
+
+
+def test_a_migration_that_is_killed_leaves_the_store_as_it_was(store, store_path, session, longer_chain):
+    store.close()
+    before = layout(store_path)
+    chain = longer_chain(then=KILLED)
+    child = subprocess.run(
+        [sys.executable, "-c", OPEN_LONGER, str(store_path), str(chain.folder), *chain.revisions],
+        cwd=Path(__file__).parents[2],
+        timeout=40,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    assert Path(f"{store_path}-journal").stat().st_size > 0
+    with open_store(store_path) as again:
+        assert again.session("talk") == session
+        assert again.check() == []
+    assert layout(store_path) == before
 
 
 def test_a_newer_schema_is_refused_and_the_file_stays_as_it_was(store_path, longer_chain):

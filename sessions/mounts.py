@@ -1,0 +1,36 @@
+"""Whether a path lies on a network mount, where a file's locks and syncs are promises of another machine.
+
+Read from the table of mounts that Linux has; elsewhere nothing is known or said. Knows nothing about SQLite.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_TABLE = Path("/proc/self/mountinfo")
+_NETWORK = re.compile(
+    r"(nfs\d*|cifs|smb\d*|smbfs|9p|afs|ceph|glusterfs|lustre|beegfs|ncpfs|davfs|fuse\.(sshfs|rclone|davfs2?|"
+    r"glusterfs|ceph.*|s3fs|gcsfuse|smb.*|nfs.*|juicefs|goofys))"
+)
+
+
+def network_filesystem(path: Path, table: str | None = None) -> str | None:
+    """Return the type of the network mount that ``path`` lies on; None if it lies on none, or none is known.
+
+    ``table`` is what ``/proc/self/mountinfo`` would say.
+    """
+    if table is None:
+        try:
+            table = _TABLE.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+    found, kind = Path(), ""
+    for line in table.splitlines():
+        fields, _, rest = line.partition(" - ")
+        # Blanks and backslashes in a path are written in octal there.
+        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields.split(" ")[4]))
+        # A later mount on the same place lies over the earlier one.
+        if path.is_relative_to(point) and len(point.parts) >= len(found.parts):
+            found, kind = point, rest.split(" ")[0]
+    return kind if _NETWORK.fullmatch(kind) else None
