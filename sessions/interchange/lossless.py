@@ -8,16 +8,14 @@ gives new ones. Digests are checked line by line. Knows no store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
-from datetime import UTC, datetime
 from typing import Literal, TypeVar, cast, get_args
 
 from sessions.interchange.drafts import room_for_message
 from sessions.interchange.errors import ImportRefused
 from sessions.interchange.fields import Fields
-from sessions.interchange.output import Output
+from sessions.interchange.output import Output, json_line
 from sessions.interchange.source import Source
 from sessions.records import (
     Checkpoint,
@@ -226,12 +224,4 @@ def _values(record: Session | Checkpoint | Message | Generation) -> dict[str, ob
 
 
 def _line(file: Output, value: Mapping[str, object]) -> None:
-    file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[str, object]", value))
-    raise TypeError(f"{value!r} has no JSON form")
+    file.write(json_line(value) + "\n")

@@ -6,13 +6,12 @@ those of tools, are refused. Knows no store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sessions.interchange.drafts import clean_name, in_a_row, path_of, room_for_message
 from sessions.interchange.fields import Fields
-from sessions.interchange.output import Output
+from sessions.interchange.output import Output, json_line
 from sessions.interchange.source import Source
 from sessions.records import Role, SessionArchive
 
@@ -42,7 +41,7 @@ class TurnList:
             turns = [
                 {self.role: self.writes[each.role], self.text: each.content} for each in path_of(archive)
             ]
-            file.write(json.dumps({**named, self.turns: turns}, ensure_ascii=False) + "\n")
+            file.write(json_line({**named, self.turns: turns}) + "\n")
 
     def matches(self, first: Fields) -> bool:
         """Return whether a file whose first record this is can be in this format."""

@@ -7,24 +7,18 @@ command, no model and no torch.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from niels_gpt.chat.errors import LoadFailed, SessionTrouble
 from niels_gpt.chat.render import harmless
 
 if TYPE_CHECKING:
     from sessions import Store
-
-# Beyond what JSON escapes anyway: DEL and C1, line separators, direction marks, lone surrogates.
-_STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +77,9 @@ def json_line(value: object) -> str:
 
     Text stands as it is, but for characters that would steer a terminal: those are escaped.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
-    return _STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    from sessions.interchange.output import json_line  # noqa: PLC0415 - heavy, as the store is
+
+    return json_line(value)
 
 
 def emit(text: str) -> None:
@@ -116,13 +111,3 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
     return int(text)
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{value!r} has no JSON form")

@@ -1,0 +1,138 @@
+"""Our own format: what goes out comes back the same, and what was changed on the way is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sessions import Session, SessionArchive, SessionExists, Store, open_store
+from sessions.interchange import ImportRefused, write_sessions
+
+from .conftest import Read, ask
+
+
+def lines_of(*archives: SessionArchive) -> list[dict[str, Any]]:
+    out = io.StringIO()
+    write_sessions(archives, out, format_name="jsonl")
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def as_text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.fixture
+def lines(archive: SessionArchive) -> list[dict[str, Any]]:
+    return lines_of(archive)
+
+
+def test_what_is_read_is_what_was_written(archive: SessionArchive, read: Read) -> None:
+    assert read(as_text(lines_of(archive))) == [archive]
+
+
+def test_an_imported_session_verifies_with_the_same_digest_branches_included(
+    store: Store, told: Session, read: Read, tmp_path: Path
+) -> None:
+    (archive,) = read(as_text(lines_of(store.export_session(told.id))))
+    with open_store(tmp_path / "elsewhere.db") as elsewhere:
+        elsewhere.create_session("so that ids differ", seed=1, system="x", settings={})
+        imported = elsewhere.import_session(archive)
+        found = elsewhere.verify(imported.id)
+        assert found == store.verify(told.id)
+        assert found.faults == ()
+        assert len(elsewhere.alternatives(elsewhere.path(imported.id)[2].id)) == 2
+        turns = [
+            (each.generation.seed, each.generation.forced_ids, each.reply.token_ids)
+            for each in elsewhere.recorded_turns(imported.id)
+        ]
+        assert turns == [
+            (each.generation.seed, each.generation.forced_ids, each.reply.token_ids)
+            for each in store.recorded_turns(told.id)
+        ]
+
+
+def test_several_sessions_share_a_file(store: Store, told: Session, read: Read) -> None:
+    other = store.create_session("other", seed=1, system=None, settings={})
+    text = as_text(lines_of(store.export_session(told.id), store.export_session(other.id)))
+    assert [each.session.name for each in read(text)] == ["talk", "other"]
+
+
+Change = Callable[[list[dict[str, Any]]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda lines: lines[4].update(content="What is a bee?"), "line 5, digest: is '.*changed"),
+        (lambda lines: lines[4].update(position=9), "line 5, position: 9 is not 1"),
+        (lambda lines: lines[4].update(role="robot"), "line 5, role: 'robot' is not known"),
+        (lambda lines: lines[4].update(content=7), "line 5, content: 7 is not text"),
+        (lambda lines: lines[4].update(content="\ud800"), "line 5, content: it contains the lone surrogate"),
+        (lambda lines: lines[4].pop("created"), "line 5, created: is missing"),
+        (lambda lines: lines[4].update(created="yesterday"), "line 5, created: 'yesterday' is not a moment"),
+        (lambda lines: lines[4].update(parent_id=99), "line 5, parent_id: no message 99"),
+        (lambda lines: lines[4].update(id=1), "line 5, id: 1 is that of another message"),
+        (lambda lines: lines[4].update(id=True), "line 5, id: True is not a whole number"),
+        (lambda lines: lines[4].update(type="massage"), "line 5, type: 'massage' is not known"),
+        (lambda lines: lines[5].update(token_ids=[1, -1]), r"line 6, token_ids\[1\]: -1 is not a token id"),
+        (lambda lines: lines[-1].update(seed=2**64), "line 12, seed: it is 18446744073709551616"),
+        (lambda lines: lines[-1].update(seed=12), "line 12, digest: is '.*changed"),
+        (lambda lines: lines[-1].update(checkpoint_id=5), "line 12, checkpoint_id: .* no checkpoint 5"),
+        (lambda lines: lines[-1].update(reply_id=1), "line 12, reply_id: message 1 is no reply"),
+        (lambda lines: lines[-1].update(environment=[]), r"line 12, environment: \[\] is not an object"),
+        (lambda lines: lines[1].update(head_id=77), "line 2, head_id: the session has no message 77"),
+        (lambda lines: lines[0].update(version=2), "line 1, version: 2 is not known: this program reads 1"),
+        (lambda lines: lines.pop(), "line 2, generations: the file ends after 2 of 3"),
+        (lambda lines: lines.append(lines[-1]), "line 13: comes after the last session"),
+        (lambda lines: lines[0].update(sessions=2), "ends after 1 of its 2 sessions"),
+    ],
+)
+def test_a_line_that_was_changed_is_refused_by_line_and_field(
+    lines: list[dict[str, Any]], read: Read, change: Change, where: str
+) -> None:
+    change(lines)
+    with pytest.raises(ImportRefused, match=where):
+        read(as_text(lines), format_name="jsonl")
+
+
+def test_a_digest_that_only_the_whole_session_contradicts_is_refused_by_the_store(
+    store: Store, lines: list[dict[str, Any]], read: Read
+) -> None:
+    lines[1]["digest"] = "0" * 64
+    with pytest.raises(ValueError, match="the archive says that the session's digest is '0000"):
+        store.import_sessions(read(as_text(lines)), names=["again"])
+    assert [each.name for each in store.sessions()] == ["talk"]
+
+
+def test_one_bad_archive_keeps_all_others_of_its_file_out(store: Store, told: Session, read: Read) -> None:
+    archive = store.export_session(told.id)
+    before = store.verify(told.id)
+    with pytest.raises(SessionExists, match="already a session named 'talk'"):
+        store.import_sessions([archive, archive], names=["new", "talk"])
+    assert [each.name for each in store.sessions()] == ["talk"]
+    assert store.verify(told.id) == before
+    assert store.check() == []
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(said=st.lists(st.tuples(texts, texts), max_size=3), system=st.none() | texts)
+def test_any_text_survives_the_way_out_and_back(
+    store: Store, read: Read, said: list[tuple[str, str]], system: str | None
+) -> None:
+    session = store.create_session(
+        f"s{len(store.names(limit=100))}", seed=1, system=system, settings={"note": system}
+    )
+    for question, reply in said:
+        ask(store, session, question, reply)
+    archive = store.export_session(session.id)
+    assert read(as_text(lines_of(archive))) == [archive]
