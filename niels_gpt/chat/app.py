@@ -10,10 +10,11 @@ import io
 import sys
 from collections.abc import Callable
 
+from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, check_checkpoint, check_session_name
 from niels_gpt.chat.render import Screen, columns_of, may_style
-from niels_gpt.chat.status import FAILED, OK, run_to_status
+from niels_gpt.chat.status import run_to_status
 
 
 def run(options: Options, *, make_loader: Callable[[Options], Loader] = Loader) -> int:
@@ -33,21 +34,32 @@ def _chat(options: Options, loader: Loader) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        if options.prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+            if options.as_events:
+                raise LoadFailed("--json is for programs: give a message with -p TEXT, or lines on a pipe")
             # Here, not above: a pipe and --help are quicker without prompt-toolkit.
             from niels_gpt.chat.repl import run_on_terminal  # noqa: PLC0415
 
             screen = Screen(
-                sys.stdout, sys.stdout, styled=may_style(sys.stdout), columns=columns_of(sys.stdout)
+                sys.stdout,
+                sys.stdout,
+                styled=may_style(sys.stdout),
+                columns=columns_of(sys.stdout),
+                quiet=options.quiet,
             )
-            run_on_terminal(options, loader, screen)
-            return OK
+            return run_on_terminal(options, loader, screen)
         from niels_gpt.chat.pipe import run_pipe  # noqa: PLC0415
 
         # Where both are the terminal they share its lines.
         notices = sys.stdout if sys.stdout.isatty() and sys.stderr.isatty() else sys.stderr
-        screen = Screen(sys.stdout, notices, styled=may_style(notices), columns=columns_of(notices))
-        return OK if asyncio.run(run_pipe(options, loader, screen, sys.stdin.fileno())) else FAILED
+        screen = Screen(
+            sys.stdout,
+            notices,
+            styled=may_style(notices),
+            columns=columns_of(notices),
+            quiet=options.quiet,
+        )
+        return asyncio.run(run_pipe(options, loader, screen, sys.stdin.fileno(), sys.stdout))
     finally:
         if not loader.busy:
             loader.close()

@@ -7,47 +7,13 @@ one. Handlers talk to a Desk. Knows no terminal, no engine and nothing of how a 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
 
+from niels_gpt.chat.command import Command, Desk, takes_nothing
+from niels_gpt.chat.preferences import DEFAULTS, PREFERENCES
+from niels_gpt.chat.session_commands import SESSION_COMMANDS
 from niels_gpt.chat.settings import SETTINGS, Setting, Settings, show
-
-if TYPE_CHECKING:  # the store behind a record is heavy, and /help must not wait for it
-    from niels_gpt.chat.record import Record
-
-
-class Desk(Protocol):
-    """What a command can reach."""
-
-    async def record(self) -> Record:
-        """Return the open session; waits while the store loads."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Print lines that were asked for."""
-        ...
-
-    def error(self, text: str) -> None:
-        """Print what was wrong with a line, in one line."""
-        ...
-
-    def leave(self) -> None:
-        """End the chat after this command."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """One row of the registry. `value` is the placeholder of its argument, empty where there is none."""
-
-    name: str
-    value: str
-    help: str
-    allowed: str = ""
-    examples: tuple[str, ...] = ()
-    run: Callable[[Desk, str], Awaitable[None]]
 
 
 async def _setting(setting: Setting, desk: Desk, text: str) -> None:
@@ -64,6 +30,20 @@ async def _setting(setting: Setting, desk: Desk, text: str) -> None:
         desk.say(f"{setting.command} {show(getattr(record.settings, setting.key))} ({setting.allowed})")
 
 
+async def _preference(preference: Setting, desk: Desk, text: str) -> None:
+    now = show(desk.preference(preference.key))
+    if not text:
+        desk.say(f"{preference.command} {now} ({preference.allowed})")
+        return
+    try:
+        value = preference.read(text)
+    except ValueError as error:
+        desk.error(f"{preference.command} {error} (it stays {now})")
+        return
+    desk.prefer(preference.key, value)
+    desk.say(f"{preference.command} {show(value)}")
+
+
 async def _system(desk: Desk, text: str) -> None:
     record = await desk.record()
     if text:
@@ -74,13 +54,13 @@ async def _system(desk: Desk, text: str) -> None:
 
 
 async def _reset(desk: Desk, text: str) -> None:
-    if _no_value("/reset", desk, text):
+    if takes_nothing("/reset", desk, text):
         await (await desk.record()).reset()
         desk.say("a new conversation; the system prompt and the settings stay")
 
 
 async def _history(desk: Desk, text: str) -> None:
-    if not _no_value("/history", desk, text):
+    if not takes_nothing("/history", desk, text):
         return
     messages = (await desk.record()).messages
     for message in messages:
@@ -95,19 +75,13 @@ async def _history(desk: Desk, text: str) -> None:
 
 
 async def _help(desk: Desk, text: str) -> None:
-    if _no_value("/help", desk, text):
+    if takes_nothing("/help", desk, text):
         desk.say(help_text())
 
 
-async def _exit(desk: Desk, text: str) -> None:
-    if _no_value("/exit", desk, text):
+async def _leave(name: str, desk: Desk, text: str) -> None:
+    if takes_nothing(name, desk, text):
         desk.leave()
-
-
-def _no_value(name: str, desk: Desk, text: str) -> bool:
-    if text:
-        desk.error(f"{name} takes no value, got {text!r}; to send the line as a message type /{name} {text}")
-    return not text
 
 
 def _of_setting(setting: Setting) -> Command:
@@ -121,6 +95,17 @@ def _of_setting(setting: Setting) -> Command:
     )
 
 
+def _of_preference(preference: Setting) -> Command:
+    return Command(
+        name=preference.command,
+        value=preference.placeholder,
+        help=f"{preference.meaning} ({show(DEFAULTS[preference.key])})",
+        allowed=preference.allowed,
+        examples=preference.examples,
+        run=partial(_preference, preference),
+    )
+
+
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
@@ -128,10 +113,18 @@ COMMANDS: dict[str, Command] = {
         Command(name="/system", value="TEXT", help="the system prompt", allowed="any text", run=_system),
         Command(name="/reset", value="", help="begin anew; what was said stays in the store", run=_reset),
         Command(name="/history", value="", help="show the conversation", run=_history),
-        Command(name="/help", value="", help="show this", run=_help),
-        Command(name="/exit", value="", help="leave; so does ctrl-d", run=_exit),
+        *SESSION_COMMANDS,
+        *(_of_preference(row) for row in PREFERENCES.values() if row.command),
+        Command(name="/help", value="", help="show this; so does the word help alone", run=_help),
+        Command(
+            name="/quit", value="", help="leave; so do exit, quit and ctrl-d", run=partial(_leave, "/quit")
+        ),
+        Command(name="/exit", value="", help="the same as /quit", run=partial(_leave, "/exit")),
     )
 }
+
+BARE_WORDS: dict[str, str] = {"help": "/help", "quit": "/quit", "exit": "/exit"}
+"""Whole lines that mean a command without its slash."""
 
 
 def help_text() -> str:
@@ -173,14 +166,16 @@ def parse(line: str) -> Say | Call | Unknown | None:
     text = line.strip()
     if not text:
         return None
+    if text in BARE_WORDS:
+        return Call(command=COMMANDS[BARE_WORDS[text]], value="")
     if not text.startswith("/"):
         return Say(text=text)
     if text.startswith("//"):
         return Say(text=text[1:])
-    name, _, value = text.partition(" ")
+    name, *rest = text.split(maxsplit=1)
     command = COMMANDS.get(name)
     if command is not None:
-        return Call(command=command, value=value.strip())
+        return Call(command=command, value="".join(rest))
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     advice = f"did you mean {near[0]}?" if near else "/help lists the commands;"
     return Unknown(name=name, advice=f"{advice} //... sends a line that begins with a slash")

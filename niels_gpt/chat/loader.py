@@ -8,9 +8,12 @@ For asyncio; knows no terminal and no conversation.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from niels_gpt.chat.errors import LoadFailed
@@ -23,12 +26,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _open_store(options: Options) -> Store:
-    from niels_gpt.chat import record  # noqa: PLC0415 - heavy: belongs behind the prompt
-
-    return record.open_store(options)
-
-
 class Loader:
     """Loads once. The functions can be replaced, so that a test needs no checkpoint."""
 
@@ -36,15 +33,16 @@ class Loader:
         self,
         options: Options,
         *,
-        open_store: Callable[[Options], Store] = _open_store,
+        open_store: Callable[[Options], Store] | None = None,
         load_model: Callable[[Options], Model] | None = None,
     ) -> None:
         self._options = options
-        self._open_store = open_store
+        self._open_store = open_store or self._open
         self._load_model = load_model or self._load_checkpoint
         self.progress: tuple[int, int] | None = None
         """How many kernels are prepared, of how many; None while none has to be."""
         self._others: list[Model] = []
+        self._thrown_away: tempfile.TemporaryDirectory[str] | None = None
         self._store: Future[Store] = Future()
         self._model: Future[Model] = Future()
         self._executor: ThreadPoolExecutor | None = None
@@ -87,6 +85,26 @@ class Loader:
             self._others.append(self._model.result())
         for model in self._others:
             model.close()
+        if self._thrown_away is not None:
+            self._thrown_away.cleanup()
+
+    def release(self, model: Model) -> None:
+        """Close a model that was loaded here, and let go of its memory."""
+        if model in self._others:
+            self._others.remove(model)
+        else:
+            self._model = Future()
+            self._model.set_exception(LoadFailed("the model was given back"))
+        model.close()
+
+    def _open(self, options: Options) -> Store:
+        from niels_gpt.chat import record  # noqa: PLC0415 - heavy: belongs behind the prompt
+
+        if not options.ephemeral:
+            return record.open_store(options)
+        # The store's guarantees need a file, so a chat that keeps nothing has one that nobody else can read.
+        self._thrown_away = tempfile.TemporaryDirectory(prefix="niels-chat-")
+        return record.open_store(replace(options, store=str(Path(self._thrown_away.name) / "sessions.db")))
 
     def _keep(self, loaded: Future[Model]) -> None:
         if loaded.exception() is None:

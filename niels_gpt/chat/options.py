@@ -1,53 +1,68 @@
 """The command line: flags to one frozen value, and the checks that cost nothing.
 
-Flags of settings come from the table in settings.py. Knows no store, no model and no terminal, and
-imports nothing heavy: `niels-chat --help` is as quick as Python itself.
+Flags come from the tables in settings.py and preferences.py; what no flag says comes from config.py. Knows
+no store, no model and no terminal, and imports nothing heavy: `niels-chat --help` is as quick as Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import cast
 
+from niels_gpt.chat.config import Found, configured, defaults
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.parser import OneLineParser
+from niels_gpt.chat.preferences import PREFERENCES, SWITCHES
 from niels_gpt.chat.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.chat.subcommands import listing
 from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
-_MOST_THREADS = 256
-DEVICES = ("cpu", "auto", "mps", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user asked for; `settings` and `system` hold only what was given by a flag."""
+    """What the user asked for.
+
+    `settings` and `system` hold only what was given by a flag: they change a session that is resumed.
+    `defaults` and `default_system` come from the environment and the file and count for new sessions.
+    `configured` names what came from there and need not be said again to resume.
+    """
 
     checkpoint: Path = DEFAULT_CHECKPOINT
     checkpoint_given: bool = False
     session: str | None = None
+    ephemeral: bool = False
     store: str | None = None
     device: str = "cpu"
     weights: WeightForm = "float32"
     threads: int | None = None
     use_cache: bool = True
     system: str | None = None
-    settings: dict[str, Value] = field(default_factory=dict)
+    default_system: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    configured: frozenset[str] = frozenset()
+    prompt: str | None = None
+    as_events: bool = False
+    quiet: bool = False
+    markdown: bool = False
+    vi: bool = False
 
     def resume_arguments(self, session: str) -> list[str]:
         """Return the command that goes on with `session`, as a list of words."""
         words = ["niels-chat", "--session", session]
-        if self.store is not None:
+        if self.store is not None and "store" not in self.configured:
             words += ["--store", self.store]
-        if self.checkpoint_given:
+        if self.checkpoint_given and "ckpt" not in self.configured:
             words += ["--ckpt", str(self.checkpoint)]
-        if self.weights != "float32":
+        if self.weights != "float32" and "weights" not in self.configured:
             words += ["--weights", self.weights]
         return words
 
@@ -67,14 +82,42 @@ def _reader(setting: Setting) -> Callable[[str], Value]:
     return read
 
 
-def _threads(text: str) -> int | None:
-    if text.lower() == "auto":
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed: a whole number from 1 to {_MOST_THREADS}, or auto"
+def _add(group: argparse._ArgumentGroup, row: Setting, meaning: str) -> None:
+    if row.key in SWITCHES:
+        group.add_argument(
+            row.flag,
+            dest=row.key,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=meaning,
         )
-    return int(text)
+    else:
+        group.add_argument(
+            row.flag,
+            dest=row.key,
+            metavar=row.placeholder,
+            type=_reader(row),
+            default=argparse.SUPPRESS,
+            help=meaning,
+        )
+
+
+def add_configurable(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of everything that the environment and the file can say too."""
+    initial, group = Settings(), parser.add_argument_group("settings of the conversation")
+    for setting in SETTINGS.values():
+        value = show(getattr(initial, setting.key))
+        _add(group, setting, f"{setting.meaning} (default: {value}; {setting.allowed})")
+    group = parser.add_argument_group("model, store and looks")
+    for preference in PREFERENCES.values():
+        _add(group, preference, preference.meaning)
+
+
+def found(flags: Mapping[str, Value], environ: Mapping[str, str] = os.environ) -> dict[str, Found]:
+    """Return each configurable value and where it came from, first of all `flags`. Raises WrongConfig."""
+    rows = {**SETTINGS, **PREFERENCES}
+    given = {key: Found(value=value, source=rows[key].flag) for key, value in flags.items() if key in rows}
+    return {**defaults(), **configured(environ), **given}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,71 +131,68 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--ckpt",
-        metavar="PATH",
-        type=Path,
-        help="the checkpoint (default: the one that comes with niels-gpt)",
-    )
     add("--session", metavar="NAME", help="go on with this session, or begin it (default: a new one)")
-    defaults = Settings()
-    for setting in SETTINGS.values():
-        add(
-            setting.flag,
-            dest=setting.key,
-            metavar=setting.placeholder,
-            type=_reader(setting),
-            default=argparse.SUPPRESS,
-            help=f"{setting.meaning} (default: {show(getattr(defaults, setting.key))}; {setting.allowed})",
-        )
+    add(
+        "-p",
+        "--prompt",
+        metavar="TEXT",
+        help="send one message, print the reply and end; - reads the message from standard input",
+    )
+    add("--no-session", action="store_true", help="keep nothing of what is said")
+    add("--json", action="store_true", help="print the engine's events, one JSON object a line")
+    add_configurable(parser)
     add("--greedy", action="store_true", help="always take the likeliest token: the same as --temperature 0")
-    add("--system", metavar="TEXT", help="the system prompt (default: that of a new session is built in)")
     add("--system-file", metavar="PATH", type=Path, help="read the system prompt from a UTF-8 file")
     add("--no-kv-cache", action="store_true", help="recompute the whole context for every token: slower")
-    add("--device", choices=DEVICES, default="cpu", help="where the model runs (default: cpu)")
-    add(
-        "--weights",
-        choices=get_args(WeightForm),
-        default="float32",
-        help="int8: a quarter of the memory and a model of its own, on the CPU (default: float32)",
-    )
-    add(
-        "--threads",
-        metavar="N",
-        type=_threads,
-        help="how many threads compute; no number changes a reply (default: auto, what was measured as best)",
-    )
-    add("--store", metavar="PATH_OR_URL", help="where sessions are kept (default: your data folder)")
     return parser
 
 
-def parse_options(argv: Sequence[str]) -> Options:
-    """Return the options of a command line.
+def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Options:
+    """Return the options of a command line, what it does not say from the environment and the file.
 
-    Raises SystemExit as argparse does (--help, a wrong flag) and LoadFailed when a file that the
-    flags name cannot be read.
+    Raises SystemExit as argparse does (--help, a wrong flag), WrongConfig, and LoadFailed when a file that
+    the flags name cannot be read.
     """
     parser = build_parser()
     flags = vars(parser.parse_args(argv))
-    if flags["weights"] == "int8" and flags["device"] != "cpu":
-        parser.error(
-            f"--weights int8 runs on the CPU alone: leave out --device {flags['device']}, or --weights"
-        )
-    settings = {key: flags[key] for key in SETTINGS if key in flags}
+    if flags["no_session"] and flags["session"] is not None:
+        parser.error(f"--no-session keeps nothing: leave it out, or --session {flags['session']}")
     if flags["greedy"]:
-        settings["temperature"] = 0.0
-    return Options(
-        checkpoint=flags["ckpt"] or DEFAULT_CHECKPOINT,
-        checkpoint_given=flags["ckpt"] is not None,
-        session=flags["session"],
-        store=flags["store"],
-        device=flags["device"],
-        weights=flags["weights"],
-        threads=flags["threads"],
-        use_cache=not flags["no_kv_cache"],
-        system=_system_prompt(flags["system"], flags["system_file"]),
-        settings=settings,
+        flags["temperature"] = 0.0
+    everything = found(flags, environ)
+    values = {key: each.value for key, each in everything.items()}
+    if values["weights"] == "int8" and values["device"] != "cpu":
+        parser.error(
+            f"--weights int8 runs on the CPU alone: leave out --device {values['device']}, or --weights"
+        )
+    elsewhere = frozenset(
+        key for key, each in everything.items() if key not in flags and each.source != "default"
     )
+    return Options(
+        checkpoint=_path(values["ckpt"]) or DEFAULT_CHECKPOINT,
+        checkpoint_given=values["ckpt"] is not None,
+        session=flags["session"],
+        ephemeral=flags["no_session"],
+        store=cast("str | None", values["store"]),
+        device=str(values["device"]),
+        weights=cast("WeightForm", values["weights"]),
+        threads=cast("int | None", values["threads"]),
+        use_cache=not flags["no_kv_cache"],
+        system=_system_prompt(flags.get("system"), flags["system_file"]),
+        default_system=cast("str | None", values["system"]),
+        settings={key: flags[key] for key in SETTINGS if key in flags},
+        defaults={key: values[key] for key in SETTINGS if key in elsewhere},
+        configured=elsewhere,
+        prompt=flags["prompt"],
+        as_events=flags["json"],
+        quiet=bool(values["quiet"]),
+        markdown=bool(values["markdown"]),
+        vi=bool(values["vi"]),
+    )
+
+
+def _path(value: Value) -> Path | None:
+    return None if value is None else Path(str(value)).expanduser()
 
 
 def _system_prompt(text: str | None, path: Path | None) -> str | None:

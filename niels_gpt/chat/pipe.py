@@ -1,7 +1,8 @@
-"""The chat without a terminal: each line of input is a message, the replies alone go to the output.
+"""The chat without a terminal: one message of a flag, or each line of input; replies alone on the output.
 
-Commands work, and everything else they or errors have to say goes to the other stream. Bytes that are not
-UTF-8 are replaced, with a notice. Knows no prompt and no keys. For asyncio.
+Commands in lines work, and everything else they or errors have to say goes to the other stream. Instead of
+the replies' text the engine's events can be printed, one JSON object a line. Bytes that are not UTF-8 are
+replaced, with a notice. Knows no prompt and no keys. For asyncio.
 """
 
 from __future__ import annotations
@@ -10,53 +11,109 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
 from niels_gpt.chat.desk import Desk
+from niels_gpt.chat.ending import ending_on_signals
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.render import Screen
+from niels_gpt.chat.status import FAILED, OK
+
+if TYPE_CHECKING:
+    from engine import Event
 
 _CHUNK = 1 << 16
+FROM_INPUT = "-"
+"""As a message: read it from standard input, to its end."""
 
 
-async def run_pipe(options: Options, loader: Loader, screen: Screen, descriptor: int) -> bool:
-    """Answer every line of a file descriptor; False if one of them went wrong.
+class Events:
+    """Prints events as JSON lines; hears of replies without printing their text."""
 
-    Raises LoadFailed, and BrokenPipeError when nobody reads the replies any more. Without a line nothing
-    is loaded.
+    def __init__(self, stream: TextIO, screen: Screen) -> None:
+        self._stream = stream
+        self._screen = screen
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        from engine import to_json  # noqa: PLC0415 - where there is an event, it is imported
+
+        self._stream.write(to_json(event) + "\n")
+        self._stream.flush()
+
+    def text(self, delta: str) -> None:
+        """Leave it to the events."""
+
+    def trimmed(self, turns: int) -> None:
+        """Say that old turns were left out of the prompt."""
+        self._screen.trimmed(turns)
+
+
+async def run_pipe(options: Options, loader: Loader, screen: Screen, descriptor: int, output: TextIO) -> int:
+    """Answer the message of the options, or every line of a file descriptor; return the exit status.
+
+    `output` takes the events if those are asked for. Raises LoadFailed, and BrokenPipeError when nobody reads
+    the replies any more. Without a message nothing is loaded.
     """
-    desk = Desk(options, loader, screen, recall=False)
+    if options.as_events:
+        events = Events(output, screen)
+        desk = Desk(options, loader, screen, recall=False, listener=events, on_event=events)
+    else:
+        desk = Desk(options, loader, screen, recall=False)
     failure: LoadFailed | BrokenPipeError | None = None
+    status: int | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(desk.serve)
-        # Caught inside, because a task group would wrap it.
-        try:
-            await _answer(desk, loader, screen, descriptor)
-        except (LoadFailed, BrokenPipeError) as error:
-            failure = error
-        tasks.cancel_scope.cancel()
+        with ending_on_signals(tasks.cancel_scope) as ending:
+            tasks.start_soon(desk.serve)
+            # Caught inside, because a task group would wrap it.
+            try:
+                if options.prompt is None:
+                    await _answer_lines(desk, loader, screen, descriptor)
+                else:
+                    await _answer_one(desk, loader, screen, options.prompt, descriptor)
+            except (LoadFailed, BrokenPipeError) as error:
+                failure = error
+            finally:
+                status = ending.status
+            tasks.cancel_scope.cancel()
     desk.farewell()
     if failure is not None:
         raise failure
-    return not desk.troubled
+    if status is not None:
+        return status
+    return FAILED if desk.troubled else OK
 
 
-async def _answer(desk: Desk, loader: Loader, screen: Screen, descriptor: int) -> None:
+async def _answer_one(desk: Desk, loader: Loader, screen: Screen, prompt: str, descriptor: int) -> None:
+    loader.start()
+    if prompt == FROM_INPUT:
+        lines = [line async for line in read_lines(descriptor)]
+        prompt = _decoded(b"\n".join(lines), screen, "the message")
+    if prompt.strip():
+        await desk.send(prompt.strip())
+    else:
+        desk.error("the message is empty: give -p a text, or - and a text on standard input")
+
+
+async def _answer_lines(desk: Desk, loader: Loader, screen: Screen, descriptor: int) -> None:
     number = 0
     async for raw in read_lines(descriptor):
         number += 1
-        line = raw.decode("utf-8", errors="replace")
-        if line.encode() != raw:
-            screen.notice(
-                f"line {number} is not UTF-8: its wrong bytes are read as \N{REPLACEMENT CHARACTER}"
-            )
         loader.start()
-        await desk.handle(line)
+        await desk.handle(_decoded(raw, screen, f"line {number}"))
         if desk.leaving:
             return
+
+
+def _decoded(raw: bytes, screen: Screen, what: str) -> str:
+    text = raw.decode("utf-8", errors="replace")
+    if text.encode() != raw:
+        screen.notice(f"{what} is not UTF-8: its wrong bytes are read as \N{REPLACEMENT CHARACTER}")
+    return text
 
 
 async def read_lines(descriptor: int) -> AsyncIterator[bytes]:

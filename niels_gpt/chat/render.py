@@ -112,7 +112,7 @@ class Screen:
         self._waiting = False
         self._busy = False
 
-    def render_markdown(self, wanted: bool) -> bool:  # noqa: FBT001 - the one thing that it says
+    def render_markdown(self, *, wanted: bool) -> bool:
         """Show Markdown as styles from the next reply on; False where the terminal has no styles."""
         possible = self._styled and self._wrapper is not None
         self._markdown = Markdown() if wanted and possible else None

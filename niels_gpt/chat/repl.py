@@ -2,59 +2,38 @@
 
 Nothing is printed while a prompt is active. What has to be said meanwhile (a session was opened, loading
 failed) takes the prompt down, speaks, and puts it back with what was typed. Knows no store and no engine;
-the Desk does the work. For asyncio, as prompt-toolkit is.
+the Desk does the work, editing.py how lines are edited. For asyncio, as prompt-toolkit is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import create_app_session
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.plain_text import PlainTextOutput
 from prompt_toolkit.utils import is_dumb_terminal
 
-from niels_gpt.chat.commands import COMMANDS
 from niels_gpt.chat.desk import Desk
+from niels_gpt.chat.editing import line_editor, set_vi_mode
+from niels_gpt.chat.ending import ending_on_signals
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.history import open_history
 from niels_gpt.chat.keys import listening
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.render import Screen
-
-PROMPT = FormattedText([("bold", "> ")])
-
-
-class CommandCompleter(Completer):
-    """Completes commands and the usual values of settings, from the registry."""
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """Yield what can stand at the cursor."""
-        del complete_event
-        text = document.text_before_cursor
-        name, space, value = text.partition(" ")
-        if not text.startswith("/"):
-            return
-        if not space:
-            for command in COMMANDS.values():
-                if command.name.startswith(name):
-                    yield Completion(command.name, start_position=-len(name), display_meta=command.help)
-        elif name in COMMANDS:
-            for example in COMMANDS[name].examples:
-                if example.startswith(value):
-                    yield Completion(example, start_position=-len(value))
+from niels_gpt.chat.settings import Value
+from niels_gpt.chat.status import OK
 
 
 class Repl:
@@ -72,7 +51,14 @@ class Repl:
     ) -> None:
         self._loader = loader
         self._screen = screen
-        self._desk = Desk(options, loader, screen, recall=True, on_news=self._interrupt_prompt)
+        self._desk = Desk(
+            options,
+            loader,
+            screen,
+            recall=True,
+            on_news=self._interrupt_prompt,
+            on_preference=self._take_preference,
+        )
         self._history = history
         self._keyboard = keyboard
         self._display = display
@@ -80,20 +66,27 @@ class Repl:
         self._typed = Document()
         self._news = False
 
-    async def run(self) -> None:
-        """Chat until the user leaves. Raises LoadFailed."""
+    async def run(self) -> int:
+        """Chat until the user leaves or a signal asks to; return the exit status. Raises LoadFailed."""
         failure: LoadFailed | None = None
+        status: int | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._desk.serve)
-            # Caught inside, because a task group would wrap it.
-            try:
-                await self._chat()
-            except LoadFailed as error:
-                failure = error
-            tasks.cancel_scope.cancel()
-        self._desk.farewell()
+            with ending_on_signals(tasks.cancel_scope) as ending:
+                tasks.start_soon(self._desk.serve)
+                # Caught inside, because a task group would wrap it.
+                try:
+                    await self._chat()
+                except LoadFailed as error:
+                    failure = error
+                finally:
+                    status = ending.status
+                tasks.cancel_scope.cancel()
+        # A terminal that hung up takes no farewell.
+        with contextlib.nullcontext() if status is None else contextlib.suppress(OSError):
+            self._desk.farewell()
         if failure is not None:
             raise failure
+        return OK if status is None else status
 
     async def _chat(self) -> None:
         while not self._desk.leaving:
@@ -141,25 +134,22 @@ class Repl:
         else:
             self._news = True
 
+    def _take_preference(self, key: str, value: Value) -> None:
+        if key == "vi":
+            set_vi_mode(self._session, on=bool(value))
+
     def _new_session(self) -> PromptSession[str | None]:
-        session: PromptSession[str | None] = PromptSession(
-            PROMPT,
-            completer=CommandCompleter(),
-            # Without this the prompt keeps lines free for a menu that only commands have.
-            complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
-            history=self._history,
-            enable_suspend=True,
-            input=self._keyboard,
-            output=self._display,
+        session = line_editor(
+            self._desk, history=self._history, keyboard=self._keyboard, display=self._display
         )
         # Importing torch holds the interpreter for long stretches: it begins after the prompt is drawn.
         session.app.after_render += lambda _: self._loader.start()
         return session
 
 
-def run_on_terminal(options: Options, loader: Loader, screen: Screen) -> None:
-    """Chat on the terminal of the process until the user leaves. Raises LoadFailed."""
+def run_on_terminal(options: Options, loader: Loader, screen: Screen) -> int:
+    """Chat on the terminal of the process until the user leaves; return the status. Raises LoadFailed."""
     # prompt-toolkit sends a dumb terminal a sequence to show its cursor.
     plain = PlainTextOutput(sys.stdout) if is_dumb_terminal() else None
     with create_app_session(output=plain):
-        asyncio.run(Repl(options, loader, screen, history=open_history()).run())
+        return asyncio.run(Repl(options, loader, screen, history=open_history()).run())

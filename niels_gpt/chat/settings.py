@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
-Value = float | int | None
+Value = float | int | str | None
 
 # The store keeps whole numbers in 64 bits.
 _SEED_LOWEST, _SEED_HIGHEST = -(2**63), 2**63 - 1
@@ -19,15 +19,18 @@ _MOST = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One row of the table; `parse` raises ValueError for anything that is not `allowed`."""
+    """One row of the table; `parse` raises ValueError for anything that is not `allowed`.
+
+    Without a `command` it is set when the program starts and not in the chat.
+    """
 
     key: str
     flag: str
-    command: str
+    command: str = ""
     placeholder: str
     meaning: str
     allowed: str
-    examples: tuple[str, ...]
+    examples: tuple[str, ...] = ()
     parse: Callable[[str], Value]
 
     def read(self, text: str) -> Value:

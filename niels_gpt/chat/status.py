@@ -7,13 +7,15 @@ neither what is done nor how it is shown.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from niels_gpt.chat.errors import ChatError
 from niels_gpt.chat.render import Screen
 
-OK, FAILED, USAGE, DIVERGED, UNVERIFIABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 130, 141
+OK, FAILED, USAGE, DIVERGED, UNVERIFIABLE = 0, 1, 2, 3, 4
+HUNG_UP, INTERRUPTED, BROKEN_PIPE, TERMINATED = 129, 130, 141, 143
 
 MEANINGS: dict[int, str] = {
     OK: "done",
@@ -21,10 +23,19 @@ MEANINGS: dict[int, str] = {
     USAGE: "a wrong flag or argument; nothing was done",
     DIVERGED: "a replay or a verification found a difference",
     UNVERIFIABLE: "a replay could not judge: other weights or another tokenizer",
+    HUNG_UP: "the terminal was closed (SIGHUP)",
     INTERRUPTED: "interrupted with ctrl-c",
     BROKEN_PIPE: "whoever read the output went away",
+    TERMINATED: "asked to end (SIGTERM); what was said is stored",
 }
 """What each status means, for the help and the documents."""
+
+STATUS_OF_SIGNAL: dict[int, int] = {
+    number: status
+    for name, status in (("SIGHUP", HUNG_UP), ("SIGTERM", TERMINATED))
+    if (number := getattr(signal, name, None)) is not None
+}
+"""How a signal that ends the chat in order becomes a status; a system may lack one of them."""
 
 
 def run_to_status(program: str, work: Callable[[], int]) -> int:

@@ -58,7 +58,7 @@ def test_a_screen_shows_markdown_only_when_asked_and_where_it_has_styles() -> No
     ):
         out = io.StringIO()
         screen = Screen(out, out, styled=styled, columns=lambda: 80)
-        assert screen.render_markdown(wanted) is styled
+        assert screen.render_markdown(wanted=wanted) is styled
         screen.text("**b**")
         screen.end_reply()
         assert out.getvalue() == shown

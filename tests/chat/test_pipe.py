@@ -15,6 +15,7 @@ from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.pipe import run_pipe
 from niels_gpt.chat.render import Screen
+from niels_gpt.chat.status import OK
 from sessions import open_store
 
 
@@ -32,19 +33,22 @@ class Reader(io.StringIO):
         return super().write(text)
 
 
-def piped(folder: Path, data: bytes, model: Any, replies: io.StringIO | None = None) -> tuple[bool, str, str]:
+def piped(
+    folder: Path, data: bytes, model: Any, replies: io.StringIO | None = None, **asked: Any
+) -> tuple[bool, str, str]:
     replies = io.StringIO() if replies is None else replies
     notices = io.StringIO()
     source = folder / "input"
     source.write_bytes(data)
-    options = Options(session="a")
+    options = Options(**{"session": "a", **asked})
     loader = Loader(
         options, open_store=lambda _: open_store(folder / "sessions.db"), load_model=lambda _: model
     )
     descriptor = os.open(source, os.O_RDONLY)
     try:
-        screen = Screen(replies, notices, styled=False)
-        fine = asyncio.run(asyncio.wait_for(run_pipe(options, loader, screen, descriptor), 20))
+        screen = Screen(replies, notices, styled=False, quiet=options.quiet)
+        running = run_pipe(options, loader, screen, descriptor, replies)
+        fine = asyncio.run(asyncio.wait_for(running, 20)) == OK
     finally:
         os.close(descriptor)
         loader.close()

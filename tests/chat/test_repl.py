@@ -18,11 +18,13 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from niels_gpt.chat.desk import Desk
+from niels_gpt.chat.editing import CommandCompleter
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.render import Screen
-from niels_gpt.chat.repl import CommandCompleter, Repl
+from niels_gpt.chat.repl import Repl
 from sessions import open_store
 
 CTRL_C, CTRL_D, ESC, UP = "\x03", "\x04", "\x1b", "\x1b[A"
@@ -216,7 +218,9 @@ def test_an_unforeseen_error_while_loading_is_told_with_its_kind(typist: Typist)
 
 
 def completions(text: str) -> list[str]:
-    return [each.text for each in CommandCompleter().get_completions(Document(text), CompleteEvent())]
+    options = Options()
+    desk = Desk(options, Loader(options), Screen(io.StringIO(), io.StringIO(), styled=False), recall=False)
+    return [each.text for each in CommandCompleter(desk).get_completions(Document(text), CompleteEvent())]
 
 
 def test_commands_and_usual_values_are_completed_and_messages_are_not() -> None:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from niels_gpt.chat.options import DEFAULT_CHECKPOINT, DEVICES, Options
+from niels_gpt.chat.options import DEFAULT_CHECKPOINT, Options
+from niels_gpt.chat.preferences import DEVICES
 from niels_gpt.chat.render import harmless, may_style
 from niels_gpt.chat.status import DIVERGED, OK
 from niels_gpt.chat.subcommands import common
