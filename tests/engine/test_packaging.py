@@ -1,4 +1,4 @@
-"""The engine is light, and its example runs."""
+"""The engine is light, and its examples run."""
 
 from __future__ import annotations
 
@@ -46,3 +46,17 @@ def test_the_example_is_as_short_as_it_says() -> None:
         line for line in (ROOT / "examples/engine_fake_model.py").read_text().splitlines() if line.strip()
     ]
     assert len(body) <= 25
+
+
+def test_the_shipped_model_answers_all_three_questions_of_its_example() -> None:
+    lines = run("examples/engine_shipped_model.py").splitlines()
+    assert len(lines) == 6
+    assert all(answer.strip() for answer in lines[1::2])
+
+
+def test_one_reply_reaches_three_subscribers() -> None:
+    assert set(run("examples/engine_fan_out.py").splitlines()) == {
+        "from the start: 1 2 3 4 5 6 7 8 9 10 ",
+        "late, from the eighth event: 7 8 9 10 ",
+        "leaves after three tokens: 1 2 3 ",
+    }

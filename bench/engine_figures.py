@@ -1,0 +1,228 @@
+"""The engine's figures, each measured beside what it is compared with in the same run; see `bench.engine`.
+
+Everything here takes turns with its baseline and gives the numbers of each turn; what they mean is said where
+they are printed. Knows the decoder as the engine does, and the shipped model only as something that decodes.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from engine import Engine, Job, TokenGenerated
+from engine.testing import Script, ScriptedDecoder
+from niels_gpt.infer.kernel_decoder import KernelDecoder
+from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.kernels.layout import PackedModel
+from niels_gpt.sampling import Sampling
+from niels_gpt.tokenizer import Tokenizer
+
+TICK = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What is measured: a model, and how much of everything."""
+
+    packed: PackedModel
+    tokenizer: Tokenizer
+    backend: str
+    turns: int
+    tokens: int
+    """Of a reply."""
+    seconds: float
+    """For which the event loop's lag is watched."""
+
+    def decoder(self, *, pool_bytes: int = 0) -> KernelDecoder:
+        """A fresh decoder."""
+        return KernelDecoder(self.packed, self.tokenizer, pool_bytes=pool_bytes)
+
+    def request(self, *, prompt: int | Sequence[int] = 16, new: int | None = None, seed: int = 0) -> Any:
+        """A reply of exactly `new` tokens after `prompt`, or after so many random tokens."""
+        if isinstance(prompt, int):
+            chance = random.Random(seed)
+            prompt = [chance.randrange(self.packed.shape.V) for _ in range(prompt)]
+        return GenerationRequest(
+            prompt_ids=tuple(prompt), max_new_tokens=new or self.tokens, sampling=Sampling(), seed=seed,
+            stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
+        )  # fmt: skip
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run an asynchronous measurement."""
+        return anyio.run(function, *arguments, backend=self.backend)
+
+
+class Counted:
+    """A decoder, and how often it was advanced."""
+
+    def __init__(self, decoder: KernelDecoder) -> None:
+        self._decoder = decoder
+        self.admit = decoder.admit
+        self.begun: list[float] = []
+        """When each step began."""
+        self.took: list[float] = []
+
+    def advance(self, sequences: Sequence[Any]) -> Any:
+        """Count a step."""
+        began = time.monotonic()
+        self.begun.append(began)
+        steps = self._decoder.advance(sequences)
+        self.took.append(time.monotonic() - began)
+        return steps
+
+    def release(self, sequence: Any) -> Mapping[str, object]:
+        """Nothing to count."""
+        return self._decoder.release(sequence)
+
+
+def bare_loop(place: Place, jobs: int) -> float:
+    """Tokens a second of a loop around the decoder that does nothing else."""
+    decoder, tokens = place.decoder(), 0
+    began = time.perf_counter()
+    live = [decoder.admit(place.request(seed=seed)) for seed in range(jobs)]
+    while live:
+        going = []
+        for sequence, step in zip(live, decoder.advance(live), strict=True):
+            tokens += len(step.tokens)
+            if step.finish is None and step.error is None:
+                going.append(sequence)
+            else:
+                decoder.release(sequence)
+        live = going
+    return tokens / (time.perf_counter() - began)
+
+
+async def through_the_engine(place: Place, jobs: int) -> float:
+    """Tokens a second of the same replies as jobs, each with a follower."""
+    async with Engine(place.decoder()) as engine:
+        began = time.perf_counter()
+        running = [engine.submit(place.request(seed=seed)) for seed in range(jobs)]
+        tokens = 0
+
+        async def follow(job: Job) -> None:
+            nonlocal tokens
+            async for event in job.events():
+                tokens += isinstance(event, TokenGenerated)
+
+        async with anyio.create_task_group() as followers:
+            for job in running:
+                followers.start_soon(follow, job)
+        return tokens / (time.perf_counter() - began)
+
+
+def throughput(place: Place, jobs: int) -> list[tuple[float, float]]:
+    """(bare, engine) of each turn; who goes first alternates."""
+    bare_loop(place, jobs)
+    pairs: list[tuple[float, float]] = []
+    for turn in range(place.turns):
+        if turn % 2:
+            engine = place.run(through_the_engine, place, jobs)
+            pairs.append((bare_loop(place, jobs), engine))
+        else:
+            bare = bare_loop(place, jobs)
+            pairs.append((bare, place.run(through_the_engine, place, jobs)))
+    return pairs
+
+
+async def lag(place: Place, jobs: int) -> list[float]:
+    """Seconds by which a ticker of the event loop is late, sorted, while so many jobs are decoded."""
+    late: list[float] = []
+    async with Engine(place.decoder()) as engine:
+
+        async def keep_busy(seed: int) -> None:
+            while True:
+                async for _ in engine.submit(place.request(seed=seed)).events():
+                    pass
+
+        async with anyio.create_task_group() as load:
+            for seed in range(jobs):
+                load.start_soon(keep_busy, seed)
+            until = time.monotonic() + place.seconds
+            while (began := time.monotonic()) < until:
+                await anyio.sleep(TICK)
+                late.append(time.monotonic() - began - TICK)
+            load.cancel_scope.cancel()
+    return sorted(late)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel:
+    """One cancel: how long until the terminal event, in seconds and in steps begun meanwhile."""
+
+    seconds: float
+    steps: int
+    step_seconds: float
+    """Of the median step."""
+
+
+async def cancels(place: Place, jobs: int) -> list[Cancel]:
+    """One of `jobs` running jobs is cancelled at a random moment, once a turn."""
+    chance, found = random.Random(0), list[Cancel]()
+    decoder = Counted(place.decoder())
+    async with Engine(decoder) as engine:
+        for _ in range(place.turns * 4):
+            running = [engine.submit(place.request(seed=seed)) for seed in range(jobs)]
+            for job in running:
+                await anext(job.events(2))
+            await anyio.sleep(chance.random() * 0.02)
+            job = chance.choice(running)
+            began = time.monotonic()
+            job.cancel()
+            result = await job.result()
+            ended = time.monotonic()
+            if result.reason == "cancelled":
+                steps = sum(began < begun < ended for begun in decoder.begun)
+                step = statistics.median(decoder.took)
+                found.append(Cancel(seconds=ended - began, steps=steps, step_seconds=step))
+            for other in running:
+                other.cancel()
+                await other.result()
+    return found
+
+
+async def event_cost(tokens: int, followers: int) -> float:
+    """Seconds of the whole engine for one event, over a decoder that costs next to nothing."""
+    script = Script(tokens=[(1, "a")] * tokens, tokens_a_step=16)
+    async with Engine(ScriptedDecoder()) as engine:
+        began = time.perf_counter()
+        job = engine.submit(script)
+
+        async def follow() -> None:
+            async for _ in job.events():
+                pass
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(followers):
+                tasks.start_soon(follow)
+            await job.result()
+        return (time.perf_counter() - began) / (tokens + 3)
+
+
+async def first_token(place: Place, *, ahead: int, prompt: int) -> float:
+    """Seconds until a job of `prompt` tokens has its first one, with so many long prompts being read."""
+    long = place.packed.T - 8
+    async with Engine(place.decoder()) as engine:
+        for seed in range(ahead):
+            engine.submit(place.request(prompt=long, new=4, seed=seed))
+        if ahead:
+            await anyio.sleep(0.002)  # the first of them is being read
+        job = engine.submit(place.request(prompt=prompt, new=4, seed=99))
+        await anext(job.events(2))
+        return job.statistics().first_token or 0.0
+
+
+async def follow_up(place: Place, *, pool_bytes: int, history: int, question: int = 16) -> float:
+    """Seconds until the first token of a question after a conversation of `history` tokens."""
+    async with Engine(place.decoder(pool_bytes=pool_bytes)) as engine:
+        first = place.request(prompt=history - 32, new=32, seed=1)
+        reply = (await engine.submit(first).result()).token_ids
+        prompt = [*first.prompt_ids, *reply, *place.request(prompt=question, seed=2).prompt_ids]
+        job = engine.submit(place.request(prompt=prompt, new=4))
+        await job.result()
+        return job.statistics().first_token or 0.0
