@@ -17,6 +17,7 @@ from torch import Tensor
 from niels_gpt.checkpoint import CheckpointError, load_checkpoint
 from niels_gpt.config import ConfigError, ModelConfig, config_from_dict
 from niels_gpt.fingerprint import Fingerprint, fingerprint
+from niels_gpt.generation.pretrained import read_pretrained
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.registry import Model, build_model
 from niels_gpt.template import Template, template_for
@@ -44,12 +45,12 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
-    """Load a checkpoint for generation: float32, evaluation mode, on `device`.
+    """Load a checkpoint file, or a directory of `save_pretrained`: float32, evaluation mode, on `device`.
 
-    Raises CheckpointError (a ValueError) for a file that is missing, foreign, damaged or inconsistent.
+    Raises CheckpointError (a ValueError) for what is missing, foreign, damaged or inconsistent.
     """
     path = Path(path)
-    content = load_checkpoint(path, device="cpu")
+    content = read_pretrained(path) if path.is_dir() else load_checkpoint(path, device="cpu")
     model = model_from_checkpoint(content, where=str(path))
     cfg = model.cfg
     try:

@@ -63,19 +63,14 @@ def forward_cached(
         raise ValueError(
             f"positions {start.tolist()} and {t} tokens each leave the cache's and model's {room}"
         )
-    blocks = model.layers()
-    places = blocks[0].attn.place(start, t, used)
-    h = model.tok_emb(ids)
-    attn = None
-    for layer, block in enumerate(blocks):
-        traced = layer == trace_layer
-        h, probs = block.forward_cached(
-            h, k[layer, :, :, :used], v[layer, :, :, :used], places, return_attn=traced
-        )
-        if traced and probs is not None:
-            attn = probs.new_zeros(B, model.cfg.H, t, k.shape[3])
-            attn[..., :used] = probs
-    return model.head(h), attn
+    logits, probs = model.forward_cached(
+        ids, k[:, :, :, :used], v[:, :, :, :used], start, trace_layer=trace_layer
+    )
+    if probs is None:
+        return logits, None
+    attn = probs.new_zeros(B, model.cfg.H, t, k.shape[3])
+    attn[..., :used] = probs
+    return logits, attn
 
 
 def prefill(

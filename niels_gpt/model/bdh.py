@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from niels_gpt.config import ARCHITECTURES, ModelConfig
+from niels_gpt.generation.methods import Generates
 
 NORM_EPS = 1e-5
 QUANTUM = 2  # latents that share a frequency: a pair is turned as one
@@ -94,12 +95,16 @@ class BDHState:
     start: Tensor
     """(B,) int64 on the CPU: tokens that each has read."""
 
+    def select(self, rows: Tensor) -> BDHState:
+        """Return the state of these sequences, in this order; one may come several times."""
+        return BDHState(self.sums[:, rows.to(self.sums.device)], self.start[rows])
+
 
 Attend = Callable[[Tensor, Tensor, int], Tensor]
 """From turned latents (B, H, t, N), what the layer was given (B, 1, t, C) and its number, to (B, H, t, C)."""
 
 
-class BDH(nn.Module):
+class BDH(Generates):
     """Token ids in, logits of the next token out. Weights start from torch's global generator."""
 
     arch: Literal["bdh"] = "bdh"

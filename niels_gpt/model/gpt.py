@@ -3,20 +3,40 @@
 Parameter names (`tok_emb`, `blocks.N...`, `ln_f`, `lm_head`) are those of the original project, so that its
 checkpoints load. Knows nothing about tokenizers, sampling or caches.
 
-B batch, t tokens at hand, T context window, C width, H heads, V vocabulary, L layers.
+B batch, t tokens at hand, T context window, C width, H heads, D head width, V vocabulary, L layers, S cached
+positions.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from niels_gpt.config import ModelConfig
+from niels_gpt.generation.methods import Generates
 from niels_gpt.model.blocks import Block, init_weights, make_norm
 
 
-class GPT(nn.Module):
+@dataclass
+class GPTState:
+    """Keys and values of B sequences that stand anywhere."""
+
+    k: Tensor
+    """(L, B, H, room, D); so is `v`. What lies behind a row's own end is written before it is seen."""
+    v: Tensor
+    start: Tensor
+    """(B,) int64: tokens that each has read."""
+
+    def select(self, rows: Tensor) -> GPTState:
+        """Return the state of these sequences, in this order; one may come several times."""
+        rows = rows.to(self.start.device)
+        return GPTState(self.k[:, rows], self.v[:, rows], self.start[rows])
+
+
+class GPT(Generates):
     """Token ids in, logits of the next token out. Weights start from torch's global generator."""
 
     arch: Literal["gpt"] = "gpt"
@@ -58,6 +78,42 @@ class GPT(nn.Module):
                 h = block(h)
         full = probs if return_full_attn else None
         return self.head(h), {"layer": trace_layer, "attn_row": probs[:, :, -1, :], "attn_full": full}
+
+    def forward_cached(
+        self, x: Tensor, k: Tensor, v: Tensor, start: Tensor, *, trace_layer: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read ids (B, t) that stand from `start` (B,) on in a cache k, v (L, B, H, S, D), written in place.
+
+        S must be the end of the longest row. Returns logits (B, t, V) and that layer's attention
+        probabilities (B, H, t, S), if asked for. `niels_gpt.infer.kv_cache` checks what comes in.
+        """
+        layers = self.layers()
+        places = layers[0].attn.place(start, x.shape[1], k.shape[3])
+        h, found = self.tok_emb(x), None
+        for layer, block in enumerate(layers):
+            traced = layer == trace_layer
+            h, probs = block.forward_cached(h, k[layer], v[layer], places, return_attn=traced)
+            found = probs if traced else found
+        return self.head(h), found
+
+    def new_state(self, B: int, room: int) -> GPTState:
+        """Return the state of B sequences of at most `room` tokens before their first."""
+        cfg, weight = self.cfg, self.tok_emb.weight
+        k = torch.zeros((cfg.L, B, cfg.H, room, cfg.D), device=weight.device, dtype=weight.dtype)
+        return GPTState(k, torch.zeros_like(k), torch.zeros(B, dtype=torch.int64, device=weight.device))
+
+    @torch.no_grad()
+    def forward_from(self, x: Tensor, state: GPTState, lengths: Tensor | None = None) -> Tensor:
+        """Read the next ids (B, t) of B sequences and give their logits (B, t, V); moves `state` on.
+
+        With `lengths` (B,), the ids of a row beyond its length are not there: the next ones take their place,
+        and their logits mean nothing.
+        """
+        t = x.shape[1]
+        end = int(state.start.max()) + t
+        logits, _ = self.forward_cached(x, state.k[:, :, :, :end], state.v[:, :, :, :end], state.start)
+        state.start = state.start + (t if lengths is None else lengths.to(state.start.device))
+        return logits
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the embedded ids (B, t, C), with dropout in training; AssertionError for t beyond T."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Sampling:
             penalty = getattr(self, name)
             if penalty is not None and not is_finite(penalty):
                 raise ValueError(f"{name} is {penalty!r}, expected a finite number, or None for none")
+
+    def greedy(self) -> Sampling:
+        """Return the same at temperature 0."""
+        return replace(self, temperature=0.0)
 
     @property
     def penalizes_counts(self) -> bool:
