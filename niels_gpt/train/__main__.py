@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in TORCH_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from niels_gpt.train.assembly import assemble  # noqa: PLC0415 - torch, after the flags are known to be good
+    from niels_gpt.train.parallel import leave  # noqa: PLC0415 - the same
 
     try:
         return _run(assemble(options, note=_say), options)
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        leave()
 
 
 def _run(run: Run, options: Options) -> int:
@@ -69,7 +72,7 @@ def _run(run: Run, options: Options) -> int:
         latest = run.out / "latest.pt"
         if run.world.leads:
             _say_outcome(outcome, options, latest)
-        run.world.close()
+        run.world.wait()
         return 128 + (stop.signal_number or signal.SIGINT) if outcome.stopped else 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.infer.backends import torch_decoder
 from niels_gpt.model.registry import Model, build_model
 from niels_gpt.paths import CHECKPOINT_DIR, ensure_dirs
 from niels_gpt.prompts import DEFAULT_SYSTEM_PROMPT
@@ -157,7 +157,7 @@ def _sampler(
         return None
 
     def sample(model: Model) -> str:
-        decoder = TorchDecoder(model, tokenizer, device=device)
+        decoder = torch_decoder(model, tokenizer, device=device)
         replies = greedy_replies(decoder, template, [conversation], max_new_tokens=60)
         return f"{SAMPLE_QUESTION} -> {' '.join(replies[0].split())}"
 

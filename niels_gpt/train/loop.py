@@ -144,7 +144,7 @@ def train(run: Run, observer: Observer, *, should_stop: Callable[[], bool] = lam
         started = time.perf_counter()
         batch = next(batches)
         lr = _learning_rate(cfg, step)
-        loss = _update(run, batch, step=step, lr=lr)
+        loss = update(run, batch, step=step, lr=lr)
         step += 1
         pace.add(batch.tokens, time.perf_counter() - started)
         observer.stepped(
@@ -175,7 +175,7 @@ def _learning_rate(cfg: TrainConfig, step: int) -> float:
     )
 
 
-def _update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
+def update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
     """Take one step; return the loss of the whole batch, which may be computed in parts and elsewhere too."""
     world, cfg, count = run.world, run.train_cfg, run.accumulation_steps
     set_seed(dropout_seed(cfg.seed, _counter(run, step), rank=world.rank))

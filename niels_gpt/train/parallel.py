@@ -8,6 +8,8 @@ the processes in the environment. Knows nothing about data, files or what a step
 from __future__ import annotations
 
 import contextlib
+import gc
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,10 +53,11 @@ class World:
                 fully_shard(block, mesh=mesh)
             fully_shard(forward, mesh=mesh)
             return forward
-        index = torch.device(device).index
-        return nn.parallel.DistributedDataParallel(
-            forward, device_ids=None if index is None else [index], broadcast_buffers=False
-        )
+        wrapper, index = nn.parallel.DistributedDataParallel, torch.device(device).index
+        # Buffers are tables that follow from the config. The setting has another name from torch 2.13 on.
+        names = inspect.signature(wrapper).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return wrapper(forward, device_ids=None if index is None else [index], **{buffers: False})
 
     @contextlib.contextmanager
     def exchanging(self, forward: nn.Module, *, last: bool) -> Iterator[None]:
@@ -92,11 +95,6 @@ class World:
         """Return a state in which every part of a weight is the whole weight; all processes must call it."""
         return _mapped(state, _whole) if self.shards else state
 
-    def close(self) -> None:
-        """Leave the group."""
-        if self.size > 1:
-            dist.destroy_process_group()
-
     def _reduced(self, value: float, operation: Any) -> float:
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         held = torch.tensor(value, dtype=torch.float64, device=device)
@@ -117,6 +115,16 @@ def join(*, kind: str, device: str) -> tuple[World, str]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", rank=rank, world_size=size)
     return World(rank=rank, size=size, kind=kind), device
+
+
+def leave() -> None:
+    """Leave the group, if there is one. Nobody may hold a model of it any more.
+
+    A group that is still held when Python ends has threads that end the whole program with an abort.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -135,7 +135,7 @@ def test_parts_of_a_batch_learn_what_the_whole_batch_does(
     model = {"V": 256, "T": 64, "C": 16, "L": 1, "H": 2, "d_ff": 16, "dropout": 0.0}
     losses = []
     for count in (1, 3):
-        compute = {"accumulation_steps": count, "activation_checkpointing": count > 1}
+        compute = {"accumulation_steps": count, "activation_checkpointing": count > 1, "amp": None}
         out = tmp_path / str(count)
         assert run(stream_config(model=model, compute=compute), out) == 0
         losses.append([line["loss"] for line in read_metrics(out / "metrics.jsonl") if "loss" in line])
