@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import anyio
@@ -34,16 +35,17 @@ _ENDINGS = {
     "context": "(stopped: the context is full; /reset begins anew)",
     "cancelled": "(stopped)",
 }
+_QUOTED = 40
 _FORGOTTEN = "(stopped; the model will not see this turn: /keep_stopped is off)"
 
 
 class Desk:
-    """Satisfies command.Desk. `serve` must run beside everything else, in a task of its own.
+    """Satisfies command.Desk and conversation.Listener. `serve` must run in a task beside everything else.
 
-    `recall` shows the last exchange when a session is resumed. `listener` hears the replies, None for the
-    screen. `on_news` is called, on the event loop, when there is something to say before the next line: a
-    session was opened, or loading failed. `on_event` hears the engine's events, `on_preference` what changed
-    in how the chat works.
+    `recall` shows the last exchange when a session is resumed. `on_news` is called, on the event loop, when
+    there is something to say before the next line: a session was opened, or loading failed. `on_event` hears
+    the engine's events, in place of the screen that hears the replies' text. `on_preference` hears what
+    changed in how the chat works.
     """
 
     def __init__(
@@ -53,16 +55,15 @@ class Desk:
         screen: Screen,
         *,
         recall: bool,
-        listener: Listener | None = None,
         on_news: Callable[[], None] = lambda: None,
-        on_event: Callable[[Event], None] = lambda _: None,
+        on_event: Callable[[Event], None] | None = None,
         on_preference: Callable[[str, Value], None] = lambda _key, _value: None,
     ) -> None:
         self._screen = screen
         self._recall = recall
-        self._listener: Listener = screen if listener is None else listener
+        self._shows_text = on_event is None
         self._on_preference = on_preference
-        self._opened = Opened(options, loader, on_news=on_news, on_event=on_event)
+        self._opened = Opened(options, loader, on_news=on_news, on_event=on_event or (lambda _: None))
         self._preferences: dict[str, Value] = {"markdown": False, "vi": options.vi}
         if options.markdown:
             self._preferences["markdown"] = screen.render_markdown(wanted=True)
@@ -109,7 +110,8 @@ class Desk:
         """Say how to go on, if there is something to go on with."""
         record, options = self._opened.record, self._opened.options
         if record is not None and record.exists and record.name is not None and not options.ephemeral:
-            self._screen.notice(f"resume with: {shlex.join(options.resume_arguments(record.name))}")
+            words = options.resume_arguments(record.name)
+            self._screen.notice(f"resume with: {shlex.join(words)}", breakable=False)
 
     async def record(self) -> Record:
         """Return the open session, greeted and with what the flags gave; waits while it loads."""
@@ -140,7 +142,7 @@ class Desk:
         """Have a reply generated and show it as it comes."""
         conversation = await self.conversation()
         with spinning(self._screen, lambda: "thinking"):
-            self._end(await work(conversation, self._listener))
+            self._end(await work(conversation, self))
 
     async def switch(self, session: str) -> None:
         """Go on with another session; ChatError leaves everything as it is."""
@@ -191,6 +193,24 @@ class Desk:
             raise ChatError("this terminal has no styles to show Markdown with, or NO_COLOR is set")
         self._preferences[key] = value
         self._on_preference(key, value)
+
+    def text(self, delta: str) -> None:
+        """Show the next piece of a reply."""
+        if self._shows_text:
+            self._screen.text(delta)
+
+    def trimmed(self, turns: int) -> None:
+        """Say which turns were left out of the prompt: the oldest, up to the one that is quoted."""
+        from niels_gpt.chat.context import exchanges_of  # noqa: PLC0415 - where a reply begins, it is imported
+
+        record = self._opened.record
+        keep_stopped = record is None or record.settings.keep_stopped
+        known = exchanges_of(record.messages if record else (), keep_stopped=keep_stopped)
+        quoted = "".join(repr(shorten(each.user, _QUOTED)) for each in known[turns - 1 : turns])
+        what = (
+            f"turn {quoted} no longer fits" if turns == 1 else f"{turns} turns no longer fit, up to {quoted}"
+        )
+        self._screen.notice(f"(the context is full: the oldest {what})")
 
     def say(self, text: str) -> None:
         """Print lines that were asked for."""
@@ -254,7 +274,7 @@ class Desk:
             conversation = await self._talk()
             self._screen.notice("(this reply was interrupted; finishing it)")
             with spinning(self._screen, lambda: "thinking"):
-                self._end(await conversation.finish_pending(turn, self._listener))
+                self._end(await conversation.finish_pending(turn, self))
 
     def _end(self, reply: Reply) -> None:
         self._screen.end_reply()

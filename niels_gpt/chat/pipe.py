@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 import anyio
@@ -31,39 +32,14 @@ FROM_INPUT = "-"
 """As a message: read it from standard input, to its end."""
 
 
-class Events:
-    """Prints events as JSON lines; hears of replies without printing their text."""
-
-    def __init__(self, stream: TextIO, screen: Screen) -> None:
-        self._stream = stream
-        self._screen = screen
-
-    def __call__(self, event: Event) -> None:
-        """Print one event."""
-        from engine import to_json  # noqa: PLC0415 - where there is an event, it is imported
-
-        self._stream.write(to_json(event) + "\n")
-        self._stream.flush()
-
-    def text(self, delta: str) -> None:
-        """Leave it to the events."""
-
-    def trimmed(self, turns: int) -> None:
-        """Say that old turns were left out of the prompt."""
-        self._screen.trimmed(turns)
-
-
 async def run_pipe(options: Options, loader: Loader, screen: Screen, descriptor: int, output: TextIO) -> int:
     """Answer the message of the options, or every line of a file descriptor; return the exit status.
 
     `output` takes the events if those are asked for. Raises LoadFailed, and BrokenPipeError when nobody reads
     the replies any more. Without a message nothing is loaded.
     """
-    if options.as_events:
-        events = Events(output, screen)
-        desk = Desk(options, loader, screen, recall=False, listener=events, on_event=events)
-    else:
-        desk = Desk(options, loader, screen, recall=False)
+    on_event = partial(_print_event, output) if options.as_events else None
+    desk = Desk(options, loader, screen, recall=False, on_event=on_event)
     failure: LoadFailed | BrokenPipeError | None = None
     status: int | None = None
     async with anyio.create_task_group() as tasks:
@@ -86,6 +62,13 @@ async def run_pipe(options: Options, loader: Loader, screen: Screen, descriptor:
     if status is not None:
         return status
     return FAILED if desk.troubled else OK
+
+
+def _print_event(output: TextIO, event: Event) -> None:
+    from engine import to_json  # noqa: PLC0415 - where there is an event, it is imported
+
+    output.write(to_json(event) + "\n")
+    output.flush()
 
 
 async def _answer_one(desk: Desk, loader: Loader, screen: Screen, prompt: str, descriptor: int) -> None:

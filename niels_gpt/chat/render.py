@@ -88,7 +88,7 @@ class Screen:
 
     `styled` allows bold and dim. `columns` tells the width of the terminal that the notices go to, None where
     its cursor cannot be moved: then no line is broken and nothing is shown that has to be taken back.
-    `quiet` leaves the notices out, errors excepted. Satisfies conversation.Listener.
+    `quiet` leaves the notices out, errors excepted.
     """
 
     def __init__(
@@ -129,14 +129,10 @@ class Screen:
             self._write(self._laid_out(self._markdown.finish()))
         self._close_line()
 
-    def trimmed(self, turns: int) -> None:
-        """Say that old turns were left out of the prompt."""
-        self.notice(f"({turns} oldest {'turn no longer fits' if turns == 1 else 'turns no longer fit'})")
-
-    def notice(self, text: str) -> None:
-        """Print whole lines that are not a reply."""
+    def notice(self, text: str, *, breakable: bool = True) -> None:
+        """Print whole lines that are not a reply; a command to copy should not be broken."""
         if not self._quiet:
-            self._lines(harmless(text), DIM)
+            self._lines(harmless(text), DIM, breakable=breakable)
 
     def say(self, text: str) -> None:
         """Print whole lines that were asked for, not dimmed."""
@@ -191,12 +187,12 @@ class Screen:
         if self._line_open:
             self._write("\n" if self._wrapper is None else self._wrapper.feed("\n"))
 
-    def _lines(self, text: str, style: str) -> None:
+    def _lines(self, text: str, style: str, *, breakable: bool = True) -> None:
         self._take_back()
         # A reply cut in mid-line keeps its line to itself; on a stream of its own it is left as it is.
         if self._replies is self._notices:
             self._close_line()
-        if self._columns is not None:
+        if self._columns is not None and breakable:
             text = Wrapper(self._columns).feed(text)
         for line in text.split("\n"):
             self._notices.write(self._in_style(line, style) + "\n")

@@ -77,15 +77,11 @@ def test_replies_and_notices_can_go_to_two_streams() -> None:
     screen.text("hi")
     screen.end_reply()
     screen.notice("note")
-    screen.trimmed(1)
-    screen.trimmed(2)
     screen.error("two\nlines \x1b[31m")
     screen.wait()
     screen.busy("loading")
     assert replies.getvalue() == "hi\n"
-    assert notices.getvalue() == (
-        "note\n(1 oldest turn no longer fits)\n(2 oldest turns no longer fit)\ntwo lines ␛[31m\n"
-    )
+    assert notices.getvalue() == ("note\ntwo lines ␛[31m\n")
 
 
 def test_a_busy_line_is_taken_back_before_anything_else() -> None:
