@@ -58,9 +58,10 @@ def open_backend(
 ) -> Backend:
     """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
 
-    `threads` compute a step of the kernels; None leaves it to them, and no number changes a bit. While
-    kernels are compiled, which happens once, `on_progress` hears (how many are done, of how many), from (0,
-    all) on. `BackendError` if `weights` are int8 and the kernels cannot run, or if `threads` is below 1.
+    `threads` compute a step of the kernels; None: one, or two where that measures faster while they run
+    (`crew`). No number changes a bit. While kernels are compiled, which happens once, `on_progress` hears
+    (how many are done, of how many), first with none done. `BackendError` if `weights` are int8 and the
+    kernels cannot run, or if `threads` is below 1.
     """
     if threads is not None and threads < 1:
         raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
@@ -115,9 +116,8 @@ def _kernels(
     fingerprint = loaded.fingerprint
     if weights == "int8":
         fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
+    decoder = KernelDecoder(pack_model(loaded.model, weights), loaded.tokenizer, threads=threads)
+    environment |= {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION}
     return Backend(
-        decoder=KernelDecoder(pack_model(loaded.model, weights), loaded.tokenizer, threads=threads),
-        fingerprint=fingerprint,
-        environment=environment
-        | {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION},
+        decoder=decoder, fingerprint=fingerprint, environment=environment | {"threads": decoder.threads}
     )

@@ -10,13 +10,12 @@ N sequences that draw, V vocabulary, T context window.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from niels_gpt.infer.crew import Crew
 from niels_gpt.infer.logits_hash import row_sums
 from niels_gpt.infer.prefix_pool import PrefixPool, State
 from niels_gpt.infer.reply import Reply
@@ -100,6 +99,7 @@ class KernelDecoder:
     ) -> None:
         """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can.
 
+        With None they share it where that measures faster (`crew`).
         States of replies that ended, up to `pool_bytes` of them, serve prompts that begin alike; 0: none do.
         """
         if tokenizer.vocab_size != model.shape.V:
@@ -111,9 +111,8 @@ class KernelDecoder:
         self._model = model
         self._tokenizer = tokenizer
         self._chunk = prefill_chunk
-        self._parts = (threads or 1) if model.may_split else 1
-        self._helpers = ThreadPoolExecutor(self._parts - 1, "kernels") if self._parts > 1 else None
-        self._memory = model.new_memory(rows=prefill_chunk, room=64, parts=self._parts)
+        self._crew = Crew(threads if model.may_split else 1)
+        self._memory = model.new_memory(rows=prefill_chunk, room=64, parts=self._crew.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
         self._slots = _new_slots(4, model.shape.V)
         self._free = [3, 2, 1, 0]
@@ -123,6 +122,11 @@ class KernelDecoder:
         self._pool: PrefixPool | None = None
         if pool_bytes and isinstance(model, PackedModel):
             self._pool = PrefixPool(model.shape, most_bytes=pool_bytes)
+
+    @property
+    def threads(self) -> int:
+        """The most threads that share a step."""
+        return self._crew.threads
 
     def admit(self, request: GenerationRequest) -> KernelSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
@@ -155,8 +159,7 @@ class KernelDecoder:
 
     def close(self) -> None:
         """End the threads that share steps."""
-        if self._helpers is not None:
-            self._helpers.shutdown()
+        self._crew.close()
 
     def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
         """One step or more for each, in order; none of them may have finished or failed before."""
@@ -227,24 +230,16 @@ class KernelDecoder:
         if len(batch.ids) == len(batch.drawing):  # nobody reads a prompt
             steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
-        began = time.perf_counter()
         done = self._share(
-            self._model.shape, self._model.weights, self._memory.work, rows, np.array(batch.wanted, np.int64),
-            drawing, slots, self._scratch, self._drawn, steps,
+            len(batch.ids), self._model.shape, self._model.weights, self._memory.work, rows,
+            np.array(batch.wanted, np.int64), drawing, slots, self._scratch, self._drawn, steps,
         )  # fmt: skip
-        self._step_seconds = (time.perf_counter() - began) / done
         sums = row_sums(self._drawn.logits[:done, : len(drawing), : self._model.shape.V])
         return {sequence: self._take(sequence, i, sums[:, i]) for i, sequence in enumerate(batch.drawing)}
 
-    def _share(self, *arguments: object) -> int:
+    def _share(self, rows: int, *arguments: object) -> int:
         """Run the steps on all threads; how many were done."""
-        others = range(1, self._parts)
-        if self._helpers is None:
-            return run(*arguments, 0, 1)
-        waiting = [self._helpers.submit(run, *arguments, part, self._parts) for part in others]
-        done = run(*arguments, 0, self._parts)
-        for other in waiting:
-            other.result()
+        done, self._step_seconds = self._crew.run(run, rows, *arguments)
         return done
 
     def _take(self, sequence: KernelSequence, i: int, sums: np.ndarray) -> Step:
@@ -269,7 +264,7 @@ class KernelDecoder:
         memory = self._memory
         if rows > memory.rows or room > memory.room:
             self._memory = self._model.new_memory(
-                rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._parts
+                rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._crew.threads
             )
         have = self._drawn.ids.shape
         if steps > have[0] or drawing > have[1]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from niels_gpt.model.gpt import GPT
 
 @pytest.fixture
 def loaded(new_model: Callable[..., GPT], tmp_path: Path) -> LoadedModel:
-    cfg = ModelConfig(T=32, C=16, L=1, H=2, d_ff=16)
+    cfg = ModelConfig(T=32, C=16, L=1, H=1, d_ff=16)
     path = tmp_path / "a.pt"
     train_cfg, model = TrainConfig(), new_model(cfg)
     save_checkpoint(
@@ -70,3 +71,27 @@ def test_torch_does_not_answer_for_int8_weights(loaded: LoadedModel, monkeypatch
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(BackendError, match="int8 weights need them"):
         open_backend(loaded, weights="int8")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_backend_has_the_threads_that_it_is_given(loaded: LoadedModel, threads: int) -> None:
+    with closing(open_backend(loaded, threads=threads)) as backend:
+        assert isinstance(backend.decoder, KernelDecoder)
+        assert backend.decoder.threads == backend.environment["threads"] == threads
+
+
+def test_no_threads_at_all_are_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(BackendError, match="threads=0, expected at least 1"):
+        open_backend(loaded, threads=0)
+
+
+def test_a_backend_of_torch_can_be_closed_too(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    open_backend(loaded).close()
+
+
+def test_nothing_is_told_of_kernels_that_are_compiled(loaded: LoadedModel) -> None:
+    told: list[tuple[int, int]] = []
+    open_backend(loaded).close()
+    open_backend(loaded, on_progress=lambda done, total: told.append((done, total))).close()
+    assert told == []

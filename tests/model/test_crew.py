@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from niels_gpt.infer.crew import FEWEST_CALLS, MOST_CALLS, TURNS, Crew, Pace, default_threads
+
+
+def run(pace: Pace, seconds: Callable[[int], float], calls: int) -> list[int]:
+    """The ways that were taken, where a call takes seconds(threads)."""
+    taken = []
+    for _ in range(calls):
+        threads = pace.next()
+        pace.took(threads, seconds(threads))
+        taken.append(threads)
+    return taken
+
+
+def calm(threads: int) -> float:
+    return 1.0 / threads
+
+
+def busy(threads: int) -> float:
+    return 1.0 if threads == 1 else 50.0
+
+
+@pytest.fixture
+def pace() -> Pace:
+    return Pace(2)
+
+
+def test_both_ways_are_tried_in_turns_and_the_faster_one_is_kept(pace: Pace) -> None:
+    assert run(pace, calm, 2 * TURNS) == [1, 2] * TURNS
+    assert set(run(pace, calm, FEWEST_CALLS)) == {2}
+
+
+def test_a_way_that_has_lost_already_is_not_tried_to_the_end(pace: Pace) -> None:
+    assert run(pace, busy, 2) == [1, 2]
+    assert set(run(pace, busy, FEWEST_CALLS)) == {1}
+
+
+def test_a_few_percent_are_not_worth_a_second_processor(pace: Pace) -> None:
+    run(pace, lambda threads: 1.0 if threads == 1 else 0.95, 2 * TURNS)
+    assert pace.next() == 1
+
+
+def test_a_machine_that_becomes_busy_is_noticed_at_once(pace: Pace) -> None:
+    run(pace, calm, 20 * FEWEST_CALLS)
+    assert run(pace, busy, 10).count(2) <= TURNS
+
+
+def test_a_machine_that_becomes_calm_is_noticed_too(pace: Pace) -> None:
+    run(pace, busy, 20_000)
+    assert 2 in run(pace, calm, MOST_CALLS + 2 * TURNS)
+    assert pace.next() == 2
+
+
+def test_trials_on_a_busy_machine_become_rare(pace: Pace) -> None:
+    run(pace, busy, 5_000)
+    assert run(pace, busy, 10_000).count(2) <= 10_000 // MOST_CALLS + 1
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    with closing(Crew(3)) as crew:
+        yield crew
+
+
+def test_a_given_number_of_threads_share_every_call(crew: Crew) -> None:
+    together = threading.Barrier(3)
+    seen = []
+
+    def step(part: int, parts: int) -> int:
+        together.wait(10)
+        seen.append((part, parts))
+        return 4
+
+    for _ in range(5):
+        done, seconds = crew.run(step, 1)
+        assert done == 4
+        assert seconds > 0
+    assert sorted(seen) == sorted([(0, 3), (1, 3), (2, 3)] * 5)
+
+
+def test_where_nobody_says_how_many_calls_of_few_and_of_many_rows_are_judged_apart() -> None:
+    with closing(Crew(None)) as crew:
+        if crew.threads == 1:
+            pytest.skip("one processor: nothing to choose")
+        for rows in (1, 1, 64, 64):
+            crew.run(lambda part, parts: 1, rows)
+        assert crew._paces is not None
+        assert len(crew._paces) == 2
+
+
+def test_one_processor_means_one_thread() -> None:
+    assert 1 <= default_threads() <= 2
+
+
+def test_a_crew_can_be_closed_twice(crew: Crew) -> None:
+    crew.close()
+    crew.close()
