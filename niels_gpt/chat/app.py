@@ -14,7 +14,8 @@ from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, check_checkpoint, check_session_name
 from niels_gpt.chat.render import Screen, columns_of, may_style
-from niels_gpt.chat.status import run_to_status
+from niels_gpt.chat.resuming import with_picked
+from niels_gpt.chat.status import INTERRUPTED, run_to_status
 
 
 def run(options: Options, *, make_loader: Callable[[Options], Loader] = Loader) -> int:
@@ -23,7 +24,8 @@ def run(options: Options, *, make_loader: Callable[[Options], Loader] = Loader) 
     def work() -> int:
         check_session_name(options)
         check_checkpoint(options)
-        return _chat(options, make_loader(options))
+        chosen = with_picked(options) if options.pick else options
+        return INTERRUPTED if chosen is None else _chat(chosen, make_loader(chosen))
 
     return run_to_status("niels-chat", work)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from niels_gpt.chat.errors import ChatError, LoadFailed, SessionTrouble
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, check_checkpoint
+from niels_gpt.chat.resuming import with_latest
 
 if TYPE_CHECKING:
     from engine import Event
@@ -57,6 +59,8 @@ class Opened:
         """Load, then run the engine until cancelled; a failure comes out of `session` and `conversation`."""
         try:
             self._store = await self._loader.store()
+            if self.options.latest:
+                self.options = await anyio.to_thread.run_sync(with_latest, self._store, self.options)
             self._record = await self._open(self._store, self.options)
             self.has_session.set()
             if self.options.session is not None:

@@ -38,6 +38,8 @@ class Options:
     checkpoint: Path = DEFAULT_CHECKPOINT
     checkpoint_given: bool = False
     session: str | None = None
+    latest: bool = False
+    pick: bool = False
     ephemeral: bool = False
     store: str | None = None
     device: str = "cpu"
@@ -131,7 +133,14 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--session", metavar="NAME", help="go on with this session, or begin it (default: a new one)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--session", metavar="NAME", help="go on with this session, or begin it (default: a new one)"
+    )
+    which.add_argument(
+        "-c", "--continue", dest="latest", action="store_true", help="go on with the session used last"
+    )
+    which.add_argument("--pick", action="store_true", help="choose a session from a list")
     add(
         "-p",
         "--prompt",
@@ -155,8 +164,8 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     """
     parser = build_parser()
     flags = vars(parser.parse_args(argv))
-    if flags["no_session"] and flags["session"] is not None:
-        parser.error(f"--no-session keeps nothing: leave it out, or --session {flags['session']}")
+    if flags["no_session"] and (flags["session"] is not None or flags["latest"] or flags["pick"]):
+        parser.error("--no-session keeps nothing and resumes nothing: leave it out, or the session")
     if flags["greedy"]:
         flags["temperature"] = 0.0
     everything = found(flags, environ)
@@ -172,6 +181,8 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         checkpoint=_path(values["ckpt"]) or DEFAULT_CHECKPOINT,
         checkpoint_given=values["ckpt"] is not None,
         session=flags["session"],
+        latest=flags["latest"],
+        pick=flags["pick"],
         ephemeral=flags["no_session"],
         store=cast("str | None", values["store"]),
         device=str(values["device"]),

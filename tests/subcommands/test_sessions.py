@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from prompt_toolkit.utils import get_cwidth
 
+from niels_gpt.chat.subcommands.names import names
+from niels_gpt.chat_cli import run_chat_cli
 from sessions import Store
 
 from .conftest import Command, Say
@@ -20,9 +23,9 @@ def test_the_list_shows_name_turns_and_first_words_with_the_last_used_first(
     say("newer", "How many?", "Some.")
     done = command("sessions")
     heading, first, second = done.out.splitlines()
-    assert heading.split() == ["NAME", "LAST", "USED", "TURNS", "FIRST", "WORDS"]
+    assert heading.split() == ["NAME", "LAST", "USED", "TURNS", "CHECKPOINT", "FIRST", "WORDS"]
     assert first.split()[0] == "newer"
-    assert "  2  And a forest?" in first
+    assert "  2  best.pt     And a forest?" in first
     assert second.split()[0] == "older"
     assert (done.status, done.err) == (0, "")
 
@@ -58,3 +61,49 @@ def test_an_empty_store_prints_nothing_but_a_remark(command: Command, store: Sto
     done = command("sessions")
     assert (done.status, done.out) == (0, "")
     assert "no sessions yet" in done.err
+
+
+def test_pages_tell_that_there_are_more(command: Command, say: Say) -> None:
+    for name in "abc":
+        say(name, "hi", "ho")
+    first = command("sessions", "--limit", "2")
+    assert [line.split()[0] for line in first.out.splitlines()] == ["NAME", "c", "b"]
+    assert first.err == "there are more: --offset 2 goes on\n"
+    last = command("sessions", "--limit", "2", "--offset", "2")
+    assert last.out.splitlines()[1].split()[0] == "a"
+    assert last.err == ""
+
+
+def test_archived_sessions_are_shown_on_request(command: Command, say: Say) -> None:
+    say("a", "hi", "ho")
+    command("delete", "a")
+    assert command("sessions").out == ""
+    assert "(archived) hi" in command("sessions", "--archived").out
+
+
+def test_names_are_one_a_line_and_never_an_error(command: Command, say: Say) -> None:
+    say("tree house", "hi", "ho")
+    say("forest", "hi", "ho")
+    assert command("sessions", "--names").out == "forest\ntree house\n"
+    assert command("sessions", "--names", "tr").out == "tree house\n"
+    assert command("sessions", "--names", "\x1b").out == ""
+    assert names("t", store="/nowhere/at/all.db") == []
+    assert names("t", store="nonsense://x") == []
+
+
+def test_the_store_may_be_configured_instead_of_named(
+    store_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("tree", "hi", "ho")
+    monkeypatch.setenv("NIELS_CHAT_STORE", str(store_path))
+    assert run_chat_cli(["sessions", "--names"]) == 0
+    assert capsys.readouterr().out == "tree\n"
+
+
+def test_a_store_that_is_not_there_is_an_error_and_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "typo.db"
+    assert run_chat_cli(["sessions", "--store", str(path)]) == 1
+    assert "there is no store at" in capsys.readouterr().err
+    assert not path.exists()

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Copy the store and print where to."""
     with common.opened_store(flags) as store:
-        path = flags.path.expanduser() if flags.path is not None else _dated(flags.store)
+        path = flags.path.expanduser() if flags.path is not None else _dated(common.store_place(flags))
         store.backup(path)
     common.emit(str(path))
     return OK

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from niels_gpt.chat.config import configured
 from niels_gpt.chat.errors import LoadFailed, SessionTrouble
 from niels_gpt.chat.render import harmless
 
@@ -47,22 +48,32 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
 
+def store_place(flags: argparse.Namespace) -> str | None:
+    """Return the path or URL of the store, from `--store` or what is configured; None is the user's own.
+
+    Raises WrongConfig.
+    """
+    if flags.store is not None:
+        return flags.store
+    found = configured().get("store")
+    return None if found is None or found.value is None else str(found.value)
+
+
 @contextmanager
 def opened_store(flags: argparse.Namespace, *, make: bool = False) -> Iterator[Store]:
     """Lend the store that `--store` names; what goes wrong with it is a ChatError.
 
     A file that is not there is only made for `make`: a name mistyped must not look like an empty store.
     """
-    if not make and flags.store is not None and "://" not in flags.store:
-        path = Path(flags.store).expanduser()
+    place = store_place(flags)
+    if not make and place is not None and "://" not in place:
+        path = Path(place).expanduser()
         if not path.exists():
-            raise LoadFailed(
-                f"there is no store at {str(path)!r}: give the path of one, or leave out --store"
-            )
+            raise LoadFailed(f"there is no store at {str(path)!r}: give the path of one with --store")
     from sessions import StoreError, open_store  # noqa: PLC0415 - heavy, and --help must not wait for it
 
     try:
-        store = open_store(flags.store)
+        store = open_store(place)
     except StoreError as error:
         raise LoadFailed(str(error)) from error
     with store:

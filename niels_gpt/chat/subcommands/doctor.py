@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Look at everything, print what was found, and return FAILED if something is wrong."""
-    place = _place(flags.store)
+    place = _place(common.store_place(flags))
     faults: list[str] = []
     sessions = 0
     try:

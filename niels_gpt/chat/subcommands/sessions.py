@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from niels_gpt.chat.errors import ChatError
 from niels_gpt.chat.status import OK
 from niels_gpt.chat.subcommands import common
 from niels_gpt.chat.subcommands.names import names
@@ -42,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Print the list."""
     if flags.names is not None:
-        for name in names(flags.names, store=flags.store, limit=flags.limit or _PAGE):
-            common.emit(name)
+        _complete(flags)
         return OK
     limit = _PAGE if flags.limit is None and not flags.json else flags.limit
     with common.opened_store(flags) as store:
@@ -61,6 +62,13 @@ def run(flags: argparse.Namespace) -> int:
     if len(found) > len(shown):
         common.remark(f"there are more: --offset {flags.offset + len(shown)} goes on")
     return OK
+
+
+def _complete(flags: argparse.Namespace) -> None:
+    """Print names; where the configuration is wrong there are none, and typing goes on."""
+    with suppress(ChatError):
+        for name in names(flags.names, store=common.store_place(flags), limit=flags.limit or _PAGE):
+            common.emit(name)
 
 
 def _row(each: SessionSummary) -> list[str]:

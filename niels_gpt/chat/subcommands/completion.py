@@ -1,0 +1,144 @@
+"""`niels-chat completion SHELL`: what bash, zsh or fish needs to complete the command line.
+
+Made from the parsers themselves, so it cannot fall behind them. Knows no store: names of sessions come from
+`niels-chat sessions` when the user asks for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from niels_gpt.chat.options import build_parser
+from niels_gpt.chat.status import OK
+from niels_gpt.chat.subcommands import SUBCOMMANDS
+
+SHELLS = ("bash", "zsh", "fish")
+_CHAT = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A flag as a shell completes it: its names, what it means, the values it takes if they are few."""
+
+    names: tuple[str, ...]
+    meaning: str
+    takes_value: bool
+    values: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Print the script."""
+    print("\n".join(script(flags.shell)))
+    return OK
+
+
+def flags_of_commands() -> dict[str, list[Flag]]:
+    """Return the flags of every command; those of the chat itself stand under the empty name."""
+    parsers = {_CHAT: build_parser()}
+    for command in SUBCOMMANDS.values():
+        parsers[command.name] = argparse.ArgumentParser(prog=command.name)
+        importlib.import_module(command.module).add_arguments(parsers[command.name])
+    return {name: list(_flags(parser)) for name, parser in parsers.items()}
+
+
+def script(shell: str) -> Iterator[str]:
+    """Yield the lines of the script for a shell."""
+    makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+    return makers[shell](flags_of_commands())
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list its flags
+        if action.option_strings:
+            placeholder = action.metavar if isinstance(action.metavar, str) else ""
+            listed = placeholder.strip("{}").replace("|", ",").split(",") if placeholder else []
+            choices = tuple(str(each) for each in action.choices or (listed if len(listed) > 1 else ()))
+            yield Flag(
+                names=tuple(action.option_strings),
+                meaning=" ".join((action.help or "").split()).partition(" (")[0],
+                takes_value=action.nargs != 0,
+                values=choices,
+            )
+
+
+def _bash(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
+    yield "# niels-chat completion bash >> ~/.bash_completion"
+    yield "_niels_chat() {"
+    yield '  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""'
+    yield f'  case "${{COMP_WORDS[1]}}" in {"|".join(SUBCOMMANDS)}) command="${{COMP_WORDS[1]}}" ;; esac'
+    yield "  COMPREPLY=()"
+    yield '  case "$command $before" in'
+    for name, flags in commands.items():
+        for flag in flags:
+            if flag.values:
+                patterns = "|".join(f'"{name} {each}"' for each in flag.names)
+                yield f'    {patterns}) COMPREPLY=($(compgen -W "{" ".join(flag.values)}" -- "$word")); return ;;'
+    yield "  esac"
+    yield '  case "$before" in'
+    yield '    --session) COMPREPLY=($(compgen -W "$(niels-chat sessions --names 2>/dev/null)" -- "$word")); return ;;'
+    yield "    --ckpt|--store|--system-file|--output|-o) return ;;"
+    yield "  esac"
+    yield '  case "$command" in'
+    for name, flags in commands.items():
+        words = " ".join(each for flag in flags for each in flag.names)
+        more = "" if name else " " + " ".join(SUBCOMMANDS)
+        pattern = name or '""'
+        yield f'    {pattern}) COMPREPLY=($(compgen -W "{words}{more}" -- "$word")) ;;'
+    yield "  esac"
+    yield "}"
+    yield "complete -o default -F _niels_chat niels-chat"
+
+
+def _zsh(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
+    yield "#compdef niels-chat"
+    yield "# niels-chat completion zsh > ~/.zfunc/_niels-chat, with fpath+=~/.zfunc before compinit"
+    yield "_niels_chat() {"
+    yield '  local name="${words[2]}"'
+    yield '  if (( CURRENT == 2 )) && [[ "$PREFIX" != -* ]]; then'
+    yield "    local -a known=("
+    for command in SUBCOMMANDS.values():
+        yield f"      {_quoted(f'{command.name}:{command.summary}')}"
+    yield "    )"
+    yield "    _describe command known"
+    yield "    return"
+    yield "  fi"
+    yield '  case "$name" in'
+    for name, flags in [*((n, f) for n, f in commands.items() if n), (_CHAT, commands[_CHAT])]:
+        yield f"    {name or '*'}) _arguments -S \\"
+        for flag in flags:
+            for each in flag.names:
+                value = f":value:({' '.join(flag.values)})" if flag.values else ":value:_files"
+                meaning = flag.meaning.replace("[", "(").replace("]", ")").replace(":", " ")
+                yield f"      {_quoted(f'{each}[{meaning}]' + (value if flag.takes_value else ''))} \\"
+        yield "      '*:argument:_files' ;;"
+    yield "  esac"
+    yield "}"
+    yield '_niels_chat "$@"'
+
+
+def _fish(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
+    yield "# niels-chat completion fish > ~/.config/fish/completions/niels-chat.fish"
+    for command in SUBCOMMANDS.values():
+        yield (
+            f"complete -c niels-chat -n __fish_use_subcommand -a {command.name} -d {_quoted(command.summary)}"
+        )
+    for name, flags in commands.items():
+        where = f"__fish_seen_subcommand_from {name}" if name else "__fish_use_subcommand"
+        for flag in flags:
+            names = " ".join(
+                f"-l {each[2:]}" if each.startswith("--") else f"-s {each[1:]}" for each in flag.names
+            )
+            values = f" -xa {_quoted(' '.join(flag.values))}" if flag.values else " -r" if flag.takes_value else ""
+            yield f"complete -c niels-chat -n {_quoted(where)} {names}{values} -d {_quoted(flag.meaning)}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", r"'\''") + "'"
