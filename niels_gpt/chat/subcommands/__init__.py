@@ -59,6 +59,16 @@ SUBCOMMANDS: dict[str, Subcommand] = {
             summary="look for damage in the store, and say what to do",
             module=f"{__name__}.doctor",
         ),
+        Subcommand(
+            name="config",
+            summary="show every value that can be configured, and where it comes from",
+            module=f"{__name__}.config",
+        ),
+        Subcommand(
+            name="completion",
+            summary="print what a shell needs to complete niels-chat",
+            module=f"{__name__}.completion",
+        ),
     )
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from niels_gpt.chat.options import build_parser
@@ -40,19 +40,28 @@ def run(flags: argparse.Namespace) -> int:
     return OK
 
 
-def flags_of_commands() -> dict[str, list[Flag]]:
-    """Return the flags of every command; those of the chat itself stand under the empty name."""
-    parsers = {_CHAT: build_parser()}
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of every command; that of the chat itself stands under the empty name."""
+    made: dict[str, argparse.ArgumentParser] = {_CHAT: build_parser()}
     for command in SUBCOMMANDS.values():
-        parsers[command.name] = argparse.ArgumentParser(prog=command.name)
-        importlib.import_module(command.module).add_arguments(parsers[command.name])
-    return {name: list(_flags(parser)) for name, parser in parsers.items()}
+        made[command.name] = argparse.ArgumentParser(prog=f"niels-chat {command.name}")
+        importlib.import_module(command.module).add_arguments(made[command.name])
+    return made
 
 
 def script(shell: str) -> Iterator[str]:
     """Yield the lines of the script for a shell."""
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
-    return makers[shell](flags_of_commands())
+    known = parsers()
+    return makers[shell](
+        {name: list(_flags(parser)) for name, parser in known.items()},
+        [name for name, parser in known.items() if _takes_sessions(parser)],
+    )
+
+
+def _takes_sessions(parser: argparse.ArgumentParser) -> bool:
+    # NAME is what every command calls a session.
+    return any(not action.option_strings and action.metavar == "NAME" for action in parser._actions)  # noqa: SLF001
 
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
@@ -69,37 +78,55 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
             )
 
 
-def _bash(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
-    yield "# niels-chat completion bash >> ~/.bash_completion"
-    yield "_niels_chat() {"
-    yield '  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""'
-    yield f'  case "${{COMP_WORDS[1]}}" in {"|".join(SUBCOMMANDS)}) command="${{COMP_WORDS[1]}}" ;; esac'
-    yield "  COMPREPLY=()"
+_BASH_BEGIN = """\
+# niels-chat completion bash >> ~/.bash_completion
+_niels_chat_sessions() {
+  local name
+  while IFS= read -r name; do
+    COMPREPLY+=("$(printf %q "$name")")
+  done < <(niels-chat sessions --names="$1" 2>/dev/null)
+}
+_niels_chat() {
+  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""
+  COMPREPLY=()"""
+
+
+def _bash(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
+    yield _BASH_BEGIN
+    yield f'  (( COMP_CWORD > 1 )) && case "${{COMP_WORDS[1]}}" in {"|".join(SUBCOMMANDS)})'
+    yield '    command="${COMP_WORDS[1]}" ;;'
+    yield "  esac"
     yield '  case "$command $before" in'
     for name, flags in commands.items():
         for flag in flags:
+            patterns = "|".join(f'"{name} {each}"' for each in flag.names)
             if flag.values:
-                patterns = "|".join(f'"{name} {each}"' for each in flag.names)
-                yield f'    {patterns}) COMPREPLY=($(compgen -W "{" ".join(flag.values)}" -- "$word")); return ;;'
-    yield "  esac"
-    yield '  case "$before" in'
-    yield '    --session) COMPREPLY=($(compgen -W "$(niels-chat sessions --names 2>/dev/null)" -- "$word")); return ;;'
-    yield "    --ckpt|--store|--system-file|--output|-o) return ;;"
+                yield f"    {patterns})"
+                yield f'      COMPREPLY=($(compgen -W "{" ".join(flag.values)}" -- "$word")); return ;;'
+            elif "--session" in flag.names:
+                yield f'    {patterns}) _niels_chat_sessions "$word"; return ;;'
+            elif flag.takes_value:
+                yield f"    {patterns}) return ;;"
     yield "  esac"
     yield '  case "$command" in'
     for name, flags in commands.items():
-        words = " ".join(each for flag in flags for each in flag.names)
-        more = "" if name else " " + " ".join(SUBCOMMANDS)
-        pattern = name or '""'
-        yield f'    {pattern}) COMPREPLY=($(compgen -W "{words}{more}" -- "$word")) ;;'
+        words = " ".join([*(each for flag in flags for each in flag.names), *([] if name else SUBCOMMANDS)])
+        yield f"    {name or chr(34) * 2})"
+        if name in with_sessions:
+            yield '      [[ "$word" == -* ]] || _niels_chat_sessions "$word"'
+        yield f'      COMPREPLY+=($(compgen -W "{words}" -- "$word")) ;;'
     yield "  esac"
     yield "}"
     yield "complete -o default -F _niels_chat niels-chat"
 
 
-def _zsh(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
+def _zsh(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
     yield "#compdef niels-chat"
     yield "# niels-chat completion zsh > ~/.zfunc/_niels-chat, with fpath+=~/.zfunc before compinit"
+    yield "_niels_chat_sessions() {"
+    yield '  local -a names=("${(@f)$(niels-chat sessions --names 2>/dev/null)}")'
+    yield "  _describe session names"
+    yield "}"
     yield "_niels_chat() {"
     yield '  local name="${words[2]}"'
     yield '  if (( CURRENT == 2 )) && [[ "$PREFIX" != -* ]]; then'
@@ -115,16 +142,18 @@ def _zsh(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
         yield f"    {name or '*'}) _arguments -S \\"
         for flag in flags:
             for each in flag.names:
-                value = f":value:({' '.join(flag.values)})" if flag.values else ":value:_files"
+                files = "_niels_chat_sessions" if each == "--session" else "_files"
+                value = f":value:({' '.join(flag.values)})" if flag.values else f":value:{files}"
                 meaning = flag.meaning.replace("[", "(").replace("]", ")").replace(":", " ")
                 yield f"      {_quoted(f'{each}[{meaning}]' + (value if flag.takes_value else ''))} \\"
-        yield "      '*:argument:_files' ;;"
+        rest = "_niels_chat_sessions" if name in with_sessions else "_files"
+        yield f"      '*:argument:{rest}' ;;"
     yield "  esac"
     yield "}"
     yield '_niels_chat "$@"'
 
 
-def _fish(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
+def _fish(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
     yield "# niels-chat completion fish > ~/.config/fish/completions/niels-chat.fish"
     for command in SUBCOMMANDS.values():
         yield (
@@ -136,8 +165,15 @@ def _fish(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
             names = " ".join(
                 f"-l {each[2:]}" if each.startswith("--") else f"-s {each[1:]}" for each in flag.names
             )
-            values = f" -xa {_quoted(' '.join(flag.values))}" if flag.values else " -r" if flag.takes_value else ""
+            values = (
+                f" -xa {_quoted(' '.join(flag.values))}" if flag.values else " -r" if flag.takes_value else ""
+            )
             yield f"complete -c niels-chat -n {_quoted(where)} {names}{values} -d {_quoted(flag.meaning)}"
+
+    for name in with_sessions:
+        where = f"__fish_seen_subcommand_from {name}"
+        yield f"complete -c niels-chat -n {_quoted(where)} -xa '(niels-chat sessions --names 2>/dev/null)'"
+    yield "complete -c niels-chat -l session -xa '(niels-chat sessions --names 2>/dev/null)'"
 
 
 def _quoted(text: str) -> str:
