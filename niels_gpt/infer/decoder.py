@@ -79,6 +79,11 @@ class TorchDecoder:
         dtype = model.tok_emb.weight.dtype
         self._slab = KVSlab(L=cfg.L, H=cfg.H, T=cfg.T, D=cfg.D, device=self._device, dtype=dtype)
 
+    @property
+    def model(self) -> GPT:
+        """The model that it decodes with."""
+        return self._model
+
     @torch.inference_mode()
     def admit(self, request: GenerationRequest) -> TorchSequence:
         """Take a request in; nothing is computed yet.

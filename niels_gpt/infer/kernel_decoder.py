@@ -124,6 +124,11 @@ class KernelDecoder:
             self._pool = PrefixPool(model.shape, most_bytes=pool_bytes)
 
     @property
+    def model(self) -> PackedModel | PackedBDH:
+        """The packed weights that it decodes with."""
+        return self._model
+
+    @property
     def threads(self) -> int:
         """The most threads that share a step."""
         return self._crew.threads

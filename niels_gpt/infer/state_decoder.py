@@ -56,6 +56,11 @@ class TorchStateDecoder:
         self._device = device
         self._chunk = prefill_chunk
 
+    @property
+    def model(self) -> BDH:
+        """The model that it decodes with."""
+        return self._model
+
     def admit(self, request: GenerationRequest) -> StatefulSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
         reply = Reply(request, self._tokenizer, context=self._model.cfg.context)
