@@ -219,11 +219,11 @@ def _system_prompt(text: str | None, path: Path | None) -> str | None:
 
 def check_checkpoint(options: Options) -> None:
     """Raise LoadFailed when the checkpoint's file is not there; what is inside is seen while loading."""
-    if options.checkpoint.is_file():
+    if options.checkpoint.is_file() or (options.checkpoint / "config.json").is_file():
         return
     what = "is not a file" if options.checkpoint.exists() else "does not exist"
     advice = (
-        "give the path of a .pt file"
+        "give the path of a .pt file, or of a folder that save_pretrained wrote"
         if options.checkpoint_given
         else "train one with `python -m niels_gpt.train --config configs/primer.json` or give --ckpt PATH"
     )
