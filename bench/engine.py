@@ -6,7 +6,7 @@
 The shipped model on one thread, replies sampled as in a chat. Rates are medians of turns that alternate with
 their baseline. Nothing is judged here: the numbers are for people. The rows:
 
-- tokens a second through the engine, every job with a follower, over those of a bare decode loop;
+- tokens a second through the engine, jobs awaited or followed token by token, over those of a bare loop;
 - how late a ticker of 1 ms is on the event loop while jobs are decoded, beside the same ticker idle;
 - how long from `cancel()` to the terminal event, in steps of the decoder that began meanwhile;
 - what one event costs the engine, over a decoder that costs next to nothing;
@@ -21,6 +21,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -76,12 +77,13 @@ Table = tuple[list[str], list[list[str]]]
 
 def _throughput(place: figures.Place) -> Table:
     rows: list[list[str]] = []
-    for jobs in JOBS:
-        pairs = figures.throughput(place, jobs)
+    for jobs, followed in product(JOBS, (False, True)):
+        pairs = figures.throughput(place, jobs, followed=followed)
         ratios = sorted(engine / bare for bare, engine in pairs)
         bare, engine = (statistics.median(rates) for rates in zip(*pairs, strict=True))
         spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
-        rows.append([str(jobs), f"{bare:,.0f}", f"{engine:,.0f}", f"{statistics.median(ratios):.3f}", spread])
+        name = f"{jobs}, {'each followed' if followed else 'awaited'}"
+        rows.append([name, f"{bare:,.0f}", f"{engine:,.0f}", f"{statistics.median(ratios):.3f}", spread])
     return [
         "jobs",
         "bare loop, tokens/s",

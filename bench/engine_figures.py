@@ -11,11 +11,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 
-from engine import Engine, Job, TokenGenerated
+from engine import Engine, Job, Result
 from engine.testing import Script, ScriptedDecoder
 from niels_gpt.infer.kernel_decoder import KernelDecoder
 from niels_gpt.infer.request import GenerationRequest
@@ -41,7 +42,7 @@ class Place:
 
     def decoder(self, *, pool_bytes: int = 0) -> KernelDecoder:
         """A fresh decoder."""
-        return KernelDecoder(self.packed, self.tokenizer, pool_bytes=pool_bytes)
+        return KernelDecoder(self.packed, self.tokenizer, threads=1, pool_bytes=pool_bytes)
 
     def request(self, *, prompt: int | Sequence[int] = 16, new: int | None = None, seed: int = 0) -> Any:
         """A reply of exactly `new` tokens after `prompt`, or after so many random tokens."""
@@ -98,35 +99,39 @@ def bare_loop(place: Place, jobs: int) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-async def through_the_engine(place: Place, jobs: int) -> float:
-    """Tokens a second of the same replies as jobs, each with a follower."""
+async def through_the_engine(place: Place, jobs: int, *, followed: bool) -> float:
+    """Tokens a second of the same replies as jobs: only awaited, or each followed token by token."""
     async with Engine(place.decoder()) as engine:
         began = time.perf_counter()
         running = [engine.submit(place.request(seed=seed)) for seed in range(jobs)]
-        tokens = 0
+        results: list[Result] = []
 
         async def follow(job: Job) -> None:
-            nonlocal tokens
-            async for event in job.events():
-                tokens += isinstance(event, TokenGenerated)
+            async for _ in job.events():
+                pass
 
         async with anyio.create_task_group() as followers:
-            for job in running:
+            for job in running if followed else []:
                 followers.start_soon(follow, job)
-        return tokens / (time.perf_counter() - began)
+            results += [await job.result() for job in running]
+        return sum(len(result.token_ids) for result in results) / (time.perf_counter() - began)
 
 
-def throughput(place: Place, jobs: int) -> list[tuple[float, float]]:
+def throughput(place: Place, jobs: int, *, followed: bool) -> list[tuple[float, float]]:
     """(bare, engine) of each turn; who goes first alternates."""
+
+    def engine() -> float:
+        return place.run(partial(through_the_engine, place, jobs, followed=followed))
+
     bare_loop(place, jobs)
     pairs: list[tuple[float, float]] = []
     for turn in range(place.turns):
         if turn % 2:
-            engine = place.run(through_the_engine, place, jobs)
-            pairs.append((bare_loop(place, jobs), engine))
+            rate = engine()
+            pairs.append((bare_loop(place, jobs), rate))
         else:
             bare = bare_loop(place, jobs)
-            pairs.append((bare, place.run(through_the_engine, place, jobs)))
+            pairs.append((bare, engine()))
     return pairs
 
 

@@ -184,9 +184,12 @@ async def measure(packed: PackedModel, loaded: LoadedModel, count: int, seed: in
     began = time.perf_counter()
     solo = [alone(lonely, request) for request in wanted]
     took = time.perf_counter() - began
+    lonely.close()
     before, resident = Held.now(), _peak()
-    crowd = Crowd(KernelDecoder(packed, loaded.tokenizer), wanted, seed)
+    decoder = KernelDecoder(packed, loaded.tokenizer)
+    crowd = Crowd(decoder, wanted, seed)
     await crowd.run()
+    decoder.close()
     peak, numbers = _peak(), crowd.engine.statistics()
     faults = await crowd.faults(solo)
     after = Held.now()

@@ -43,8 +43,9 @@ async def test_one_wrong_bit_in_a_solo_run_is_a_fault() -> None:
     loaded = load_model(SHIPPED_CHECKPOINT)
     packed = pack_gpt(loaded.gpt)
     wanted = thousand_jobs.requests(loaded, 6, seed=1)
-    solo = [thousand_jobs.alone(KernelDecoder(packed, loaded.tokenizer), request) for request in wanted]
-    crowd = thousand_jobs.Crowd(KernelDecoder(packed, loaded.tokenizer), wanted, seed=1)
+    decoder = KernelDecoder(packed, loaded.tokenizer, threads=1)
+    solo = [thousand_jobs.alone(decoder, request) for request in wanted]
+    crowd = thousand_jobs.Crowd(decoder, wanted, seed=1)
     crowd.victims.clear()
     await crowd.run()
     assert await crowd.faults(solo) == []
