@@ -46,6 +46,7 @@ def logits_rows(
             return model(read)[0, len(prompt_ids) - 1 :].float().cpu().numpy()
     from niels_gpt.kernels.forward import FORWARDS  # noqa: PLC0415 - Numba, which torch's users may lack
     from niels_gpt.kernels.gpt import Rows  # noqa: PLC0415
+    from niels_gpt.kernels.modes import ieee_arithmetic  # noqa: PLC0415
 
     shape = model.shape
     _check(prompt_ids, reply_ids, shape.V, model.T)
@@ -64,9 +65,10 @@ def logits_rows(
         )
         wanted = np.arange(max(first_row - start, 0), len(part))
         at = logits[max(start - first_row, 0) :]
-        FORWARDS[type(shape)](
-            shape, model.weights, memory.work, rows, wanted, at.ctypes.data if len(wanted) else 0, 0, 1
-        )
+        with ieee_arithmetic():
+            FORWARDS[type(shape)](
+                shape, model.weights, memory.work, rows, wanted, at.ctypes.data if len(wanted) else 0, 0, 1
+            )
     return logits[:, : shape.V]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from niels_gpt.kernels.barrier import meet
 from niels_gpt.kernels.compiled import ZERO, compiled, inlined
 from niels_gpt.kernels.forward import forward
+from niels_gpt.kernels.modes import plain_modes, set_modes
 from niels_gpt.kernels.sampler import Scratch, Settings, choose
 
 
@@ -56,7 +57,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, step
     The first step's rows are given; later steps feed each drawing sequence its last token, so `steps` above 1
     goes only with rows that are exactly those. Part 0 draws, all parts compute.
     """
-    done = ZERO
+    done, modes = ZERO, plain_modes()
     while done < steps:
         logits = drawn.logits[done]
         forward(shape, weights, work, rows, wanted, np.int64(logits.ctypes.data), part, parts)
@@ -74,6 +75,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, step
         if work.stop[0]:
             break
         meet(work.barrier, parts)
+    set_modes(modes)
     return done
 
 
