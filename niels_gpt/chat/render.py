@@ -14,7 +14,7 @@ from typing import TextIO
 from niels_gpt.chat.markdown import Markdown, Styled
 from niels_gpt.chat.wrap import Wrapper, clipped
 
-DIM, BOLD, PLAIN, _ERASE_REST = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\x1b[K"
+DIM, BOLD, PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
 _PASS = frozenset("\n\t")
 _REORDERING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
@@ -150,7 +150,7 @@ class Screen:
         """Show, or replace, a line that lasts until something else is printed; False when not waiting."""
         if self._waiting and self._columns is not None:
             line = clipped(harmless(text), self._columns() - 1)
-            self._notices.write(f"\r{self._in_style(line, DIM)}{_ERASE_REST}")
+            self._notices.write(_ERASE_LINE + self._in_style(line, DIM))
             self._notices.flush()
             self._busy = True
         return self._waiting
@@ -163,7 +163,7 @@ class Screen:
     def _take_back(self) -> None:
         if self._busy:
             self._busy = False
-            self._notices.write(f"\r{_ERASE_REST}")
+            self._notices.write(_ERASE_LINE)
             self._notices.flush()
 
     def _reply(self, text: str) -> None:
