@@ -108,6 +108,15 @@ def remark(text: str) -> None:
     sys.stderr.write(harmless(text) + "\n")
 
 
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; anything but a yes is a no. SessionTrouble where there is no terminal."""
+    if not sys.stdin.isatty():
+        raise SessionTrouble("this needs a yes, and there is no terminal to ask on: give --yes")
+    sys.stderr.write(f"{harmless(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def local_time(moment: datetime) -> str:
     """Return a moment in the user's own time zone, to the minute."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M}"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
 from niels_gpt.chat.errors import SessionTrouble
-from niels_gpt.chat.render import harmless
 from niels_gpt.chat.status import FAILED, OK
 from niels_gpt.chat.subcommands import common
 
@@ -48,23 +46,14 @@ def _purge(store: Store, found: list[Session], *, sure: bool) -> int:
                 f"{session.name!r} is not archived, and only archived sessions are deleted for ever: "
                 f"niels-chat delete {shlex.quote(session.name)} archives it"
             )
-    if not sure and not _confirmed(store, found):
-        common.remark("nothing was deleted")
-        return FAILED
+    if not sure:
+        for session in found:
+            messages = common.counted(len(store.export_session(session.id).messages), "message")
+            common.remark(f"{session.name!r}: {messages}, last used {common.local_time(session.last_used)}")
+        if not common.confirmed("Delete for ever?"):
+            common.remark("nothing was deleted")
+            return FAILED
     for session in found:
         store.purge(session.id)
         common.remark(f"deleted {session.name!r} for ever")
     return OK
-
-
-def _confirmed(store: Store, found: list[Session]) -> bool:
-    if not sys.stdin.isatty():
-        raise SessionTrouble("deleting for ever needs a yes: there is no terminal to ask on, so give --yes")
-    for session in found:
-        messages = common.counted(len(store.export_session(session.id).messages), "message")
-        sys.stderr.write(
-            harmless(f"{session.name!r}: {messages}, last used {common.local_time(session.last_used)}") + "\n"
-        )
-    sys.stderr.write("Delete for ever? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}

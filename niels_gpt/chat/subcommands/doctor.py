@@ -1,61 +1,111 @@
-"""`niels-chat doctor`: is the store whole, and if it is not, what to do. Changes nothing."""
+"""`niels-chat doctor`: is the store whole, and if it is not, what to do; with --recover, do it.
+
+Without --recover nothing is changed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from niels_gpt.chat.errors import LoadFailed
+from niels_gpt.chat.errors import LoadFailed, SessionTrouble
 from niels_gpt.chat.status import FAILED, OK
 from niels_gpt.chat.subcommands import common
 from niels_gpt.chat.subcommands.table import one_line, width_of_output, wrapped
 
 _SHOWN = 20  # faults in full; more of them say nothing more
+_RECOVER = (
+    "niels-chat doctor --recover makes a new store of what can be read and keeps this file beside it; "
+    "a copy made by niels-chat backup may hold more (--store COPY)"
+)
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What was found; `damaged` where a recovery can help, `notes` are nothing wrong."""
+
+    store: str
+    sessions: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    damaged: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     common.add_store(parser)
     common.add_json(parser)
+    parser.add_argument("--recover", action="store_true", help="make a new store of what can still be read")
+    parser.add_argument("--yes", action="store_true", help="with --recover: do not ask")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Look at everything, print what was found, and return FAILED if something is wrong."""
     place = _place(common.store_place(flags))
-    faults: list[str] = []
-    sessions = 0
+    found = _examined(flags, place)
+    if flags.json:
+        common.emit_json(found)
+    else:
+        for line in _report(found):
+            print("\n".join(wrapped(one_line(line), width_of_output())))
+    if found.damaged and flags.recover and isinstance(place, Path):
+        return _recover(place, sure=flags.yes)
+    return FAILED if found.faults else OK
+
+
+def _examined(flags: argparse.Namespace, place: Path | str) -> Findings:
+    from sessions import StoreDamaged  # noqa: PLC0415 - heavy, as the store is
+
+    found = Findings(store=str(place))
     try:
         with common.opened_store(flags) as store:
-            sessions = len(store.sessions(archived=True))
-            faults += store.check()
-    except LoadFailed as error:
-        faults.append(str(error))
-    faults += _exposed(place)
-    if flags.json:
-        common.emit_json({"store": str(place), "sessions": sessions, "faults": faults})
-    else:
-        for line in _report(str(place), sessions, faults):
-            print("\n".join(wrapped(one_line(line), width_of_output())))
-    return FAILED if faults else OK
+            if store.caution is not None:
+                found.notes.append(store.caution)
+            found.sessions = len(store.sessions(archived=True))
+            found.faults += store.check()
+            found.damaged = bool(found.faults)
+    except (LoadFailed, SessionTrouble) as error:
+        found.faults.append(str(error))
+        found.damaged = isinstance(error.__cause__, StoreDamaged)
+    found.faults += _exposed(place)
+    return found
 
 
-def _report(place: str, sessions: int, faults: list[str]) -> Iterator[str]:
-    yield f"store: {place}"
-    if not faults:
-        yield f"sessions: {sessions:,}, archived ones included"
+def _report(found: Findings) -> Iterator[str]:
+    yield f"store: {found.store}"
+    yield from (f"note: {note}" for note in found.notes)
+    if not found.faults:
+        yield f"sessions: {found.sessions:,}, archived ones included"
         yield "looked at: file structure, references, search index, digests of all messages and replies"
         yield "nothing is wrong"
         return
-    for fault in faults[:_SHOWN]:
-        yield f"wrong: {fault}"
-    if len(faults) > _SHOWN:
-        yield f"and {len(faults) - _SHOWN:,} more"
-    yield (
-        "what to do: keep a copy of the file as it is; if niels-chat backup has made a copy earlier, go on "
-        "with that (--store COPY); niels-chat export --all saves what can still be read"
+    yield from (f"wrong: {fault}" for fault in found.faults[:_SHOWN])
+    if len(found.faults) > _SHOWN:
+        yield f"and {len(found.faults) - _SHOWN:,} more"
+    if found.damaged:
+        yield f"what to do: {_RECOVER}"
+
+
+def _recover(place: Path, *, sure: bool) -> int:
+    from sessions import StoreError, recover_store  # noqa: PLC0415
+
+    if not sure and not common.confirmed("No other program may use the store meanwhile. Recover it?"):
+        common.remark("nothing was changed")
+        return FAILED
+    try:
+        saved = recover_store(place)
+    except (StoreError, OSError) as error:
+        raise SessionTrouble(f"nothing was changed: {error}") from error
+    common.remark(
+        f"saved {common.counted(saved.sessions, 'session')}, {common.counted(saved.messages, 'message')} and "
+        f"{common.counted(saved.generations, 'reply record')}; left out "
+        f"{common.counted(saved.dropped, 'record')} that did not hold"
     )
+    common.remark(f"the damaged file is kept as {saved.kept}")
+    return OK
 
 
 def _exposed(place: Path | str) -> list[str]:
@@ -69,7 +119,8 @@ def _exposed(place: Path | str) -> list[str]:
 
 
 def _place(store: str | None) -> Path | str:
-    from sessions.sqlite_file import default_path  # noqa: PLC0415 - heavy, as the store is
+    """Return the store's path, or its URL without a password."""
+    from sessions.sqlite_file import default_path  # noqa: PLC0415
 
     if store is None:
         return default_path()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from niels_gpt.chat.errors import SessionTrouble
 from niels_gpt.chat.render import harmless
@@ -19,7 +19,7 @@ from niels_gpt.chat.status import OK
 from niels_gpt.chat.subcommands import common
 
 if TYPE_CHECKING:
-    from sessions import SessionArchive
+    from sessions import SessionArchive, Store
 
 _FORMATS = ("jsonl", "openai", "sharegpt", "markdown", "html")
 _BY_SUFFIX = {".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html"}
@@ -46,15 +46,37 @@ def run(flags: argparse.Namespace) -> int:
     if bool(flags.names) == flags.all:
         raise SessionTrouble("give the names of sessions, or --all")
     with common.opened_store(flags) as store:
-        names = [each.name for each in store.sessions(archived=True)] if flags.all else flags.names
-        archives = [store.export_session(store.session(name).id) for name in names]
-    if flags.output == "-":
-        _to_standard_output(archives, flags.format or "jsonl")
-        return OK
-    path = Path(flags.output).expanduser()
-    chosen = write_file(archives, path, format_name=flags.format, force=flags.force)
-    common.remark(f"wrote {common.counted(len(archives), 'session')} to {path} ({chosen})")
+        # All names are looked up before anything is written.
+        named = [store.session(name) for name in flags.names]
+        chosen = store.sessions(archived=True) if flags.all else named
+        archives = _Stored(store, [each.id for each in chosen])
+        if flags.output == "-":
+            _to_standard_output(archives, flags.format or "jsonl")
+            return OK
+        path = Path(flags.output).expanduser()
+        format_name = write_file(archives, path, format_name=flags.format, force=flags.force)
+    common.remark(f"wrote {common.counted(len(archives), 'session')} to {path} ({format_name})")
     return OK
+
+
+class _Stored(Sequence["SessionArchive"]):
+    """Sessions that are read when they are written, so that never more than one is in memory."""
+
+    def __init__(self, store: Store, ids: Sequence[int]) -> None:
+        self._store = store
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, at: int) -> SessionArchive: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[SessionArchive]: ...
+    def __getitem__(self, at: int | slice) -> SessionArchive | Sequence[SessionArchive]:
+        if isinstance(at, slice):
+            return _Stored(self._store, self._ids[at])
+        return self._store.export_session(self._ids[at])
 
 
 def _to_standard_output(archives: Sequence[SessionArchive], format_name: str) -> None:
@@ -85,7 +107,7 @@ def write_file(
 
     format_name = format_name or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
     if path.exists() and not force:
-        raise SessionTrouble(f"{str(path)!r} is there already: give another --output, or --force")
+        raise SessionTrouble(f"{str(path)!r} is there already: give another name, or --force")
     unfinished = None
     try:
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

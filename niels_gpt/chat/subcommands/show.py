@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sessions import Message, SessionArchive
 
 _ON_PATH, _ASIDE = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}"
-_LEAST_TEXT = 16  # columns that the text of a message gets, however deep its branch
+_LEAST_TEXT = 26  # columns that a message with its marks gets, however deep its branch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def _branches(below: str, messages: Sequence[Message]) -> list[tuple[Message, st
 
 def _node(message: Message, mark: str, before: str, width: int, *, head: int | None) -> str:
     # Beyond that, the outer branches give way: their lines are far above anyway.
-    room = width - _LEAST_TEXT
+    room = max(width - _LEAST_TEXT, 2)
     before = before if len(before) <= room else "…" + before[-(room - 1) :]
     words = _WORDS[message.role] + one_line(message.content)
     end = "  (stopped)" if message.status == "cancelled" else ""
