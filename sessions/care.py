@@ -48,6 +48,9 @@ class Care(StorePart):
                 faults += search.index_faults(transaction)
         except StoreDamaged as error:
             faults.append(str(error))
+        except (AttributeError, TypeError, ValueError) as error:
+            # Damage can put anything into a row, such as nothing where there is always something.
+            faults.append(f"a row of the store makes no sense ({error})")
         return faults
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Integer, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from sessions.errors import StoreDamaged
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -53,6 +56,16 @@ class UtcTime(TypeDecorator[datetime]):
 
 # SQLite makes a key its own row id, and counts it up, only where the type is spelled INTEGER.
 BigKey = BigInteger().with_variant(Integer, "sqlite")
+
+
+def read_json(text: str) -> object:
+    """Return the value of a JSON column; StoreDamaged for one that is no JSON, since only JSON is written."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreDamaged(
+            f"a value in the store is damaged ({error}): restore a backup, or recover what can be read"
+        ) from error
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlmodel import Session as Transaction
 
 from sessions import postgresql_connection, sqlite_file
+from sessions.columns import read_json
 from sessions.errors import StoreClosed, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
 from sessions.mounts import network_filesystem
@@ -138,7 +139,7 @@ def open_database(place: str | Path, chain: MigrationChain = SHIPPED) -> Databas
         if url.get_backend_name() == "sqlite":
             return _open_sqlite(url, chain)
         # A server may have been started anew since a connection was used last.
-        engine = create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True, json_deserializer=read_json)
         if url.get_backend_name() == "postgresql":
             postgresql_connection.set_up_connections(engine, timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
         return _opened(engine, chain, name, file=None)
@@ -193,7 +194,7 @@ def _sqlite_engine(url: URL, journal: Journal) -> Engine:
         timeout_seconds = float(str(timeout))
     except ValueError as error:
         raise StoreUnavailable(f"the store's timeout is {timeout!r}: expected seconds, as in 2.5") from error
-    engine = create_engine(url)
+    engine = create_engine(url, json_deserializer=read_json)
     set_up_connections(engine, timeout_seconds=timeout_seconds, journal=journal)
     return engine
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
-from sessions.errors import RecordNotFound
+from sessions.errors import RecordNotFound, StoreDamaged
 from sessions.records import (
     Checkpoint,
     Generation,
@@ -163,7 +163,9 @@ def checkpoint_record(row: CheckpointRow) -> Checkpoint:
 
 
 def message_record(row: MessageRow) -> Message:
-    """Freeze a message. Roles and statuses are as the table's checks allow."""
+    """Freeze a message. Roles and statuses are as the table's checks allow; StoreDamaged for half a row."""
+    if None in cast("tuple[object, ...]", (row.role, row.content, row.status, row.digest)):
+        raise StoreDamaged(f"message {row.id} is damaged: restore a backup, or recover what can be read")
     return Message(
         id=row.id,
         session_id=row.session_id,

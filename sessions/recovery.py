@@ -208,7 +208,7 @@ def _loadable(transaction: Transaction, table: type[AnyRow]) -> Iterator[AnyRow]
     for row_id in ids:
         try:
             row = transaction.get_one(table, row_id)
-        except (ValueError, TypeError):
+        except (StoreDamaged, TypeError, ValueError):
             transaction.exec(delete(table).where(col(table.id) == row_id))
         else:
             yield row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,37 @@ def test_without_commits_the_same_campaign_finds_the_losses(tmp_path):
     done = campaign("kill_campaign.py", "--kills", "6", "--without-commits", "--folder", str(tmp_path))
     assert done.returncode == 1
     assert "is lost" in done.stderr
+
+
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which("cc") is None and shutil.which("gcc") is None,
+    reason="logging writes needs a C compiler (Debian: apt install gcc)",
+)
+
+
+@needs_a_compiler
+def test_a_power_cut_at_any_moment_loses_no_acknowledged_message(tmp_path):
+    done = campaign("power_cut_campaign.py", "--states", "120", "--steps", "8", "--folder", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "120 states\n       0 problems" in done.stdout
+
+
+@needs_a_compiler
+def test_without_syncs_the_same_power_cuts_lose_messages(tmp_path):
+    options = ("--states", "60", "--steps", "5", "--without-sync")
+    done = campaign("power_cut_campaign.py", *options, "--folder", str(tmp_path))
+    assert done.returncode == 1
+    assert "states that lost acknowledged messages" in done.stdout
+
+
+@pytest.mark.timeout(120)
+def test_four_programs_append_to_one_store_without_error_gap_or_duplicate(place):
+    done = campaign("writers_campaign.py", "--appends", "20", "--store", str(place))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "80 messages appended" in done.stdout
+
+
+def test_without_the_write_lock_the_same_writers_fail(sqlite_place):
+    done = campaign("writers_campaign.py", "--appends", "20", "--store", str(sqlite_place), "--deferred")
+    assert done.returncode == 1
+    assert "StoreLocked" in done.stderr
