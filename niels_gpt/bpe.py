@@ -41,7 +41,7 @@ def _byte_of_letter() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
-_BYTE_OF_LETTER = _byte_of_letter()
+BYTE_OF_LETTER = _byte_of_letter()
 
 
 class BPETokenizer:
@@ -56,7 +56,7 @@ class BPETokenizer:
         self._control = {name: vocab[token] for name, token in CONTROL_TOKENS.items()}
         control_ids = set(self._control.values())
         self._pieces = [
-            b"" if token_id in control_ids else bytes(_BYTE_OF_LETTER[letter] for letter in piece)
+            b"" if token_id in control_ids else bytes(BYTE_OF_LETTER[letter] for letter in piece)
             for piece, token_id in sorted(vocab.items(), key=lambda item: item[1])
         ]
 
@@ -130,14 +130,14 @@ def _vocab_fault(
         return f"its added tokens are {[token['content'] for token in added]!r}, expected {sorted(control)!r}"
     if not control <= vocab.keys() or sorted(vocab.values()) != list(range(len(vocab))):
         return f"its {len(vocab)} ids do not run from 0 without gaps, control tokens included"
-    missing = [letter for letter in _BYTE_OF_LETTER if letter not in vocab]
+    missing = [letter for letter in BYTE_OF_LETTER if letter not in vocab]
     if missing:
-        return f"it lacks {len(missing)} single bytes, the first is {_BYTE_OF_LETTER[missing[0]]:#04x}"
+        return f"it lacks {len(missing)} single bytes, the first is {BYTE_OF_LETTER[missing[0]]:#04x}"
     # A merge that spells a control token would let a text reach its id.
     forged = [left + right for left, right in merges if left + right in control]
     if forged:
         return f"a merge spells the control token {forged[0]!r}"
-    foreign = [piece for piece in vocab.keys() - control if not _BYTE_OF_LETTER.keys() >= set(piece)]
+    foreign = [piece for piece in vocab.keys() - control if not BYTE_OF_LETTER.keys() >= set(piece)]
     if foreign:
         return f"its piece {foreign[0]!r} is not made of bytes"
     return None

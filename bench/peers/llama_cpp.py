@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench.candidates import Prompts
-from bench.peers.transformers_neox import half_split
+from niels_gpt.hf.weights import half_split
 from niels_gpt.kernels import WeightForm
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
