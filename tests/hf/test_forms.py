@@ -81,7 +81,7 @@ def test_a_variant_without_a_counterpart_is_refused_by_name(
         ((NEOX, {"rope_parameters": {"partial_rotary_factor": 0.25}}), "partial_rotary_factor is 0.25"),
         ((NEOX, {"hidden_act": "gelu_new"}), "hidden_act is 'gelu_new'"),
         ((LLAMA, {"rms_norm_eps": 1e-6}), "rms_norm_eps is 1e-06"),
-        ((LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0}), "rope_parameters": None}, "'linear'"),
+        ((LLAMA, {"rope_scaling": {"type": "linear"}, "rope_parameters": None}), "'linear'"),
         ((LLAMA, {"head_dim": 64}), "head_dim is 64"),
         ((LLAMA, {"num_key_value_heads": 3}), "num_key_value_heads is 3"),
         ((LLAMA, {"model_type": "gpt2"}), "model_type is 'gpt2'"),
