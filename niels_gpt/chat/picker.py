@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sessions import SessionSummary
 
 _ROWS = 10  # sessions that are shown at once
+_WIDE = 60  # columns from which on there is room for when and how much
 _STYLE = Style.from_dict({"chosen": "reverse", "soft": "fg:ansibrightblack"})
 _HINT = "type to filter, arrows and enter to choose, esc to leave"
 # Esc is also how longer keys begin; those follow at once.
@@ -137,7 +138,8 @@ class _Picker:
         for number, each in enumerate(shown, start=first):
             style = "class:chosen" if number == self._at else ""
             mark = "> " if number == self._at else "  "
-            rows += [(style, cut(mark + _row(each, min(names, width // 2)), width)), ("", "\n")]
+            text = _row(each, min(names, width // 2), detailed=width >= _WIDE)
+            rows += [(style, cut(mark + text, width)), ("", "\n")]
         return rows[:-1]
 
     def _hint(self) -> StyleAndTextTuples:
@@ -146,5 +148,6 @@ class _Picker:
         return [("class:soft", cut(f"{count} · {_HINT}", width))]
 
 
-def _row(choice: Choice, names: int) -> str:
-    return f"{padded(cut(one_line(choice.name), names), names)}  {choice.detail}  {choice.words}"
+def _row(choice: Choice, names: int, *, detailed: bool) -> str:
+    name = padded(cut(one_line(choice.name), names), names)
+    return "  ".join([name, *([choice.detail] if detailed else []), choice.words])

@@ -162,7 +162,7 @@ def test_delete_archives_and_restore_brings_back(command: Command, store: Store,
     say("my talk", "q", "a")
     done = command("delete", "my talk")
     assert (done.status, done.out) == (0, "")
-    assert "niels-chat restore 'my talk' brings it back" in done.err
+    assert "niels-chat restore 'my talk'  brings it back" in done.err
     assert store.names() == []
     assert command("restore", "my talk").status == 0
     assert store.names() == ["my talk"]

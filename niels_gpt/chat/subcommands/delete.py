@@ -32,10 +32,9 @@ def run(flags: argparse.Namespace) -> int:
         for session in found:
             store.archive(session.id)
             word = shlex.quote(session.name)
-            common.remark(
-                f"archived {session.name!r}: niels-chat restore {word} brings it back, "
-                f"niels-chat delete --purge {word} deletes it for ever"
-            )
+            common.remark(f"archived {session.name!r}")
+            common.remark(f"  niels-chat restore {word}  brings it back")
+            common.remark(f"  niels-chat delete --purge {word}  deletes it for ever")
     return OK
 
 

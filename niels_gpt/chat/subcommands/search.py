@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from niels_gpt.chat.render import BOLD, DIM
 from niels_gpt.chat.status import OK
 from niels_gpt.chat.subcommands import common
-from niels_gpt.chat.subcommands.table import one_line, styled, width_of_output, wrapped
+from niels_gpt.chat.subcommands.table import one_line, packed, styled, width_of_output, wrapped
 
 if TYPE_CHECKING:
     from sessions import SearchHit
@@ -46,8 +46,8 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _lines(hit: SearchHit, text: str, width: int) -> Iterator[str]:
-    place = f"{hit.session_name} · {hit.role} · {common.local_time(hit.created)}"
-    yield from (styled(line, DIM) for line in wrapped(one_line(place), width))
+    place = (one_line(hit.session_name), hit.role, common.local_time(hit.created))
+    yield from (styled(line, DIM) for line in packed(place, width))
     words = re.compile("|".join(re.escape(word) for word in text.split()), re.IGNORECASE)
     for line in wrapped(one_line(hit.snippet), width - 2):
         yield "  " + words.sub(lambda match: styled(match[0], BOLD), line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from niels_gpt.chat.render import BOLD, DIM, harmless
 from niels_gpt.chat.status import OK
 from niels_gpt.chat.subcommands import common
-from niels_gpt.chat.subcommands.table import cut, one_line, styled, width_of_output, wrapped
+from niels_gpt.chat.subcommands.table import cut, one_line, packed, styled, width_of_output, wrapped
 
 if TYPE_CHECKING:
     from sessions import Message, SessionArchive
@@ -65,7 +65,7 @@ def _heading(archive: SessionArchive, width: int) -> Iterator[str]:
         *(f"checkpoint {PurePath(each.path).name}" for each in archive.checkpoints),
         f"digest {archive.digest[:16]}",
     ]
-    yield from (styled(line, DIM) for line in wrapped(one_line(" · ".join(facts)), width))
+    yield from (styled(line, DIM) for line in packed(map(one_line, facts), width))
 
 
 def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:

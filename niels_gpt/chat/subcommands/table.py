@@ -67,6 +67,19 @@ def wrapped(text: str, width: int) -> Iterator[str]:
         yield from _broken(line, width)
 
 
+def packed(facts: Iterable[str], width: int) -> Iterator[str]:
+    """Yield lines of facts with a dot between them; a line ends between two facts where it can."""
+    line = ""
+    for fact in facts:
+        longer = f"{line} · {fact}" if line else fact
+        if line and get_cwidth(longer) > width:
+            yield line
+            longer = fact
+        *whole, line = wrapped(longer, width)
+        yield from whole
+    yield line
+
+
 def styled(text: str, style: str) -> str:
     """Return the text in a style of render.py where standard output may have it."""
     return f"{style}{text}{PLAIN}" if text and may_style(sys.stdout, os.environ) else text
@@ -102,8 +115,8 @@ def _stacked(columns: Sequence[Column], rows: Iterable[Sequence[str]], width: in
     for first, *between, last in rows:
         yield from (styled(line, BOLD) for line in wrapped(first, width))
         inner = zip(columns[1:-1], between, strict=True)
-        details = " · ".join(column.alone(cell) for column, cell in inner if cell)
-        yield from (styled(f"  {line}", DIM) for line in wrapped(details, width - 2))
+        details = packed((column.alone(cell) for column, cell in inner), width - 2)
+        yield from (styled(f"  {line}", DIM) for line in details)
         if last:
             yield "  " + cut(last, width - 2)
 
