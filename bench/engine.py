@@ -8,7 +8,7 @@ their baseline. Nothing is judged here: the numbers are for people. The rows:
 
 - tokens a second through the engine, jobs awaited or followed token by token, over those of a bare loop;
 - how late a ticker of 1 ms is on the event loop while jobs are decoded, beside the same ticker idle;
-- how long from `cancel()` to the terminal event, in steps of the decoder that began meanwhile;
+- how long from `cancel()` to the terminal event, and in steps with that job that began meanwhile;
 - what one event costs the engine, over a decoder that costs next to nothing;
 - the first token of a short prompt alone and behind long ones that are being read;
 - the first token of a follow-up turn, with and without the pool of states.

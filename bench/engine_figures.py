@@ -65,14 +65,14 @@ class Counted:
     def __init__(self, decoder: KernelDecoder) -> None:
         self._decoder = decoder
         self.admit = decoder.admit
-        self.begun: list[float] = []
-        """When each step began."""
+        self.begun: list[tuple[float, int]] = []
+        """When each step began, and with how many sequences."""
         self.took: list[float] = []
 
     def advance(self, sequences: Sequence[Any]) -> Any:
         """Count a step."""
         began = time.monotonic()
-        self.begun.append(began)
+        self.begun.append((began, len(sequences)))
         steps = self._decoder.advance(sequences)
         self.took.append(time.monotonic() - began)
         return steps
@@ -158,7 +158,7 @@ async def lag(place: Place, jobs: int) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel:
-    """One cancel: how long until the terminal event, in seconds and in steps begun meanwhile."""
+    """One cancel: how long until the terminal event, in seconds and in steps of its own begun meanwhile."""
 
     seconds: float
     steps: int
@@ -182,7 +182,7 @@ async def cancels(place: Place, jobs: int) -> list[Cancel]:
             result = await job.result()
             ended = time.monotonic()
             if result.reason == "cancelled":
-                steps = sum(began < begun < ended for begun in decoder.begun)
+                steps = sum(began < at < ended and width == jobs for at, width in decoder.begun)
                 step = statistics.median(decoder.took)
                 found.append(Cancel(seconds=ended - began, steps=steps, step_seconds=step))
             for other in running:

@@ -153,6 +153,20 @@ async def test_many_tokens_cross_the_thread_border_at_once() -> None:
             assert [type(event) for event in seen] == [JobQueued, JobStarted, TokenGenerated]
 
 
+async def test_the_next_slice_is_decoded_while_the_event_loop_is_busy() -> None:
+    gate = Gate()
+    async with Engine(GatedDecoder(gate), slice_ms=0) as engine:
+        with gate, anyio.fail_after(20):
+            job = engine.submit(Script.of("hello"))
+            await gate.reached(1)
+            gate.allow(1)
+            with gate._changed:  # the event loop waits here, so that nothing can be published meanwhile
+                assert gate._changed.wait_for(lambda: gate._arrived == 2, timeout=10)
+            assert [type(event) for event in await published(job)][:2] == [JobQueued, JobStarted]
+            gate.open()
+            assert (await job.result()).text == "hello"
+
+
 async def test_every_call_of_the_decoder_comes_from_one_thread_of_its_own() -> None:
     decoder = ScriptedDecoder()
     async with Engine(decoder, slice_ms=0) as engine:

@@ -32,17 +32,24 @@ async def play(chance: random.Random) -> None:
     max_batch = chance.randint(1, 4)
     async with Engine(decoder, max_batch=max_batch, slice_ms=chance.choice([0, 0.1, 5])) as engine:
         for _ in range(chance.randrange(40)):
-            act = chance.choice(["submit", "cancel", "yield"])
+            act = chance.choice(["submit", "cancel", "glance", "yield"])
             if act == "submit":
                 script = random_script(chance)
-                jobs.append((engine.submit(script), script))
+                limits = {
+                    "deadline": chance.choice([None, None, 0.0, 0.002]),
+                    "queue_deadline": chance.choice([None, 0.01]),
+                }
+                jobs.append(
+                    (engine.submit(script, **limits, cancel_when_abandoned=chance.random() < 0.3), script)
+                )
             elif act == "cancel" and jobs:
                 chance.choice(jobs)[0].cancel()
+            elif act == "glance" and jobs:
+                chance.choice(jobs)[0].events().close()
             else:
                 await anyio.lowlevel.checkpoint()
-        for job, _ in jobs if chance.random() < 0.5 else []:
-            async for _ in job.events():
-                pass
+        if chance.random() < 0.5:
+            await engine.drain()
     assert decoder.live == []
     assert dict(engine.jobs) == {}
     assert max(map(len, decoder.batches), default=0) <= max_batch
