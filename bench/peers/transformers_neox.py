@@ -83,7 +83,7 @@ def as_gpt_neox(model: GPT) -> Any:
     )
 
     logging.set_verbosity_error()
-    config = GPTNeoXConfig(**hf_config(model.cfg) | {"attn_implementation": "sdpa"})
+    config = GPTNeoXConfig.from_dict(hf_config(model.cfg))
     peer = GPTNeoXForCausalLM(config).eval()
     # Not strict: the head is tied to the embedding. Logits get compared anyway.
     peer.load_state_dict(to_hf(model.state_dict(), model.cfg), strict=False)

@@ -57,7 +57,8 @@ class World:
         # Buffers are tables that follow from the config. The setting has another name from torch 2.13 on.
         names = inspect.signature(wrapper).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return wrapper(forward, device_ids=None if index is None else [index], **{buffers: False})
+        settings: dict[str, Any] = {buffers: False}
+        return wrapper(forward, device_ids=None if index is None else [index], **settings)
 
     @contextlib.contextmanager
     def exchanging(self, forward: nn.Module, *, last: bool) -> Iterator[None]:
