@@ -2,33 +2,43 @@
 
     python -m bench.exactness                      # about a million rows of the shipped checkpoint
     python -m bench.exactness --rows 20000
+    python -m bench.exactness --weights int8
     python -m bench.exactness --decoder torch      # the control: the same harness over the torch decoder
 
-Every reply is generated once alone; that run is the reference. Then the same requests run under every
-combination of circumstances, and each row of logits that a token was drawn from is compared with the
-reference by its hash. The exit code is 0 if no row differs (for the torch decoder: if most do), and the seed
-of the requests is printed.
+Every reply is generated once alone, nothing kept from others; that run is the reference. Then the same
+requests run under every combination of circumstances, and each row of logits that a token was drawn from is
+compared with the reference by its hash. The exit code is 0 if no row differs (for the torch decoder: if most
+do), and the seed of the requests is printed. With int8 weights the control computes with the numbers that
+these stand for.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import torch
 
 from niels_gpt.infer.decoder import TorchDecoder
 from niels_gpt.infer.kernel_decoder import KernelDecoder
 from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.infer.state_decoder import TorchStateDecoder
+from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels.int8 import quantised
+from niels_gpt.kernels.packing import pack_model
 from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.model.bdh import BDH
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 
@@ -50,14 +60,16 @@ class Circumstance:
     batch: int
     chunk: int
     threads: int
-    cached: bool
+    cached: bool = True
+    pooled: bool = False
+    """Whether the decoder has answered all prompts before, so that it need not read them again."""
     restarted: bool = False
 
 
 def requests(loaded: LoadedModel, *, count: int, tokens: int, seed: int) -> list[GenerationRequest]:
     """Random prompts of 1 to 200 tokens; replies go on to their length, whatever they say."""
     chance = random.Random(seed)
-    longest = min(200, loaded.cfg.T - tokens - 1)
+    longest = min(200, loaded.cfg.context - tokens - 1)
     return [
         GenerationRequest(
             prompt_ids=tuple(chance.randrange(loaded.cfg.V) for _ in range(chance.randint(1, longest))),
@@ -97,24 +109,35 @@ def _collector(hashes: list[str]) -> Callable[[Any], None]:
 
 
 def circumstances() -> Iterator[Circumstance]:
-    """Every batch with every chunk, every thread count with both, the cache off, and restarts."""
+    """Every batch with every chunk, every thread count in five ways, and new processes."""
     for batch in BATCHES:
         for chunk in CHUNKS:
-            yield Circumstance(batch, chunk, 1, cached=True)
+            yield Circumstance(batch, chunk, 1)
     for threads in THREADS:
-        yield Circumstance(5, 16, threads, cached=True)
+        yield Circumstance(1, 64, threads)
+        yield Circumstance(5, 16, threads)
+        yield Circumstance(16, 64, threads, pooled=True)
         yield Circumstance(3, 64, threads, cached=False)
-    yield Circumstance(1, 64, 1, cached=True, restarted=True)
-    yield Circumstance(9, 7, 1, cached=True, restarted=True)
+        yield Circumstance(9, 7, threads, restarted=True)
 
 
-def decoder_for(name: str, loaded: LoadedModel, place: Circumstance) -> Any:
-    """A fresh decoder, with nothing cached."""
+def decoder_for(name: str, form: WeightForm, loaded: LoadedModel, place: Circumstance) -> Any:
+    """A fresh decoder that has read nothing yet."""
     if name == "torch":
+        if isinstance(loaded.model, BDH):
+            return TorchStateDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
         return TorchDecoder(loaded.gpt, loaded.tokenizer, prefill_chunk=place.chunk)
     return KernelDecoder(
-        pack_gpt(loaded.gpt), loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads
-    )
+        pack_model(loaded.model, form), loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads,
+        pool_bytes=2**30 if place.pooled else 0,
+    )  # fmt: skip
+
+
+def dequantise(model: torch.nn.Module) -> None:
+    """Give linear layers the numbers that their int8 weights stand for; a tied embedding stays as it is."""
+    for layer in [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]:
+        integers, scales = quantised(layer.weight.detach().numpy())
+        layer.weight = torch.nn.Parameter(torch.from_numpy(integers * scales[:, None]))
 
 
 def measure(
@@ -125,24 +148,18 @@ def measure(
         return _in_another_process(options, place, seed)
     wanted = requests(loaded, count=options.replies, tokens=options.tokens, seed=options.seed)
     if not place.cached:
-        wanted = [_without_cache(request) for request in wanted[: max(3, options.replies // 20)]]
-    decoder = decoder_for(options.decoder, loaded, place)
-    try:
+        wanted = [replace(request, use_cache=False) for request in wanted[: max(3, options.replies // 20)]]
+    with closing(decoder_for(options.decoder, options.weights, loaded, place)) as decoder:
+        if place.pooled:
+            rows_of(decoder, wanted, batch=place.batch, seed=seed + 1)
         return rows_of(decoder, wanted, batch=place.batch, seed=seed)
-    finally:
-        if isinstance(decoder, KernelDecoder):
-            decoder.close()
-
-
-def _without_cache(request: GenerationRequest) -> GenerationRequest:
-    return GenerationRequest(**{**request.__dict__, "use_cache": False})
 
 
 def _in_another_process(options: argparse.Namespace, place: Circumstance, seed: int) -> list[list[str]]:
     command = [
         sys.executable, "-m", "bench.exactness", "--ckpt", str(options.ckpt), "--decoder", options.decoder,
         "--replies", str(options.replies), "--tokens", str(options.tokens), "--seed", str(options.seed),
-        "--child", json.dumps([place.batch, place.chunk, seed]),
+        "--weights", options.weights, "--child", json.dumps([place.batch, place.chunk, place.threads, seed]),
     ]  # fmt: skip
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -154,6 +171,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000, help="stop after this many compared rows")
     parser.add_argument("--replies", type=int, default=200, help="requests of each circumstance")
     parser.add_argument("--tokens", type=int, default=100, help="tokens of each reply")
+    parser.add_argument("--weights", choices=get_args(WeightForm), default="float32")
     parser.add_argument("--decoder", choices=("kernels", "torch"), default="kernels")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -164,27 +182,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the campaign; 0 if the decoder is what it claims to be."""
     options = parse(argv)
     loaded = load_model(options.ckpt)
+    if options.decoder == "torch" and options.weights == "int8":
+        dequantise(loaded.model)
     if options.child:
-        batch, chunk, seed = json.loads(options.child)
-        place = Circumstance(batch, chunk, 1, cached=True)
-        print(json.dumps(measure(options, loaded, place, seed)))
+        batch, chunk, threads, seed = json.loads(options.child)
+        print(json.dumps(measure(options, loaded, Circumstance(batch, chunk, threads), seed)))
         return 0
-    began, compared, different, turn = time.monotonic(), 0, 0, 0
-    print(f"{options.decoder} over {options.ckpt.name}, seed {options.seed}")
-    reference = measure(options, loaded, Circumstance(1, 64, 1, cached=True), 0)
-    while compared < options.rows:
-        turn += 1
-        for place in circumstances():
-            found = measure(options, loaded, place, turn)
-            pairs = [pair for a, b in zip(found, reference, strict=False) for pair in zip(a, b, strict=True)]
-            wrong = sum(a != b for a, b in pairs)
-            compared, different = compared + len(pairs), different + wrong
-            print(f"  {place}: {len(pairs)} rows, {wrong} differ", flush=True)
-            if compared >= options.rows:
-                break
+    began = time.monotonic()
+    print(f"{options.decoder} over {options.ckpt.name}, {options.weights} weights, seed {options.seed}")
+    compared = different = 0
+    for turn in itertools.count():
+        rows, wrong = compare(options, loaded, circumstances(), turn=turn, most=options.rows - compared)
+        compared, different = compared + rows, different + wrong
+        if compared >= options.rows:
+            break
     seconds = time.monotonic() - began
     print(f"{compared} rows compared in {seconds:.0f} s: {different} differ ({different / compared:.1%})")
     return 0 if (different > compared / 2 if options.decoder == "torch" else different == 0) else 1
+
+
+def compare(
+    options: argparse.Namespace,
+    loaded: LoadedModel,
+    places: Iterable[Circumstance],
+    *,
+    turn: int = 0,
+    most: int = 10**9,
+) -> tuple[int, int]:
+    """How many rows were compared, and how many of them differ; after `most`, no other place is tried.
+
+    Each turn has batches of its own.
+    """
+    compared = different = 0
+    reference = measure(options, loaded, Circumstance(1, 64, 1), 0)
+    for seed, place in enumerate(places, 1 + 1000 * turn):
+        found = measure(options, loaded, place, seed)
+        pairs = [pair for a, b in zip(found, reference, strict=False) for pair in zip(a, b, strict=True)]
+        wrong = sum(a != b for a, b in pairs)
+        compared, different = compared + len(pairs), different + wrong
+        print(f"  {place}: {len(pairs)} rows, {wrong} differ", flush=True)
+        if compared >= most:
+            break
+    return compared, different
 
 
 if __name__ == "__main__":
