@@ -2,9 +2,9 @@
 
     python -m bench.store [--sessions N] [--messages N] [--quick]
 
-The large store is filled by bulk insertion, the words drawn from a list with the usual steep frequencies. Each
-operation is then timed on both stores, interleaved, as medians: the ratio is what size costs. Knows nothing of
-how it is done.
+The large store is filled by bulk insertion, the words drawn from a list with the usual steep frequencies.
+Each operation is then timed on both stores, interleaved, as medians: the ratio is what size costs. Knows
+nothing of how it is done.
 """
 
 from __future__ import annotations

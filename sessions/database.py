@@ -138,11 +138,7 @@ def open_database(place: str | Path, chain: MigrationChain = SHIPPED) -> Databas
     with _translated(name):
         if url.get_backend_name() == "sqlite":
             return _open_sqlite(url, chain)
-        # A server may have been started anew since a connection was used last.
-        engine = create_engine(url, pool_pre_ping=True, json_deserializer=read_json)
-        if url.get_backend_name() == "postgresql":
-            postgresql_connection.set_up_connections(engine, timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
-        return _opened(engine, chain, name, file=None)
+        return _opened(_server_engine(url), chain, name, file=None)
 
 
 def _url_of(place: str | Path) -> URL:
@@ -189,14 +185,29 @@ def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | N
 
 
 def _sqlite_engine(url: URL, journal: Journal) -> Engine:
-    timeout = url.query.get("timeout", DEFAULT_TIMEOUT_SECONDS)
-    try:
-        timeout_seconds = float(str(timeout))
-    except ValueError as error:
-        raise StoreUnavailable(f"the store's timeout is {timeout!r}: expected seconds, as in 2.5") from error
+    timeout_seconds = _timeout_seconds(url)
     engine = create_engine(url, json_deserializer=read_json)
     set_up_connections(engine, timeout_seconds=timeout_seconds, journal=journal)
     return engine
+
+
+def _server_engine(url: URL) -> Engine:
+    timeout_seconds = _timeout_seconds(url)
+    # A server may have been started anew since a connection was used last.
+    engine = create_engine(
+        url.difference_update_query(["timeout"]), pool_pre_ping=True, json_deserializer=read_json
+    )
+    if engine.dialect.name == "postgresql":
+        postgresql_connection.set_up_connections(engine, timeout_seconds=timeout_seconds)
+    return engine
+
+
+def _timeout_seconds(url: URL) -> float:
+    timeout = url.query.get("timeout", DEFAULT_TIMEOUT_SECONDS)
+    try:
+        return float(str(timeout))
+    except ValueError as error:
+        raise StoreUnavailable(f"the store's timeout is {timeout!r}: expected seconds, as in 2.5") from error
 
 
 def _engine_for(engine: Engine, *, writes: bool) -> Engine:

@@ -56,6 +56,19 @@ def test_a_session_that_waits_for_a_reply_takes_no_other_turn(store, session, as
         store.set_system(session.id, "x", expected_head=turn.user.id)
 
 
+def test_a_second_program_is_told_that_a_reply_is_being_made(store, place, session, asked, finished):
+    with open_store(place) as other:
+        turn = store.begin_turn(
+            session.id, content="hi", expected_head=session.head_id, generation=asked(store)
+        )
+        with pytest.raises(ReplyPending, match="another program is generating it"):
+            other.begin_turn(session.id, content="me", expected_head=turn.user.id, generation=asked(other))
+        with pytest.raises(HeadMoved):
+            other.begin_turn(session.id, content="me", expected_head=session.head_id, generation=asked(other))
+        reply = finished(store, turn.generation.id, "hello")
+        assert other.path(session.id)[-1] == reply
+
+
 def test_a_retry_of_a_message_that_the_session_has_left_is_refused(store, session, asked, exchange):
     first = exchange(store, session, "hi", "hello")
     store.reset(session.id, system=None, expected_head=first.id)
