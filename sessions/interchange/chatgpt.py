@@ -21,7 +21,7 @@ _ROLES: dict[str, Role | None] = {
     "assistant": "assistant",
     "tool": None,
 }
-_TEXTS = frozenset({"text", "multimodal_text"})
+_TEXTS = ("text", "multimodal_text")
 _TITLE_BYTES = 1 << 16
 _ID_BYTES = 1 << 10
 
@@ -100,8 +100,7 @@ def _said(node: Fields) -> tuple[Role, str, Fields] | None:
     if role is None or not message.has("content") or _hidden(message):
         return None
     content = message.inner("content")
-    kind = content.value("content_type")
-    if kind not in _TEXTS or not content.has("parts"):
+    if content.value("content_type") not in _TEXTS or not content.has("parts"):
         return None
     parts = [
         content.checked(f"parts[{number}]", part)
@@ -114,8 +113,7 @@ def _said(node: Fields) -> tuple[Role, str, Fields] | None:
 
 
 def _hidden(message: Fields) -> bool:
-    recipient = message.values.get("recipient")
-    if recipient not in {None, "all"}:
+    if message.has("recipient") and message.values["recipient"] != "all":
         return True
     metadata = message.values.get("metadata")
     return isinstance(metadata, dict) and "is_visually_hidden_from_conversation" in metadata

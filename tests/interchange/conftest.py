@@ -56,8 +56,12 @@ def finish(store: Store, generation_id: int, reply: str) -> None:
 
 @pytest.fixture(scope="session")
 def told_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return told_bytes(tmp_path_factory.mktemp("told"))
+
+
+def told_bytes(folder: Path) -> bytes:
     """A store with one session, "talk": two turns, and another reply to the first one beside it."""
-    path = tmp_path_factory.mktemp("told") / "sessions.db"
+    path = folder / "sessions.db"
     with open_store(path) as store:
         session = store.create_session("talk", seed=7, system="be brief", settings={"temperature": 0.9})
         ask(store, session, "What is a tree?", "A plant.")

@@ -53,7 +53,7 @@ def test_a_session_is_shown_as_the_chat_shows_it(command: Command, branched: Non
     assert "checkpoint best.pt · digest " in "".join(lines[1:3])
     text = done.out[done.out.index("(system)") :]
     assert text == (
-        "(system) be brief\n\n> What is a tree?\n\nSomething tall. (stopped)\n\n> And a forest?\n\nMany.\n\n"
+        "(system) be brief\n\n> What is a tree?\n\nSomething tall. (stopped)\n\n> And a forest?\n\nMany.\n"
     )
 
 

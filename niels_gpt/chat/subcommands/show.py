@@ -39,7 +39,7 @@ def run(flags: argparse.Namespace) -> int:
         common.emit_json(archive if flags.tree else _only(archive, path))
         return OK
     width = width_of_output()
-    lines = [*_heading(archive, width), ""]
+    lines = list(_heading(archive, width))
     lines += _tree(archive, path, width) if flags.tree else _transcript(path, width)
     print("\n".join(lines))
     return OK
@@ -69,8 +69,9 @@ def _heading(archive: SessionArchive, width: int) -> Iterator[str]:
 
 
 def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:
-    """Yield the path as the chat shows it."""
+    """Yield the path as the chat shows it, with a blank line before each message."""
     for message in path:
+        yield ""
         text = harmless(message.content).expandtabs(4)
         match message.role:
             case "user":
@@ -81,11 +82,11 @@ def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:
             case "assistant":
                 stopped = " (stopped)" if message.status == "cancelled" else ""
                 yield from wrapped(text + stopped, width)
-        yield ""
 
 
 def _tree(archive: SessionArchive, path: Sequence[Message], width: int) -> Iterator[str]:
     """Yield a line a message; what has one reply goes straight on, what has several branches out."""
+    yield ""
     children: dict[int | None, list[Message]] = {}
     for message in archive.messages:
         children.setdefault(message.parent_id, []).append(message)
