@@ -52,9 +52,10 @@ class TranscriptTemplate:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encode = tokenizer.encode_ids
-        self.stop_ids: frozenset[int] = frozenset()
+        control = tokenizer.special_token_ids()  # bytes have none; a model of another project may
+        self.stop_ids = frozenset({control["eot"]} if "eot" in control else ())
         self.stop_sequences = tuple(tag.encode() for tag in STOP_TAGS)
-        self.banned_ids: frozenset[int] = frozenset()
+        self.banned_ids = frozenset(control.values()) - self.stop_ids
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of `format_chat(messages)`."""
@@ -111,5 +112,6 @@ class RoleTokenTemplate:
 
 
 def template_for(tokenizer: Tokenizer) -> Template:
-    """Role tokens where the tokenizer has control tokens, else the transcript."""
-    return RoleTokenTemplate(tokenizer) if tokenizer.special_token_ids() else TranscriptTemplate(tokenizer)
+    """Role tokens where the tokenizer has them, else the transcript."""
+    roles = "asst" in tokenizer.special_token_ids()
+    return RoleTokenTemplate(tokenizer) if roles else TranscriptTemplate(tokenizer)

@@ -126,6 +126,8 @@ def tokenizer_from_json(json_text: str | None) -> Tokenizer:
     """Tokenizer of a checkpoint: None means bytes, a text is a stored BPE. Damaged: `TokenizerError`."""
     if json_text is None:
         return ByteTokenizer()
-    from niels_gpt.bpe import BPETokenizer  # noqa: PLC0415  # byte models should not pay for the BPE library
+    # Byte models should not pay for the BPE library.
+    from niels_gpt.bpe import BPETokenizer  # noqa: PLC0415
+    from niels_gpt.byte_level import ByteLevelTokenizer, is_adopted  # noqa: PLC0415
 
-    return BPETokenizer.from_json(json_text)
+    return (ByteLevelTokenizer if is_adopted(json_text) else BPETokenizer).from_json(json_text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from niels_gpt.bpe import CONTROL_TOKENS
+from niels_gpt.byte_level import adopt
 from niels_gpt.checkpoint import save_checkpoint
 from niels_gpt.config import ConfigError, ModelConfig, load_json, to_dict
 from niels_gpt.hf.errors import HFError
@@ -37,7 +39,7 @@ def load_folder(folder: Path, target: Path, *, note: Callable[[str], None] = lam
     if kv_heads != cfg.H:
         note(f"{kv_heads} heads of keys and values, each repeated for {cfg.H // kv_heads} of queries")
     state = from_hf(_weights(folder), cfg, kv_heads=kv_heads)
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, found)
     cfg = _cut_to(tokenizer, cfg, state, note=note)
     content = {"model_state": state, "model_cfg": to_dict(cfg)}
     model = model_from_checkpoint(content, where=str(folder))
@@ -69,17 +71,24 @@ def _cut_to(
     return dataclasses.replace(cfg, V=count)
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def _tokenizer(folder: Path, found: Mapping[str, Any]) -> Tokenizer:
+    """Return the folder's tokenizer: bytes, one of ours, or another project's."""
     path = folder / "tokenizer.json"
     try:
         text = path.read_text(encoding="utf-8")
-        pieces = json.loads(text)["model"]["vocab"]
+        stored = json.loads(text)
+        pieces, added = stored["model"]["vocab"], stored.get("added_tokens") or []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HFError(
-            f"{str(path)!r} is no tokenizer: {error}; expected the JSON of a byte-level BPE"
-        ) from error
+        msg = f"{str(path)!r} is no tokenizer: {error}; expected the JSON of a byte-level BPE"
+        raise HFError(msg) from error
+    names = {token["id"]: token["content"] for token in added}
     try:
-        return tokenizer_from_json(None if is_bytes(pieces) else text)
+        if is_bytes(pieces) and not added:
+            return tokenizer_from_json(None)
+        if set(CONTROL_TOKENS.values()) <= set(names.values()):
+            return tokenizer_from_json(text)
+        end = found.get("eos_token_id")
+        return adopt(text, end=names.get(end[0] if isinstance(end, list) else end))
     except TokenizerError as error:
         raise HFError(f"{str(path)!r}: {error}") from error
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from niels_gpt.bpe import BYTE_OF_LETTER, CONTROL_TOKENS
+from niels_gpt.byte_level import ByteLevelTokenizer
 from niels_gpt.chat_format import REPLY_TAG, ROLES
 from niels_gpt.tokenizer import Tokenizer
 
@@ -30,7 +31,7 @@ def _for_each_turn(turn: str, reply: str) -> str:
 
 def chat_template(tokenizer: Tokenizer) -> str:
     """Return the Jinja template for the tokenizer's kind."""
-    if tokenizer.special_token_ids():
+    if "asst" in tokenizer.special_token_ids():
         names = {"system": "sys", "user": "usr", "assistant": "asst"}
         tags = {role: CONTROL_TOKENS[name] for role, name in names.items()}
         turn = "{{ " + str(tags) + "[m['role']] + m['content'] + " + repr(CONTROL_TOKENS["eot"]) + " }}"
@@ -43,6 +44,8 @@ def chat_template(tokenizer: Tokenizer) -> str:
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
     """Return tokenizer.json: the stored one, or for bytes a vocabulary of the 256 bytes without merges."""
+    if isinstance(tokenizer, ByteLevelTokenizer):
+        return tokenizer.published_json()
     stored = tokenizer.to_json()
     return byte_pieces() if stored is None else stored
 
@@ -55,7 +58,7 @@ def tokenizer_config(tokenizer: Tokenizer, *, T: int) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "chat_template": chat_template(tokenizer),
     }
-    if tokenizer.special_token_ids():
+    if "asst" in tokenizer.special_token_ids():
         config |= {"eos_token": CONTROL_TOKENS["eot"], "pad_token": CONTROL_TOKENS["eot"]}
     return config
 

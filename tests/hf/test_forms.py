@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from niels_gpt.bpe import BPETokenizer
+from niels_gpt.byte_level import adopt
 from niels_gpt.config import ModelConfig
 from niels_gpt.hf.__main__ import main
 from niels_gpt.hf.export import export
@@ -41,6 +42,18 @@ def test_a_tokenizer_with_control_tokens_comes_back_byte_for_byte(
     export(source, tmp_path / "folder")
     load_folder(tmp_path / "folder", tmp_path / "back.pt")
     assert load_model(tmp_path / "back.pt").tokenizer.to_json() == bpe.to_json()
+
+
+def test_a_tokenizer_of_another_project_comes_back_with_its_end_token(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, bpe: BPETokenizer
+) -> None:
+    plain = bpe.to_json().replace("<|eot|>", "<end>").replace("<|asst|>", "<other>")
+    source = make_checkpoint(adopt(plain, end="<end>"), **NEOX)
+    export(source, tmp_path / "folder")
+    load_folder(tmp_path / "folder", tmp_path / "back.pt")
+    back = load_model(tmp_path / "back.pt")
+    assert back.fingerprint.digest == load_model(source).fingerprint.digest
+    assert back.template.stop_ids == {back.tokenizer.special_token_ids()["eot"]}
 
 
 def test_half_split_rows_go_back_side_by_side() -> None:
