@@ -59,6 +59,7 @@ def line_editor(
     """Return a prompt over `desk`; `keyboard` and `display` None: those of the current app session."""
     session: PromptSession[str | None] = PromptSession(
         PROMPT,
+        prompt_continuation=lambda width, _number, _wrapped: " " * width,
         completer=CommandCompleter(desk),
         # Without this the prompt keeps lines free for a menu that only commands have.
         complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),

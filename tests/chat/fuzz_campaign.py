@@ -50,8 +50,9 @@ OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[(?P<back>\d+)D\x1b\[K|\r\x1b\[K")
 FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 KEYS = [
     *"abcdefgh  xyz", "/temp 0.5", "/he", "//", "日", "\r", "\r", "\x03", "\x1b", "\x1b\r", "\n", "\t",
-    "\x1b[200~two\nlines\x1b[201~", "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D", "\x12", "\x15", "\x0b", "\x19", "\x01", "\x05", "\x7f", "\x1bb",
-    "\x1bd", "\x1b[3~", "\x14", "\x1f", "/vi on\r", "/vi off\r", "/keep_stopped off\r", "/stats\r",
+    "\x1b[200~two\nlines\x1b[201~", "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D", "\x12", "\x15", "\x0b", "\x19",
+    "\x01", "\x05", "\x7f", "\x1bb", "\x1bd", "\x1b[3~", "\x14", "\x1f", "/vi on\r", "/vi off\r",
+    "/keep_stopped off\r", "/stats\r",
 ]  # fmt: skip
 
 

@@ -1,21 +1,19 @@
 """The real program with a scripted model instead of a checkpoint, for tests in a terminal.
 
-The first reply is short, the second endless and slow, the others short again.
+The first reply is short, then one is endless and slow, one short, one endless, and so on.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from niels_gpt.chat import app
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, parse_options
+from tests.chat.conftest import ScriptedModel
 
 
 def endless() -> Iterator[str]:
@@ -24,15 +22,15 @@ def endless() -> Iterator[str]:
         yield f"la{number} "
 
 
-def scripted_model() -> Any:
-    spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scripted"] = module
-    spec.loader.exec_module(module)
-    replies = itertools.chain([["hel", "lo\x1b[31m", " there"], endless()], itertools.repeat(["fine"]))
-    return module.ScriptedModel(replies, context_length=10**6)
+def scripts() -> Iterator[Iterable[str]]:
+    yield ["hel", "lo\x1b[31m", " there"]
+    while True:
+        yield endless()
+        yield ["fine"]
+
+
+def scripted_model() -> ScriptedModel:
+    return ScriptedModel(scripts(), context_length=10**6)
 
 
 def loader(options: Options) -> Loader:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine import TokenGenerated, from_json
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.pipe import run_pipe
@@ -104,3 +105,50 @@ def test_when_nobody_reads_the_replies_any_more_what_was_said_is_kept(tmp_path: 
         reply = store.path(store.session("a").id)[-1]
     assert reply.status == "cancelled"
     assert reply.content.startswith("la la la ")
+
+
+def test_one_message_of_a_flag_is_sent_as_it_is_and_nothing_is_read(tmp_path: Path, scripted: Any) -> None:
+    model = scripted(["first"])
+    assert piped(tmp_path, b"unread\n", model, prompt="/help me") == (
+        True,
+        "first\n",
+        "new session 'a'\nresume with: niels-chat --session a\n",
+    )
+    with open_store(tmp_path / "sessions.db") as store:
+        assert store.path(store.session("a").id)[1].content == "/help me"
+
+
+def test_a_dash_reads_the_message_to_the_end_of_the_input(tmp_path: Path, scripted: Any) -> None:
+    piped(tmp_path, b"line one\nline two\n", scripted(), prompt="-")
+    with open_store(tmp_path / "sessions.db") as store:
+        assert store.path(store.session("a").id)[1].content == "line one\nline two"
+
+
+def test_an_empty_message_is_refused(tmp_path: Path, scripted: Any) -> None:
+    fine, replies, notices = piped(tmp_path, b"", scripted(), prompt="-")
+    assert (fine, replies) == (False, "")
+    assert "the message is empty" in notices
+
+
+def test_quiet_leaves_the_replies_alone_and_errors_are_still_told(tmp_path: Path, scripted: Any) -> None:
+    _, replies, notices = piped(tmp_path, b"hi\n/tmep\n", scripted(["hello"]), quiet=True)
+    assert replies == "hello\n"
+    assert notices.startswith("/tmep is no command")
+    assert notices.count("\n") == 1
+
+
+def test_json_prints_the_events_of_the_engine_and_nothing_else(tmp_path: Path, scripted: Any) -> None:
+    fine, output, _ = piped(tmp_path, b"hi\n", scripted(["hel", "lo"]), as_events=True)
+    events = [from_json(line) for line in output.splitlines()]
+    assert fine
+    assert [type(event).__name__ for event in events[:2]] == ["JobQueued", "JobStarted"]
+    assert "".join(event.text for event in events if isinstance(event, TokenGenerated)) == "hello"
+    assert type(events[-1]).__name__ == "JobDone"
+    assert [event.seq for event in events] == list(range(len(events)))
+
+
+def test_turns_that_no_longer_fit_are_named(tmp_path: Path, scripted: Any) -> None:
+    model = scripted(*([["word " * 10]] * 4), context_length=70)
+    _, _, notices = piped(tmp_path, b"first question\nsecond\nthird\nfourth\n", model)
+    assert "(the context is full: the oldest turn 'first question' no longer fits)\n" in notices
+    assert "(the context is full: the oldest 2 turns no longer fit, up to 'second')\n" in notices

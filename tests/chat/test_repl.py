@@ -96,7 +96,7 @@ class Typist:
     def _load(self, model: Any) -> Any:
         if isinstance(model, Exception):
             raise model
-        return model
+        return model() if callable(model) else model
 
 
 @pytest.fixture
@@ -228,3 +228,115 @@ def test_commands_and_usual_values_are_completed_and_messages_are_not() -> None:
     assert completions("/top_k ") == ["none", "1", "50"]
     assert completions("/temp 0.") == ["0.7", "0.9"]
     assert completions("to") == completions("/nonsense ") == completions("see /to") == []
+
+
+def answered(typist: Typist, model: Any, keys: str, **options: Any) -> str:
+    """The message that came of some keys."""
+    typist.type(keys, model, later=(("ok\n", CTRL_D),), **options)
+    return typist.messages()[0][1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "sent"),
+    [
+        ("one\x1b\rtwo\r", "one\ntwo"),
+        ("one\ntwo\r", "one\ntwo"),
+        ("\x1b[200~one\n  two\nthree\x1b[201~\r", "one\n  two\nthree"),
+        ("word gone\x17here\r", "word here"),
+        ("second\x01first \r", "first second"),
+        ("日本語\x7f!\r", "日本!"),
+    ],
+)
+def test_keys_edit_a_message_of_many_lines(typist: Typist, scripted: Any, keys: str, sent: str) -> None:
+    assert answered(typist, scripted(), keys) == sent
+
+
+def test_vi_keys_edit_a_line_when_asked_and_can_be_switched_on_in_the_chat(
+    typist: Typist, scripted: Any
+) -> None:
+    # Esc, to the beginning, insert.
+    assert answered(typist, scripted(), "world\x1b0ihello \r", vi=True) == "hello world"
+    shown = typist.type("/vi on\r", scripted(), later=(("/vi on\n", "two\x1b0ione \r"), ("ok\n", CTRL_D)))
+    assert "/vi on\n" in shown
+    assert typist.messages()[2] == ("user", "one two")
+
+
+def test_what_was_typed_before_is_found_by_its_letters(typist: Typist, scripted: Any) -> None:
+    for line in ("what is rope", "hello"):
+        typist.type(f"{line}\r", scripted(), session=None, later=(("ok\n", CTRL_D),))
+    typist.type("\x12rop\r\r", scripted(), later=(("ok\n", CTRL_D),))
+    assert typist.messages()[0] == ("user", "what is rope")
+
+
+def test_the_words_help_quit_and_exit_alone_are_commands(typist: Typist, scripted: Any) -> None:
+    shown = typist.type("help\rquit\r", scripted())
+    assert "/temp X" in shown
+    assert "resume" not in shown.splitlines()[-1]
+
+
+def test_another_session_is_resumed_and_this_one_renamed(typist: Typist, scripted: Any) -> None:
+    typist.type("one\r", scripted(["first"]), later=(("first\n", CTRL_D),))
+    typist.type("two\r", scripted(["second"]), session="b", later=(("second\n", CTRL_D),))
+    shown = typist.type(
+        "/resume nowhere\r/resume a\r/rename c\r/sessions\rmore\r",
+        scripted(["third"]),
+        session="b",
+        later=(("third\n", CTRL_D),),
+    )
+    assert "there is no session 'nowhere': /sessions lists them\n" in shown
+    assert "resumed 'a': 3 messages\n> one\nfirst\n" in shown
+    assert "* c  1 turn  one\n" in shown
+    assert shown.splitlines()[-1] == "resume with: niels-chat --session c"
+    assert [content for _, content in typist.messages("c")] == ["one", "first", "more", "third"]
+    assert [content for _, content in typist.messages("b")] == ["two", "second"]
+
+
+def test_another_checkpoint_goes_on_with_the_same_conversation(
+    typist: Typist, scripted: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "other.pt").touch()
+    models = iter([scripted(["first"]), scripted(["second"], fingerprint="f2")])
+    kept = []
+
+    def load() -> Any:
+        kept.append(next(models))
+        return kept[-1]
+
+    shown = typist.type(
+        f"one\r/model {tmp_path}/none.pt\r/model {tmp_path}/other.pt\rtwo\r",
+        load,
+        later=(("second\n", CTRL_D),),
+    )
+    assert "none.pt' does not exist" in shown
+    assert [content for _, content in typist.messages()] == ["one", "first", "two", "second"]
+    with open_store(typist.path) as store:
+        made = store.generations(store.session("a").id)
+    assert made[0].checkpoint_id != made[1].checkpoint_id
+    assert all(model.closed for model in kept)
+
+
+def test_a_stopped_reply_can_be_kept_from_the_model(typist: Typist, scripted: Any) -> None:
+    model = scripted(itertools.repeat("la "), ["fine"], context_length=10**6)
+    later = (("la la la", CTRL_C), ("(stopped; the model will not see", "thanks\r"), ("fine\n", CTRL_D))
+    typist.type("/keep_stopped off\rsing\r", model, later=later)
+    assert typist.statuses()[1] == "cancelled"
+    # One number a word and one a message: the system prompt, "thanks" and the roles.
+    assert len(model.requests[1].prompt_ids) == len(model.requests[0].prompt_ids)
+
+
+def test_statistics_tell_tokens_and_context(typist: Typist, scripted: Any) -> None:
+    shown = typist.type("/stats\rhi\r/stats\r", scripted(), later=(("last reply", CTRL_D),))
+    assert "since start no reply\n" in shown
+    assert "since start 1 reply, 2 tokens\n" in shown
+    assert " of 1000 tokens\n" in shown
+
+
+def test_a_session_is_exported_to_a_file_that_is_not_there_yet(
+    typist: Typist, scripted: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.md"
+    shown = typist.type(
+        f"hi\r/export {path}\r/export {path}\r", scripted(), later=(("is there already", CTRL_D),)
+    )
+    assert f"wrote session 'a' to '{path}'\n" in shown
+    assert "hi" in path.read_text(encoding="utf-8")

@@ -1,17 +1,21 @@
-"""The program in a pseudo-terminal, seen through a screen model of 80 by 24."""
+"""The program in a pseudo-terminal, seen through a screen model: few starts, many behaviours in each."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
+
+from niels_gpt.chat.status import HUNG_UP, TERMINATED
 
 pyte = pytest.importorskip("pyte")
 
@@ -21,34 +25,51 @@ CTRL_C, CTRL_D, ESC = "\x03", "\x04", "\x1b"
 
 
 class Terminal:
-    """A running program and what a user would see of it."""
+    """A running program and what a user would see of it, `columns` by 24."""
 
-    def __init__(self, words: list[str], state: Path, **environ: str) -> None:
+    def __init__(self, words: list[str], state: Path, *, columns: int, **environ: str) -> None:
         self.raw = ""
-        self.screen = pyte.Screen(80, 24)
+        self.screen = pyte.Screen(columns, 24)
         self._stream = pyte.Stream(self.screen)
         self._program = pexpect.spawn(
             sys.executable,
             words,
-            dimensions=(24, 80),
+            dimensions=(24, columns),
             encoding="utf-8",
             codec_errors="replace",
             env={
                 **os.environ,
                 "TERM": "xterm-256color",
-                "PROMPT_TOOLKIT_NO_CPR": "1",  # pyte's screen does not answer
                 "XDG_STATE_HOME": str(state),
+                "NIELS_CHAT_CONFIG": str(state / "config.toml"),
                 "OMP_NUM_THREADS": "1",
                 **environ,
             },
         )
+        # pexpect waits 50 ms before each send by default, for programs that turn echo off late.
+        self._program.delaybeforesend = None
+        # The prompt asks where the cursor is, and draws no line at the bottom before it knows.
+        self.screen.write_process_input = self._program.send
+        self.modes = self._modes()
 
     def type(self, keys: str) -> None:
         self._program.send(keys)
 
+    def resize(self, columns: int) -> None:
+        self._program.setwinsize(24, columns)
+        self.screen.resize(24, columns)
+
+    def signal(self, number: int) -> None:
+        self._program.kill(number)
+
     @property
     def lines(self) -> list[str]:
-        return [line.rstrip() for line in self.screen.display if line.strip()]
+        """What is on the screen without the line at the bottom."""
+        return [line.rstrip() for line in self.screen.display[:-1] if line.strip()]
+
+    @property
+    def bottom(self) -> str:
+        return self.screen.display[-1].rstrip()
 
     def wait(self, seen: Callable[[list[str]], bool]) -> list[str]:
         """Read until the screen is as wanted; fails with what is on it."""
@@ -58,20 +79,48 @@ class Terminal:
                 pytest.fail("the screen shows:\n" + "\n".join(self.lines))
         return self.lines
 
+    def wait_for_end(self, *end: str) -> list[str]:
+        return self.wait(lambda lines: lines[-len(end) :] == list(end))
+
+    def wait_for(self, text: str) -> list[str]:
+        return self.wait(lambda lines: any(text in line for line in lines))
+
+    def sing(self, keys: str, *, asked: str = "sing") -> None:
+        """Send a message and wait until the reply to it, an endless one, has begun."""
+        before = self.lines.count(f"> {asked}")
+        self.type(f"{keys}\r")
+
+        def began(lines: list[str]) -> bool:
+            places = [n for n, line in enumerate(lines) if line == f"> {asked}"]
+            return len(places) > before - (not keys) and "la9 " in " ".join(lines[places[-1] :])
+
+        self.wait(began)
+
+    def wait_for_keys(self) -> None:
+        """Wait until keys go to the program: a dumb terminal's prompt is there before."""
+        deadline = time.monotonic() + 40
+        while self._modes() == self.modes:
+            if time.monotonic() > deadline:
+                pytest.fail("the program does not read keys")
+
     def kill(self) -> None:
         """End the program as a crash does."""
         self._program.kill(signal.SIGKILL)
         self._program.wait()
 
     def end(self) -> int:
-        """Read to the end and return the exit status."""
+        """Read to the end and return the exit status; the terminal must be as it was."""
         while self._read():
             pass
+        assert self._modes() == self.modes
         self._program.close()
         return self._program.exitstatus
 
     def close(self) -> None:
         self._program.close(force=True)
+
+    def _modes(self) -> list[int]:
+        return termios.tcgetattr(self._program.child_fd)[:4]
 
     def _read(self) -> bool:
         try:
@@ -84,8 +133,10 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def running(words: list[str], folder: Path, **environ: str) -> Iterator[Terminal]:
-    terminal = Terminal([*words, "--store", str(folder / "s.db")], folder / "state", **environ)
+def running(words: list[str], folder: Path, *, columns: int = 80, **environ: str) -> Iterator[Terminal]:
+    terminal = Terminal(
+        [*words, "--store", str(folder / "s.db")], folder / "state", columns=columns, **environ
+    )
     try:
         yield terminal
     finally:
@@ -99,107 +150,113 @@ def placeholder(tmp_path: Path) -> list[str]:
     return ["--ckpt", str(tmp_path / "any.pt")]
 
 
-def test_a_conversation_with_a_stop_typed_ahead_keys_and_a_resume(
-    tmp_path: Path, placeholder: list[str]
-) -> None:
+def test_a_long_evening_with_stops_a_crash_and_a_signal(tmp_path: Path, placeholder: list[str]) -> None:
     with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
         terminal.wait(lambda lines: lines[-1:] == [">"] and "new session 'a'" in lines)
         terminal.type("hi\r")
-        terminal.wait(lambda lines: lines[-2:] == ["hello␛[31m there", ">"])
-        terminal.type("sing\r")
-        terminal.wait(lambda lines: any("la9 " in line for line in lines))
+        # What the model says is data: its escape sequence is shown and not obeyed.
+        terminal.wait_for_end("hello␛[31m there", ">")
+        terminal.wait(lambda _: terminal.bottom.startswith("a | "))
+        assert "/1000000 tokens | any.pt | temp 0.9" in terminal.bottom
+        terminal.sing("sing")
         terminal.type("typed ahead")
         terminal.type(CTRL_C)
-        lines = terminal.wait(lambda lines: lines[-1] == "> typed ahead")
-        assert lines[-2] == "(stopped)"
+        terminal.wait_for_end("(stopped)", "> typed ahead")
         terminal.type("\r")
-        terminal.wait(lambda lines: lines[-2:] == ["fine", ">"])
-        terminal.type(CTRL_D)
-        assert terminal.end() == 0
-        assert "resume with: niels-chat --session a --store" in " ".join(terminal.lines)
-    with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
-        lines = terminal.wait(lambda lines: lines[-1:] == [">"] and len(lines) > 1)
-        assert lines == ["resumed 'a': 7 messages", "> typed ahead", "fine", ">"]
-        terminal.type("/history\r")
-        lines = terminal.wait(lambda lines: lines[-3:] == ["> typed ahead", "fine", ">"] and "> hi" in lines)
-        assert any(line.endswith("(stopped)") for line in lines)
-
-
-def test_a_reply_interrupted_by_a_crash_is_finished_when_the_session_is_resumed(
-    tmp_path: Path, placeholder: list[str]
-) -> None:
-    with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"] and "new session 'a'" in lines)
-        terminal.type("hi\r")
-        terminal.wait(lambda lines: lines[-2:] == ["hello␛[31m there", ">"])
-        terminal.type("sing\r")
-        terminal.wait(lambda lines: any("la9 " in line for line in lines))
+        terminal.wait_for_end("fine", ">")
+        terminal.sing("sing")
+        terminal.type(ESC)
+        terminal.wait_for_end("(stopped)", ">")
+        terminal.type("/max")
+        terminal.wait(lambda lines: any(line.strip().startswith("/max_tokens") for line in lines))
+        terminal.type("\t 9\r")
+        terminal.wait_for_end("/max_tokens 9", ">")
+        terminal.type("two\x1b\rlines")
+        terminal.wait_for_end("> two", "  lines")
+        terminal.type("\r")
+        terminal.wait_for_end("fine", ">")
+        # A suggestion from what was typed before stands behind the cursor until it is taken.
+        terminal.type("typed")
+        terminal.wait_for_end("> typed ahead")
+        terminal.type("\x05 again")
+        terminal.wait_for_end("> typed ahead again")
+        terminal.sing("", asked="typed ahead again")
         terminal.kill()
     with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
-        lines = terminal.wait(lambda lines: lines[-2:] == ["hello␛[31m there", ">"])
+        lines = terminal.wait_for_end("hello␛[31m there", ">")
         assert lines == [
-            "resumed 'a': 4 messages",
-            "> sing",
+            "resumed 'a': 12 messages",
+            "> typed ahead again",
             "(this reply was interrupted; finishing it)",
             "hello␛[31m there",
             ">",
         ]
+        terminal.type("/resume ")
+        terminal.wait_for_end("> /resume", "            a")
+        terminal.sing("\x15sing")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.end() == TERMINATED
+        assert "resume with: niels-chat --session a --store" in " ".join(terminal.lines)
+    from sessions import open_store  # noqa: PLC0415
+
+    with open_store(tmp_path / "s.db") as store:
+        said = store.path(store.session("a").id)
+    assert [each.status for each in said if each.content.startswith("la0")] == ["cancelled"] * 3
+    assert [each.content for each in said if "two" in each.content] == ["two\nlines"]
 
 
-def test_leaving_at_once_does_not_wait_for_the_model(tmp_path: Path, bpe_checkpoint: Path) -> None:
-    with running([*REAL, "--ckpt", str(bpe_checkpoint)], tmp_path) as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"])
-        terminal.type(CTRL_D)
-        assert terminal.end() == 0
-        assert terminal.lines == [">"]
-
-
-def test_escape_stops_a_reply_and_completion_knows_the_commands(
+def test_a_narrow_terminal_without_colour_that_changes_its_width_and_hangs_up(
     tmp_path: Path, placeholder: list[str]
 ) -> None:
-    with running([*SCRIPTED, *placeholder], tmp_path) as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"])
-        terminal.type("hi\r")
-        terminal.wait(lambda lines: lines[-2:] == ["hello␛[31m there", ">"])
-        terminal.type("sing\r")
-        terminal.wait(lambda lines: any("la9 " in line for line in lines))
-        terminal.type(ESC)
-        terminal.wait(lambda lines: lines[-2:] == ["(stopped)", ">"])
-        terminal.type("/max")
-        terminal.wait(lambda lines: any(line.strip().startswith("/max_tokens") for line in lines))
-        terminal.type("\t 9\r")
-        terminal.wait(lambda lines: lines[-2:] == ["/max_tokens 9", ">"])
-        terminal.type("/exit\r")
-        assert terminal.end() == 0
-
-
-def test_no_color_is_respected(tmp_path: Path, placeholder: list[str]) -> None:
-    with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path, NO_COLOR="1") as terminal:
+    words = [*SCRIPTED, *placeholder, "--session", "a"]
+    with running(words, tmp_path, columns=40, NO_COLOR="1") as terminal:
         terminal.wait(lambda lines: lines[-1:] == [">"] and "new session 'a'" in lines)
         terminal.type("/tmep\r")
-        terminal.wait(lambda lines: any("did you mean /temp?" in line for line in lines))
-        terminal.type(CTRL_D)
-        assert terminal.end() == 0
-    assert "\x1b[2m" not in terminal.raw
-    assert "\x1b[3" not in terminal.raw.replace("\x1b[3J", "")
+        terminal.wait(lambda lines: "did you mean /temp?" in " ".join(lines))
+        terminal.type("hi\r")
+        terminal.wait_for_end("hello␛[31m there", ">")
+        terminal.type("sing\r")
+        lines = terminal.wait_for("la29 ")
+        first = lines.index("> sing") + 1
+        assert lines[first] == "la0 la1 la2 la3 la4 la5 la6 la7 la8 la9"
+        assert all(len(line) < 40 and line.startswith("la") for line in lines[first:])
+        terminal.resize(30)
+        lines = terminal.wait_for("la99 ")
+        assert all(re.fullmatch(r"(la\d+ ?)+", line) and len(line) < 30 for line in lines[-3:-1])
+        terminal.signal(signal.SIGHUP)
+        assert terminal.end() == HUNG_UP
+    styles = set(re.findall(r"\x1b\[([0-9;]*)m", terminal.raw))
+    assert not {"2", "31", "36"} & styles
+    assert not any(code.startswith(("3", "4", "38", "48")) for code in styles)
 
 
 def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, placeholder: list[str]) -> None:
     with running([*SCRIPTED, *placeholder], tmp_path, TERM="dumb") as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"])
-        for said, answered in (("hi", "hello␛[31m there"), ("/temp 1", "/temp 1")):
-            terminal.type(f"{said}\r")
-            lines = terminal.wait(lambda lines, end=[answered, ">"]: lines[-2:] == end)
-            assert lines[-3] == f"> {said}"
+        terminal.wait_for_end(">")
+        # Some dumb terminals end a line with a newline.
+        for said, answered in (("hi\r", "hello␛[31m there"), ("/temp 1\n", "/temp 1")):
+            terminal.wait_for_keys()
+            terminal.type(said)
+            lines = terminal.wait_for_end(answered, ">")
+            assert lines[-3] == f"> {said.strip()}"
+        terminal.wait_for_keys()
         terminal.type(CTRL_D)
         assert terminal.end() == 0
     assert "\x1b" not in terminal.raw
 
 
+def test_leaving_at_once_does_not_wait_for_the_model(tmp_path: Path, bpe_checkpoint: Path) -> None:
+    with running([*REAL, "--ckpt", str(bpe_checkpoint)], tmp_path) as terminal:
+        terminal.wait_for_end(">")
+        terminal.type(CTRL_D)
+        assert terminal.end() == 0
+        assert terminal.lines == [">"]
+
+
 def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkpoint: Path) -> None:
     words = [*REAL, "--ckpt", str(bpe_checkpoint), "--max-new-tokens", "5"]
     with running(words, tmp_path) as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"])
+        terminal.wait_for_end(">")
         # At once: the line waits for the model, not the user for the prompt.
         terminal.type("hello\r")
         terminal.wait(lambda lines: lines[0] == "> hello" and lines[-1] == ">" and len(lines) > 2)
@@ -207,12 +264,3 @@ def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkp
         assert terminal.end() == 0
         assert any(line.startswith("resume with: niels-chat --session chat-") for line in terminal.lines)
     assert list((tmp_path / "state" / "niels-gpt").iterdir())
-
-
-def test_a_damaged_checkpoint_takes_the_prompt_down_with_one_line(tmp_path: Path) -> None:
-    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
-    with running([*REAL, "--ckpt", str(tmp_path / "x.pt")], tmp_path) as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"])
-        assert terminal.end() == 1
-        assert "is no checkpoint, or is damaged" in " ".join(terminal.lines)
-        assert "Traceback" not in terminal.raw
