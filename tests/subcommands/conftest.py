@@ -30,8 +30,19 @@ def store_path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.db"
 
 
+@pytest.fixture(scope="session")
+def fresh_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of an empty store, so that not every test makes one anew."""
+    path = tmp_path_factory.mktemp("fresh") / "sessions.db"
+    open_store(path).close()
+    return path.read_bytes()
+
+
 @pytest.fixture
-def store(store_path: Path) -> Iterator[Store]:
+def store(store_path: Path, fresh_file: bytes) -> Iterator[Store]:
+    store_path.parent.mkdir(parents=True, exist_ok=True)
+    store_path.touch(mode=0o600)
+    store_path.write_bytes(fresh_file)
     with open_store(store_path) as opened:
         yield opened
 

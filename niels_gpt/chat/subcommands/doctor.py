@@ -49,6 +49,8 @@ def run(flags: argparse.Namespace) -> int:
     if flags.json:
         common.emit_json(found)
     else:
+        # A path is for copying, so the terminal may break it, but no line of ours does.
+        common.emit(f"store: {found.store}")
         for line in _report(found):
             print("\n".join(wrapped(one_line(line), width_of_output())))
     if found.damaged and flags.recover and isinstance(place, Path):
@@ -75,7 +77,6 @@ def _examined(flags: argparse.Namespace, place: Path | str) -> Findings:
 
 
 def _report(found: Findings) -> Iterator[str]:
-    yield f"store: {found.store}"
     yield from (f"note: {note}" for note in found.notes)
     if not found.faults:
         yield f"sessions: {found.sessions:,}, archived ones included"
