@@ -7,20 +7,26 @@ from collections.abc import Sized
 from sessions.errors import StoreError
 
 _SHOWN = 60  # characters of an offending value that an error quotes
+_TOLD = 400  # characters of a field's name, and of what is wrong with it
 
 
 class ImportRefused(StoreError, ValueError):  # noqa: N818 - named for what happened, as in sessions.errors
     """A file holds something that cannot be taken; ``where`` names file and line, ``field`` what in it."""
 
     def __init__(self, where: str, field: str, what: str) -> None:
-        place = f"{where}, {field}" if field else where
-        super().__init__(f"{place}: {what}; nothing was imported")
+        place = f"{where}, {_short(field)}" if field else where
+        # Names of fields, and what a library says about a file, can hold anything that the file holds.
+        super().__init__(" ".join(f"{place}: {_short(what)}; nothing was imported".split()))
         self.where = where
         self.field = field
 
 
 class ExportRefused(StoreError, ValueError):  # noqa: N818
     """A session cannot be written in the format that was asked for."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TOLD else text[: _TOLD - 1] + "…"
 
 
 def quoted(value: object) -> str:

@@ -119,6 +119,14 @@ def test_every_format_reads_or_writes() -> None:
     assert all(name == each.name for name, each in FORMATS.items())
 
 
+def test_a_field_with_a_monstrous_name_is_told_in_one_short_line(read: Read) -> None:
+    said = {"title": "x", "mapping": {"a\nb" * 100_000: 7}, "current_node": None}
+    with pytest.raises(ImportRefused, match=r"mapping\.a ba ba b") as refused:
+        read([said])
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
 def test_an_error_quotes_no_more_than_can_be_read() -> None:
     assert quoted("x" * 10_000) == "str of length 10000"
     assert quoted([1, 2]) == "[1, 2]"
