@@ -33,7 +33,7 @@ def test_every_figure_of_the_engine_is_measured(tmp_path: Path, capsys: pytest.C
 def test_a_crowd_of_jobs_gets_the_replies_that_each_gets_alone(
     backend: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert thousand_jobs.main(["--jobs", "40", "--backend", backend]) == 0
+    assert thousand_jobs.main(["--jobs", "24", "--backend", backend]) == 0
     assert "faults: 0" in capsys.readouterr().out
 
 

@@ -6,6 +6,7 @@ Everything happens on the event loop, so that one seed gives one history. Knows 
 from __future__ import annotations
 
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,18 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Seconds that pass when somebody says so."""
+    """Seconds that pass when somebody says so, on any thread."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._lock = threading.Lock()
 
     def __call__(self) -> float:
         return self.now
+
+    def go_on(self, seconds: float) -> None:
+        with self._lock:
+            self.now += seconds
 
 
 class InlineCompute:
@@ -102,7 +108,7 @@ class SimulatedDecoder(ScriptedDecoder):
 
     def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
         self.began.append(self.clock.now)
-        self.clock.now += self.chance.random() * self.longest
+        self.clock.go_on(self.chance.random() * self.longest)
         numbers = frozenset(number_of(sequence) for sequence in sequences)
         self.steps.append(numbers)
         if self.troubled and self.chance.random() < 0.02:
@@ -113,7 +119,7 @@ class SimulatedDecoder(ScriptedDecoder):
         return super().advance(sequences)
 
     def release(self, sequence: ScriptedSequence) -> Mapping[str, object]:
-        self.clock.now += self.chance.random() * 0.0001
+        self.clock.go_on(self.chance.random() * 0.0001)
         return super().release(sequence)
 
 

@@ -1,11 +1,12 @@
 """Random schedules against every promise of the engine: thousands of them, each from one seed.
 
-    python -m tests.engine.simulation [--schedules 10000] [--backend asyncio|trio] [--seed 0]
+    python -m tests.engine.simulation [--schedules 10000] [--backend asyncio|trio] [--seed 0] [--thread]
 
 A schedule is a small engine and some dozens of random acts: jobs with and without deadlines, cancels,
 followers that stall, vanish or come late, failures of one job and of all, time that passes, draining, and one
 of four ways of leaving. Afterwards everything that the engine promises is checked. The first broken promise
-ends the run with exit status 1 and the command that repeats it.
+ends the run with exit status 1 and the command that repeats it. With --thread the engine has its real compute
+thread instead of one that does on the event loop what the seed says: other interleavings, none repeatable.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -39,7 +41,9 @@ class BlockFailedError(Exception):
 class Schedule:
     """One run: what was done, and what was seen of it."""
 
-    def __init__(self, seed: int, engine_type: type[Engine[Any, Any]] = Engine) -> None:
+    def __init__(
+        self, seed: int, engine_type: type[Engine[Any, Any]] = Engine, *, thread: bool = False
+    ) -> None:
         self.chance = chance = random.Random(seed)
         self.clock = Clock()
         self.decoder = SimulatedDecoder(self.clock, chance)
@@ -47,7 +51,7 @@ class Schedule:
         self.compute = InlineCompute(chance)
         self.engine = engine_type(
             self.decoder, max_batch=self.max_batch, max_queue=self.max_queue, clock=self.clock,
-            slice_ms=chance.choice([0, 1, 5, 1e6]), compute=self.compute,
+            slice_ms=chance.choice([0, 1, 5, 1e6]), compute=None if thread else self.compute,
         )  # fmt: skip
         self.way_out = chance.choice(WAYS_OUT)
         self.jobs: list[tuple[Job, NumberedScript]] = []
@@ -99,7 +103,7 @@ class Schedule:
         elif act < 0.7 and self.jobs:
             chance.choice(self.jobs)[0].events().close()
         elif act < 0.75:
-            self.clock.now += chance.random()
+            self.clock.go_on(chance.random())
         else:
             for _ in range(chance.randrange(20)):
                 await anyio.lowlevel.checkpoint()
@@ -231,9 +235,11 @@ async def _read(cursor: Cursor) -> list[Event]:
     return [event async for event in cursor]
 
 
-async def simulate(seed: int, engine_type: type[Engine[Any, Any]] = Engine) -> Schedule:
+async def simulate(
+    seed: int, engine_type: type[Engine[Any, Any]] = Engine, *, thread: bool = False
+) -> Schedule:
     """Play one schedule; `AssertionError` for a broken promise, a stuck schedule included."""
-    schedule = Schedule(seed, engine_type)
+    schedule = Schedule(seed, engine_type, thread=thread)
     try:
         with anyio.fail_after(PATIENCE):
             await schedule.play()
@@ -250,6 +256,7 @@ def main(argv: Sequence[str] | None = None, engine_type: type[Engine[Any, Any]] 
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio")
     parser.add_argument("--seed", type=int, default=0, help="of the first schedule; the next has the next")
+    parser.add_argument("--thread", action="store_true", help="a real compute thread: nothing is repeatable")
     flags = parser.parse_args(argv)
     counts: Counter[str] = Counter()
     began = time.perf_counter()
@@ -257,7 +264,8 @@ def main(argv: Sequence[str] | None = None, engine_type: type[Engine[Any, Any]] 
         if flags.backend == "trio":
             _make_trio_repeatable(seed)
         try:
-            schedule = anyio.run(simulate, seed, engine_type, backend=flags.backend)
+            play = partial(simulate, seed, engine_type, thread=flags.thread)
+            schedule = anyio.run(play, backend=flags.backend)
             counts.update(schedule.ends())
         except BaseException as error:
             repeat = (

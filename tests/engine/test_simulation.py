@@ -20,6 +20,12 @@ async def test_a_schedule_keeps_every_promise(seed: int) -> None:
     await simulation.simulate(seed)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("seed", range(100, 115))
+async def test_a_schedule_on_a_real_thread_keeps_every_promise(seed: int) -> None:
+    await simulation.simulate(seed, thread=True)
+
+
 def test_one_seed_gives_one_history() -> None:
     def history() -> list[str]:
         schedule = anyio.run(simulation.simulate, 5, backend="asyncio")

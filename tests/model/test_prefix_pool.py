@@ -157,7 +157,7 @@ def test_a_reply_that_still_runs_lends_its_prompt(packed: PackedModel) -> None:
 
 def test_what_a_failed_step_may_have_spoiled_is_not_kept(packed: PackedModel) -> None:
     class Failing(KernelDecoder):
-        def _share(self, *arguments: object) -> int:
+        def _share(self, rows: int, *arguments: object) -> int:
             raise MemoryError
 
     decoder = Failing(packed, ByteTokenizer(), prefill_chunk=64, pool_bytes=PLENTY)
