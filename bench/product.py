@@ -20,7 +20,6 @@ from niels_gpt.kernels.layout import pack_gpt
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import Sampling
 
-CHUNK = 64
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -32,7 +31,8 @@ class KernelCandidate:
         self._sampling = sampling
         self._tokenizer = tokenizer_for(model.cfg)
         self._threads = threads
-        self._chunk, self._decoder = CHUNK, self._new_decoder(CHUNK)
+        self._chunk: int | None = None
+        self._decoder = self._new_decoder(None)
 
     def logits(self, prompts: Prompts) -> np.ndarray:
         """(B, V) of the rows that the first tokens are drawn from."""
@@ -45,8 +45,8 @@ class KernelCandidate:
         return np.stack(rows)
 
     def first_token(self, prompt: Sequence[int]) -> float:
-        """With the chunks that a chat uses."""
-        decoder = self._decoder_with(chunk=CHUNK)
+        """In the portions that a chat uses; no prompt is found in a pool."""
+        decoder = self._decoder_with(chunk=None)
         began = time.perf_counter()
         live = [decoder.admit(self._request(prompt, 2))]
         while not live[0].reply.reply_tokens:
@@ -74,13 +74,13 @@ class KernelCandidate:
             stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
         )  # fmt: skip
 
-    def _decoder_with(self, *, chunk: int) -> KernelDecoder:
+    def _decoder_with(self, *, chunk: int | None) -> KernelDecoder:
         if chunk != self._chunk:
             self._decoder.close()
             self._chunk, self._decoder = chunk, self._new_decoder(chunk)
         return self._decoder
 
-    def _new_decoder(self, chunk: int) -> KernelDecoder:
+    def _new_decoder(self, chunk: int | None) -> KernelDecoder:
         return KernelDecoder(  # without a pool: every prompt is read whole, as the other candidates read it
             self.packed, self._tokenizer, prefill_chunk=chunk, threads=self._threads, pool_bytes=0
         )

@@ -17,6 +17,7 @@ import numpy as np
 
 from niels_gpt.infer.crew import Crew
 from niels_gpt.infer.logits_hash import row_sums
+from niels_gpt.infer.portions import Portions
 from niels_gpt.infer.prefix_pool import PrefixPool, State
 from niels_gpt.infer.reply import Reply
 from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
@@ -31,6 +32,7 @@ from niels_gpt.tokenizer import Tokenizer
 # beside the work in Python between two calls.
 CALL_SECONDS = 0.001
 MOST_STEPS = 8
+CHUNK = 64
 RELEASED = -1  # the slot of a sequence that has none any more
 NO_STATE = State(np.zeros(0, np.float32), 0)
 POOL_BYTES = 64 * 2**20
@@ -93,26 +95,28 @@ class KernelDecoder:
         model: PackedModel | PackedBDH,
         tokenizer: Tokenizer,
         *,
-        prefill_chunk: int = 64,
+        prefill_chunk: int | None = None,
         threads: int | None = None,
         pool_bytes: int = POOL_BYTES,
     ) -> None:
         """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can.
 
-        With None they share it where that measures faster (`crew`).
+        None: a number that suits a chat, larger where a prompt is alone (`portions`), and threads share a
+        step where that measures faster (`crew`).
         States of replies that ended, up to `pool_bytes` of them, serve prompts that begin alike; 0: none do.
         """
         if tokenizer.vocab_size != model.shape.V:
             raise DecoderError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.shape.V}"
             )
-        if prefill_chunk < 1 or (threads is not None and threads < 1):
+        if (prefill_chunk is not None and prefill_chunk < 1) or (threads is not None and threads < 1):
             raise DecoderError(f"got {prefill_chunk=!r} and {threads=!r}, expected at least 1")
         self._model = model
         self._tokenizer = tokenizer
-        self._chunk = prefill_chunk
+        self._chunk = prefill_chunk or CHUNK
+        self._portions = Portions(CHUNK) if prefill_chunk is None else None
         self._crew = Crew(threads if model.may_split else 1)
-        self._memory = model.new_memory(rows=prefill_chunk, room=64, parts=self._crew.threads)
+        self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._crew.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
         self._slots = _new_slots(4, model.shape.V)
         self._free = [3, 2, 1, 0]
@@ -192,6 +196,9 @@ class KernelDecoder:
         """
         reading = [s for s in sequences if s.reply.request.use_cache and s.unread > 1]
         shares, budget = dict.fromkeys(reading, 0), self._chunk
+        if self._portions is not None and len(reading) == len(sequences) == 1:
+            self._reuse(reading[0])
+            budget = self._portions.next(reading[0].unread)
 
         def give(sequence: KernelSequence, most: int) -> int:
             self._reuse(sequence)  # what others have read since this one came
@@ -245,6 +252,8 @@ class KernelDecoder:
     def _share(self, rows: int, *arguments: object) -> int:
         """Run the steps on all threads; how many were done."""
         done, self._step_seconds = self._crew.run(run, rows, *arguments)
+        if self._portions is not None and done == 1:
+            self._portions.took(rows, self._step_seconds)
         return done
 
     def _take(self, sequence: KernelSequence, i: int, sums: np.ndarray) -> Step:
