@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import sys
 from collections.abc import Callable
 
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options, check_checkpoint, check_session_name
+from niels_gpt.chat.options import FROM_INPUT, Options, check_checkpoint, check_session_name
 from niels_gpt.chat.render import Screen, columns_of, may_style
 from niels_gpt.chat.resuming import with_picked
 from niels_gpt.chat.status import INTERRUPTED, run_to_status
@@ -36,7 +37,7 @@ def _chat(options: Options, loader: Loader) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        if options.prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+        if options.prompt is None and _is_terminal():
             if options.as_events:
                 raise LoadFailed("--json is for programs: give a message with -p TEXT, or lines on a pipe")
             # Here, not above: a pipe and --help are quicker without prompt-toolkit.
@@ -61,7 +62,19 @@ def _chat(options: Options, loader: Loader) -> int:
             columns=columns_of(notices),
             quiet=options.quiet,
         )
-        return asyncio.run(run_pipe(options, loader, screen, sys.stdin.fileno(), sys.stdout))
+        return asyncio.run(run_pipe(options, loader, screen, _input(options), sys.stdout))
     finally:
         if not loader.busy:
             loader.close()
+
+
+def _is_terminal() -> bool:
+    # Python has no stdin at all where the descriptor was closed.
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _input(options: Options) -> int:
+    """Return the descriptor of standard input, or of nothing where it is closed or not to be read."""
+    if sys.stdin is None or options.prompt not in {None, FROM_INPUT}:
+        return os.open(os.devnull, os.O_RDONLY)
+    return sys.stdin.fileno()

@@ -24,6 +24,8 @@ from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
+FROM_INPUT = "-"
+"""As a message: read it from standard input, to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)

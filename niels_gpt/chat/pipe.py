@@ -20,7 +20,7 @@ from niels_gpt.chat.desk import Desk
 from niels_gpt.chat.ending import ending_on_signals
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
+from niels_gpt.chat.options import FROM_INPUT, Options
 from niels_gpt.chat.render import Screen
 from niels_gpt.chat.status import FAILED, OK
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from engine import Event
 
 _CHUNK = 1 << 16
-FROM_INPUT = "-"
-"""As a message: read it from standard input, to its end."""
 
 
 async def run_pipe(options: Options, loader: Loader, screen: Screen, descriptor: int, output: TextIO) -> int:

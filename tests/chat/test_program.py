@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from niels_gpt.chat.status import BROKEN_PIPE, INTERRUPTED, OK, TERMINATED
 from niels_gpt.chat_cli import run_chat_cli
 
 COMMAND = [sys.executable, "-m", "niels_gpt.chat_cli"]
@@ -73,11 +76,30 @@ def test_a_store_that_is_none_is_one_line_and_status_1(tmp_path: Path, byte_chec
     assert (tmp_path / "s.db").read_bytes() == b"no database " * 100
 
 
-def test_int8_weights_are_recorded_as_another_model(tmp_path: Path, byte_checkpoint: Path) -> None:
-    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--max-new-tokens", "3"]
+@pytest.fixture
+def answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run the program here, on a line of input, and return the replies."""
+
+    def run_here(checkpoint: Path, *flags: str) -> str:
+        (tmp_path / "input").write_text("hello\n")
+        with (tmp_path / "input").open() as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            assert run_chat_cli(["--ckpt", str(checkpoint), *flags]) == OK
+        printed = capsys.readouterr()
+        assert "resume with: niels-chat --session " in printed.err
+        return printed.out
+
+    return run_here
+
+
+def test_int8_weights_are_recorded_as_another_model(
+    tmp_path: Path, byte_checkpoint: Path, answer: Callable[..., str]
+) -> None:
     for weights in ("float32", "int8"):
-        done = run(*flags, "--session", weights, "--weights", weights, data=b"hi\n")
-        assert done.returncode == 0, done.stderr.decode()
+        flags = ["--store", str(tmp_path / "s.db"), "--max-new-tokens", "3", "--session", weights]
+        answer(byte_checkpoint, *flags, "--weights", weights)
     from sessions import open_store  # noqa: PLC0415
 
     with open_store(tmp_path / "s.db") as store:
@@ -87,64 +109,87 @@ def test_int8_weights_are_recorded_as_another_model(tmp_path: Path, byte_checkpo
 
 
 @pytest.mark.parametrize("name", ["byte_checkpoint", "bpe_checkpoint"])
-def test_the_same_line_gets_the_same_reply_with_and_without_the_cache(
-    name: str,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_same_line_gets_the_same_reply_with_and_without_the_cache_and_on_two_threads(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, answer: Callable[..., str]
 ) -> None:
-    checkpoint = request.getfixturevalue(name)
-    (tmp_path / "input").write_text("hello\n")
-    replies = []
-    for flag in ("--no-kv-cache", "--device=cpu"):
-        store = str(tmp_path / f"{flag}.db")
-        with (tmp_path / "input").open() as source:
-            monkeypatch.setattr(sys, "stdin", source)
-            argv = ["--ckpt", str(checkpoint), "--store", store, "--max-new-tokens", "9", flag]
-            assert run_chat_cli(argv) == 0
-        printed = capsys.readouterr()
-        assert "resume with: niels-chat --session chat-" in printed.err
-        replies.append(printed.out)
-    assert replies[0] == replies[1]
+    replies = [
+        answer(
+            request.getfixturevalue(name),
+            "--store",
+            str(tmp_path / f"{n}.db"),
+            "--max-new-tokens",
+            "9",
+            *flag,
+        )
+        for n, flag in enumerate((["--no-kv-cache"], ["--device=cpu"], ["--threads=2"]))
+    ]
+    assert replies[0] == replies[1] == replies[2]
     assert replies[0].endswith("\n")
     assert len(replies[0]) > 1
 
 
-def test_an_interrupt_stores_what_was_said_and_ends_with_130(tmp_path: Path, byte_checkpoint: Path) -> None:
-    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--session", "a"]
+def test_without_a_session_nothing_is_kept_and_nothing_can_be_resumed(
+    tmp_path: Path, byte_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--max-new-tokens", "3"]
+    assert run_chat_cli([*flags, "--no-session", "-p", "hello"]) == OK
+    printed = capsys.readouterr()
+    assert printed.out.endswith("\n")
+    assert "resume" not in printed.err
+    assert list(tmp_path.iterdir()) == [tmp_path / "tmp"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.fixture
+def scripted_flags(tmp_path: Path) -> list[str]:
+    """The program with a scripted model, which answers the second line without an end."""
+    (tmp_path / "any.pt").touch()
+    program = str(Path(__file__).with_name("scripted_program.py"))
+    store = ["--store", str(tmp_path / "s.db")]
+    return [sys.executable, program, "--ckpt", str(tmp_path / "any.pt"), *store, "--session", "a"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)], ids=["int", "term"]
+)
+def test_a_signal_stores_what_was_said_and_has_its_status(
+    tmp_path: Path, scripted_flags: list[str], number: int, status: int
+) -> None:
     with subprocess.Popen(
-        [*COMMAND, *flags, "--max-new-tokens", "100000"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        scripted_flags, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as program:
         assert program.stdin is not None
         assert program.stdout is not None
-        program.stdin.write(b"hello\n")
+        program.stdin.write(b"hello\nsing\n")
         program.stdin.flush()
-        assert program.stdout.read(1)
-        # The reply is over after 500 tokens at most; then the program waits for the next line.
-        program.send_signal(signal.SIGINT)
-        program.communicate(timeout=30)
-    assert program.returncode == 130
+        read = b""
+        while b"la9 " not in read:
+            read += program.stdout.read1()
+        program.send_signal(number)
+        _, errors = program.communicate(timeout=30)
+    assert program.returncode == status
+    assert b"Traceback" not in errors
     from sessions import open_store  # noqa: PLC0415
 
     with open_store(tmp_path / "s.db") as store:
         session = store.session("a")
-        assert store.path(session.id)[-1].role == "assistant"
+        reply = store.path(session.id)[-1]
+        assert (reply.role, reply.status) == ("assistant", "cancelled")
+        assert reply.content.startswith("la0 la1 ")
         assert store.pending(session.id) is None
 
 
-def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path, byte_checkpoint: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error_message(scripted_flags: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
-    flags = ["--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), "--session", "a"]
     with subprocess.Popen(
-        [*COMMAND, *flags], stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE
+        scripted_flags, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE
     ) as program:
         os.close(write)
         _, errors = program.communicate(b"hello\n", timeout=30)
-    assert program.returncode == 141
+    assert program.returncode == BROKEN_PIPE
     assert b"Traceback" not in errors
     assert b"Exception" not in errors

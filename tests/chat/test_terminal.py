@@ -192,7 +192,7 @@ def test_a_long_evening_with_stops_a_crash_and_a_signal(tmp_path: Path, placehol
             ">",
         ]
         terminal.type("/resume ")
-        terminal.wait_for_end("> /resume", "            a")
+        terminal.wait(lambda lines: lines[-2] == "> /resume" and lines[-1].strip() == "a")
         terminal.sing("\x15sing")
         terminal.signal(signal.SIGTERM)
         assert terminal.end() == TERMINATED
