@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import or_
+from sqlalchemy import insert, or_
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
@@ -105,21 +105,23 @@ def _generations(transaction: Transaction, session: SessionRow) -> list[Generati
 def _add_messages(transaction: Transaction, session: SessionRow, archive: SessionArchive) -> dict[int, int]:
     """Write the messages; return the id that each has now by the one that it had."""
     ids: dict[int, int] = {}
+    # Each needs its parent's new id; a plain statement for each costs a third of a flush.
+    connection = transaction.connection()
     for message in archive.messages:
-        row = MessageRow(
-            session_id=session.id,
-            parent_id=None if message.parent_id is None else ids[message.parent_id],
-            position=message.position,
-            role=message.role,
-            content=message.content,
-            token_ids=None if message.token_ids is None else list(message.token_ids),
-            status=message.status,
-            digest=message.digest,
-            created=message.created,
-        )
-        transaction.add(row)
-        transaction.flush()
-        ids[message.id] = row.id
+        values = {
+            "session_id": session.id,
+            "parent_id": None if message.parent_id is None else ids[message.parent_id],
+            "position": message.position,
+            "role": message.role,
+            "content": message.content,
+            "token_ids": None if message.token_ids is None else list(message.token_ids),
+            "status": message.status,
+            "digest": message.digest,
+            "created": message.created,
+        }
+        key = connection.execute(insert(MessageRow), values).inserted_primary_key
+        assert key is not None  # noqa: S101 - an insert of one row has one
+        ids[message.id] = key[0]
     return ids
 
 
