@@ -1,0 +1,131 @@
+"""Many prompts through niels-generate's engine, beside the same replies one after another.
+
+Three ways to the same texts, from the same seeds: the engine with a full batch, the engine with one reply at
+a time, and the loop that calls the model's own method (torch) for one prompt after another. The first two
+must agree to the last token; the third may differ where two tokens are nearly tied, and says how often it
+did. Ratios belong to this run alone: the ways take turns, prompt block by prompt block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from bench.measure import facts, table
+from niels_gpt.generation.options import make_options
+from niels_gpt.generation.sampled import sampled_steps
+from niels_gpt.generation.stepper import Stepping
+from niels_gpt.infer.backends import open_backend
+from niels_gpt.inference.prompts import Prompt, Reply, encoded, read_lines
+from niels_gpt.inference.replies import Plan, replies
+from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.paths import SHIPPED_CHECKPOINT
+from niels_gpt.rng import reply_seed
+from niels_gpt.sampling import Sampling
+
+SAMPLES = 3
+TURNS = 5
+
+
+def questions(count: int) -> list[str]:
+    """Prompts of different lengths, none like another."""
+    kinds = ("What is {}?", "Tell me about number {} and why it matters.", "{} and", "Once there were {}")
+    return [kinds[i % len(kinds)].format(i) for i in range(count)]
+
+
+def one_by_one(loaded: LoadedModel, prompts: Sequence[Prompt], plan: Plan) -> list[tuple[int, ...]]:
+    """The plain loop over the model's own generation."""
+    options = make_options(
+        max_new_tokens=plan.max_new_tokens, temperature=plan.sampling.temperature, top_k=plan.sampling.top_k,
+        repetition_penalty=None, eos_token_id=plan.stop_ids, banned_token_ids=plan.banned_ids,
+    )  # fmt: skip
+    found = []
+    for prompt in prompts:
+        for sample in range(plan.samples):
+            seed = reply_seed(plan.seed, prompt.index, sample)
+            steps = sampled_steps(cast("Stepping", loaded.model), [prompt.ids], options, seeds=[seed])
+            found.append(tuple(step[0] for step in steps))
+    return found
+
+
+class Ways:
+    """The three ways, with what each took."""
+
+    def __init__(self, loaded: LoadedModel, plan: Plan, *, batch_size: int) -> None:
+        self.loaded, self.plan, self.batch_size = loaded, plan, batch_size
+        self.backend = open_backend(loaded)
+        self.seconds: dict[str, list[float]] = {}
+        self.ids: dict[str, list[tuple[int, ...]]] = {}
+
+    def turn(self, prompts: Sequence[Prompt]) -> None:
+        """Continue a block of prompts in every way."""
+        self._timed("together", lambda: self._engine(prompts, self.batch_size))
+        self._timed("one at a time", lambda: self._engine(prompts, 1))
+        self._timed("own method", lambda: one_by_one(self.loaded, prompts, self.plan))
+
+    def _timed(self, way: str, work: Callable[[], list[tuple[int, ...]]]) -> None:
+        began = time.perf_counter()
+        found = work()
+        self.seconds.setdefault(way, []).append(time.perf_counter() - began)
+        self.ids.setdefault(way, []).extend(found)
+
+    def _engine(self, prompts: Sequence[Prompt], batch_size: int) -> list[tuple[int, ...]]:
+        found: list[Reply] = []
+        asyncio.run(replies(self.backend, prompts, self.plan, found.extend, batch_size=batch_size))
+        return [reply.ids for reply in found]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if the engine's two ways differ in any token."""
+    parser = argparse.ArgumentParser(prog="bench.inference", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--ckpt", type=Path, default=SHIPPED_CHECKPOINT)
+    parser.add_argument("--prompts", type=Path, help="a file, one prompt a line (default: 1,000 made up)")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--tokens", type=int, default=60, help="most new tokens of a reply")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--quick", action="store_true", help="a few prompts, to see that it works")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    loaded = load_model(options.ckpt)
+    texts = questions(6 if options.quick else options.count)
+    if options.prompts is not None:
+        texts = read_lines(options.prompts)[: options.count]
+    plan = Plan(
+        sampling=Sampling(temperature=0.8, top_k=50), max_new_tokens=6 if options.quick else options.tokens,
+        samples=SAMPLES, seed=42, stop_ids=loaded.template.stop_ids, stop_sequences=(),
+        banned_ids=loaded.template.banned_ids,
+    )  # fmt: skip
+    prompts = encoded(texts, loaded.tokenizer)
+    ways = Ways(loaded, plan, batch_size=options.batch_size)
+    block = -(-len(prompts) // TURNS)
+    for first in range(0, len(prompts), block):
+        ways.turn(prompts[first : first + block])
+    ways.backend.close()
+    return report(ways, len(prompts))
+
+
+def report(ways: Ways, prompts: int) -> int:
+    """Print what was found; the exit status."""
+    print("\n".join(f"{name}: {value}" for name, value in facts().items()))
+    print(f"\n{prompts:,} prompts x {SAMPLES}, batch {ways.batch_size}\n")
+    exact, base = ways.ids["together"], ways.seconds["together"]
+    differing, rows = {}, []
+    for way, seconds in ways.seconds.items():
+        ratio = statistics.median(mine / other for mine, other in zip(seconds, base, strict=True))
+        speed = sum(map(len, ways.ids[way])) / sum(seconds)
+        differing[way] = sum(a != b for a, b in zip(ways.ids[way], exact, strict=True))
+        rows.append([way, f"{speed:,.0f}", f"{ratio:.1f}", f"{differing[way]} of {len(exact):,}"])
+    print(table(["way", "tokens/s", "together is faster by", "replies that differ"], rows))
+    return int(differing["one at a time"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
