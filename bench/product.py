@@ -24,9 +24,11 @@ GREEDY = Sampling(temperature=0.0)
 
 
 class KernelCandidate:
-    """`KernelDecoder` with a given number of threads; see `bench.candidates.Candidate`."""
+    """`KernelDecoder` with a number of threads, or with its default; see `bench.candidates.Candidate`."""
 
-    def __init__(self, model: GPT, *, threads: int, form: WeightForm, sampling: Sampling = GREEDY) -> None:
+    def __init__(
+        self, model: GPT, *, threads: int | None, form: WeightForm, sampling: Sampling = GREEDY
+    ) -> None:
         self.packed = pack_gpt(model, form)
         self._sampling = sampling
         self._tokenizer = tokenizer_for(model.cfg)
