@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from niels_gpt.chat.subcommands import export, import_file
 from sessions import Store, open_store
+from sessions.interchange import READABLE, WRITABLE
 
 from .conftest import Command, Say
 
@@ -46,6 +48,11 @@ def test_the_name_of_a_file_says_what_is_written(
     say("talk", "q", "a")
     assert command("export", "talk", "--output", str(tmp_path / name)).status == 0
     assert (tmp_path / name).read_text().startswith(beginning)
+
+
+def test_the_flags_know_the_formats_that_there_are() -> None:
+    assert export._FORMATS == WRITABLE
+    assert ("auto", *READABLE) == import_file._FORMATS
 
 
 def test_standard_output_has_the_sessions_alone(command: Command, say: Say) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import NoReturn
+
 import pytest
 
 from niels_gpt.chat.errors import LoadFailed
-from niels_gpt.chat.options import parse_options
+from niels_gpt.chat.loader import Loader
+from niels_gpt.chat.opened import Opened
+from niels_gpt.chat.options import Options, parse_options
 from niels_gpt.chat.resuming import with_latest, with_picked
 from niels_gpt.chat_cli import run_chat_cli
 from sessions import Store
@@ -40,3 +45,23 @@ def test_picking_needs_a_terminal() -> None:
 def test_only_one_way_to_name_a_session_at_once(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_chat_cli(argv) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_chat_opens_the_session_used_last(store: Store, say: Say) -> None:
+    say("a", "hi", "ho")
+    say("b", "hi", "ho")
+
+    def no_model(options: Options) -> NoReturn:
+        raise LoadFailed("not needed here")
+
+    async def run() -> Opened:
+        options = parse_options(["-c"])
+        loader = Loader(options, open_store=lambda _: store, load_model=no_model)
+        opened = Opened(options, loader, on_news=lambda: None, on_event=lambda _: None)
+        loader.start()
+        await asyncio.wait_for(opened.serve(), timeout=20)
+        return opened
+
+    opened = asyncio.run(run())
+    assert opened.record is not None
+    assert (opened.options.session, opened.record.name, opened.record.exists) == ("b", "b", True)

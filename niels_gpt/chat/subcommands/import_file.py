@@ -6,14 +6,13 @@ A name that is taken gets a number. Knows nothing of what formats look like.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from niels_gpt.chat.errors import SessionTrouble
 from niels_gpt.chat.status import OK
@@ -22,6 +21,7 @@ from niels_gpt.chat.subcommands import common
 if TYPE_CHECKING:
     from sessions import SessionArchive, Store
 
+_CHUNK = 1 << 20
 _FORMATS = ("auto", "jsonl", "openai", "sharegpt", "chatgpt", "llm")
 
 
@@ -81,5 +81,15 @@ def _file(name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "import"
         with path.open("wb") as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            _copy(sys.stdin.buffer, copy)
         yield path
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy until the end, or until there is more than an import takes: it is refused by its size then."""
+    from sessions.interchange import Limits  # noqa: PLC0415
+
+    left = Limits().file_bytes + 1
+    while left > 0 and (chunk := source.read(min(_CHUNK, left))):
+        target.write(chunk)
+        left -= len(chunk)
