@@ -6,6 +6,8 @@ The one place of training that knows all its parts. Knows nothing about terminal
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from niels_gpt.rng import set_seed
 from niels_gpt.template import template_for
 from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.train.device import chosen_device, uses_bfloat16
+from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Run, Start, make_optimizer
 from niels_gpt.train.objective import TrainingForward
 from niels_gpt.train.options import Options
@@ -111,9 +114,18 @@ def _forward(model: Model, compute: ComputePlan, world: World, *, device: str, a
     """Return what a step calls. Blocks are compiled one by one: all have one form, so it is done once."""
     forward = TrainingForward(model, amp=amp, recompute=compute.activation_checkpointing)
     if compute.compile:
+        _check_compiler(device)
         for block in model.layers():
             block.compile()
     return world.wrapped(forward, device=device)
+
+
+def _check_compiler(device: str) -> None:
+    compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    if torch.device(device).type == "cpu" and not any(shutil.which(name) for name in compilers if name):
+        raise TrainingError(
+            "compute.compile needs a C++ compiler on a CPU, and there is none; install g++, or leave it out"
+        )
 
 
 def _circumstances(compute: ComputePlan, world: World, *, device: str, amp: bool) -> dict[str, Any]:

@@ -144,7 +144,13 @@ def train(run: Run, observer: Observer, *, should_stop: Callable[[], bool] = lam
         started = time.perf_counter()
         batch = next(batches)
         lr = _learning_rate(cfg, step)
-        loss = update(run, batch, step=step, lr=lr)
+        try:
+            loss = update(run, batch, step=step, lr=lr)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{run.device} has too little memory for a step: raise compute.accumulation_steps, set "
+                "compute.activation_checkpointing, or lower train.B or model.T"
+            ) from error
         step += 1
         pace.add(batch.tokens, time.perf_counter() - started)
         observer.stepped(
