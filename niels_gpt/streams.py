@@ -161,9 +161,9 @@ def _way_out(name: str, cfg: StreamBuildConfig) -> str:
     match name:
         case "wiki":
             return (
-                "pip install 'niels-gpt[wiki]' and go online once; or train on local text: your own 'folders', "
-                "what is there as 'enabled_sources', or 'allow_missing_sources': true, all in the "
-                "configuration's 'data', as in configs/local.json"
+                "pip install 'niels-gpt[wiki]' and go online once; or train on local text: your own "
+                "'folders', what is there as 'enabled_sources', or 'allow_missing_sources': true, all in "
+                "the configuration's 'data', as in configs/local.json"
             )
         case "primer":
             return f"set 'primer_path' (now {str(cfg.primer_path)!r}), {skip}"
