@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 MOST = 2
 """Threads where nobody said how many: more were never measured to pay."""
 TURNS = 4  # calls of each way in a trial
-FEWEST_CALLS, MOST_CALLS = 32, 2048  # from one trial to the next
+FEWEST_CALLS, MOST_CALLS = 64, 8192  # from one trial to the next
 WORTH = 0.9  # of one thread's time: two keep two processors busy, which is not worth a few percent
 
 
@@ -34,38 +34,52 @@ class Pace:
         self._many = many
         self._chosen = 1
         self._rest, self._calls = 0, FEWEST_CALLS  # calls left until the next trial, and from one to the next
-        self._trial: dict[int, list[float]] = {1: [], many: []}
-        self._alone = self._lately = 0.0
+        self._alone: list[float] = []
+        self._together: list[float] = []
+        self._probed = False
+        self._bar = self._lately = 0.0
 
     def next(self) -> int:
         """How many threads the next call should have; `took` must follow."""
         if self._rest:
             return self._chosen
-        return min(self._trial, key=lambda threads: len(self._trial[threads]))
+        turns = len(self._together) + self._probed
+        return 1 if len(self._alone) <= turns else self._many
+
+    @property
+    def probing(self) -> bool:
+        """Whether the next call is a trial's first with many: on a busy machine it may take very long."""
+        return self._rest == 0 and not self._probed and bool(self._alone)
 
     def took(self, threads: int, seconds: float) -> None:
         """Hear how long that call took, for each of its steps."""
         if self._rest == 0:
-            self._trial[threads].append(seconds)
-            self._judge()
+            self._try(threads, seconds)
             return
         self._rest -= 1
         self._lately += (seconds - self._lately) / TURNS
-        if self._chosen > 1 and self._lately > self._alone:  # the machine has become busy
+        if self._chosen > 1 and self._lately > self._bar:  # the machine has become busy
             self._rest, self._calls = 0, FEWEST_CALLS
 
-    def _judge(self) -> None:
-        alone, together = self._trial[1], self._trial[self._many]
-        most = WORTH * sum(alone) / len(alone) * TURNS
-        lost = sum(together) > most
-        if not lost and len(together) < TURNS:
+    def _try(self, threads: int, seconds: float) -> None:
+        if threads == 1:
+            self._alone.append(seconds)
             return
-        chosen = 1 if lost else self._many
-        self._calls = min(2 * self._calls, MOST_CALLS) if chosen == self._chosen else FEWEST_CALLS
-        self._chosen, self._rest = chosen, self._calls
-        self._alone = sum(alone) / len(alone)
-        self._lately = 0.0 if lost else sum(together) / len(together)
-        self._trial = {1: [], self._many: []}
+        if self._probed:
+            self._together.append(seconds)
+        self._probed = True
+        spent = sum(self._together) or seconds
+        if spent > WORTH * TURNS * sum(self._alone) / len(self._alone):
+            self._choose(1)
+        elif len(self._together) == TURNS:
+            self._choose(self._many)
+
+    def _choose(self, threads: int) -> None:
+        self._calls = min(2 * self._calls, MOST_CALLS) if threads == self._chosen else FEWEST_CALLS
+        self._chosen, self._rest = threads, self._calls
+        self._bar = sum(self._alone) / len(self._alone)
+        self._lately = sum(self._together) / TURNS
+        self._alone, self._together, self._probed = [], [], False
 
 
 class Crew:
@@ -78,25 +92,27 @@ class Crew:
         self._paces: dict[int, Pace] | None = {} if threads is None and self.threads > 1 else None
         self._helpers = ThreadPoolExecutor(self.threads - 1, "kernels") if self.threads > 1 else None
 
-    def run(self, step: Callable[..., int], rows: int, *arguments: object) -> tuple[int, float]:
-        """Call step(*arguments, part, parts) for all parts at once; what part 0 gives, and seconds for each.
+    def run(self, work: Callable[..., int], *arguments: object, rows: int, steps: int) -> tuple[int, float]:
+        """Call work(*arguments, steps, part, parts) for all parts at once: (steps done, seconds for each).
 
-        What it gives is the number of steps done. Calls with about as many `rows` count as of one kind.
+        Fewer steps than asked may be done. Calls with about as many `rows` count as of one kind.
         """
         pace = None if self._paces is None else self._paces.setdefault(rows.bit_length(), Pace(self.threads))
         parts = self.threads if pace is None else pace.next()
+        if pace is not None and pace.probing:
+            steps = 1
         began = time.perf_counter()
-        done = self._together(step, arguments, parts)
+        done = self._together(work, (*arguments, steps), parts)
         seconds = (time.perf_counter() - began) / done
         if pace is not None:
             pace.took(parts, seconds)
         return done, seconds
 
-    def _together(self, step: Callable[..., int], arguments: tuple[object, ...], parts: int) -> int:
+    def _together(self, work: Callable[..., int], arguments: tuple[object, ...], parts: int) -> int:
         if self._helpers is None or parts == 1:
-            return step(*arguments, 0, 1)
-        others = [self._helpers.submit(step, *arguments, part, parts) for part in range(1, parts)]
-        done = step(*arguments, 0, parts)
+            return work(*arguments, 0, 1)
+        others = [self._helpers.submit(work, *arguments, part, parts) for part in range(1, parts)]
+        done = work(*arguments, 0, parts)
         for other in others:
             other.result()
         return done

@@ -243,15 +243,15 @@ class KernelDecoder:
             steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
         done = self._share(
-            len(batch.ids), self._model.shape, self._model.weights, self._memory.work, rows,
-            np.array(batch.wanted, np.int64), drawing, slots, self._scratch, self._drawn, steps,
+            len(batch.ids), steps, self._model.shape, self._model.weights, self._memory.work, rows,
+            np.array(batch.wanted, np.int64), drawing, slots, self._scratch, self._drawn,
         )  # fmt: skip
         sums = row_sums(self._drawn.logits[:done, : len(drawing), : self._model.shape.V])
         return {sequence: self._take(sequence, i, sums[:, i]) for i, sequence in enumerate(batch.drawing)}
 
-    def _share(self, rows: int, *arguments: object) -> int:
+    def _share(self, rows: int, steps: int, *arguments: object) -> int:
         """Run the steps on all threads; how many were done."""
-        done, self._step_seconds = self._crew.run(run, rows, *arguments)
+        done, self._step_seconds = self._crew.run(run, *arguments, rows=rows, steps=steps)
         if self._portions is not None and done == 1:
             self._portions.took(rows, self._step_seconds)
         return done
