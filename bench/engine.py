@@ -9,7 +9,7 @@ their baseline. Nothing is judged here: the numbers are for people. The rows:
 - tokens a second through the engine, jobs awaited or followed token by token, over those of a bare loop;
 - how late a ticker of 1 ms is on the event loop while jobs are decoded, beside the same ticker idle;
 - how long from `cancel()` to the terminal event, and in steps with that job that began meanwhile;
-- what one event costs the engine, over a decoder that costs next to nothing;
+- what one event costs the engine in processor time, over a decoder that costs next to nothing;
 - the first token of a short prompt alone and behind long ones that are being read;
 - the first token of a follow-up turn, with and without the pool of states.
 """
@@ -128,7 +128,7 @@ def _events(place: figures.Place) -> Table:
             place.run(figures.event_cost, 40 * place.tokens, followers) for _ in range(max(3, place.turns))
         ]
         rows.append([str(followers), f"{1e6 * statistics.median(costs):.1f}"])
-    return ["followers", "µs an event"], rows
+    return ["followers", "µs of processor time an event"], rows
 
 
 def _milliseconds(place: figures.Place, measured: Callable[[], float]) -> str:
