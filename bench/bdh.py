@@ -136,7 +136,7 @@ def plot(found: Sequence[Series], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - an extra, and half a second
 
     mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "niels-gpt"
+    mpl.rcParams.update({"svg.hashsalt": "niels-gpt", "svg.fonttype": "none"})
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend was chosen
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
