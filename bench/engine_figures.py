@@ -197,9 +197,9 @@ class Repeater:
     STEP = Step([(1, "a")] * AT_ONCE)
     LAST = Step([(1, "a")] * AT_ONCE, finish="stop")
 
-    def admit(self, steps: int) -> list[int]:
+    def admit(self, request: int) -> list[int]:
         """Begin."""
-        return [steps]
+        return [request]
 
     def advance(self, sequences: Sequence[list[int]]) -> list[Step]:
         """Say them."""
