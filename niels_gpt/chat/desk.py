@@ -170,7 +170,7 @@ class Desk:
         """Return what is known of session, model and replies."""
         record, conversation = self._opened.record, self._opened.conversation
         return Facts(
-            session=None if record is None else record.name,
+            session=self._opened.options.session if record is None else record.name,
             checkpoint=self._opened.options.checkpoint.name,
             settings=None if record is None else record.settings,
             context_length=None if conversation is None else conversation.model.context_length,

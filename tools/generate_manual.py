@@ -1,0 +1,165 @@
+"""Write the manual page docs/man/niels-chat.1 and the tables of docs/chat.md from the chat's own registries.
+
+    python -m tools.generate_manual
+
+A test holds that both are in the repository as this writes them. Knows roff and Markdown; nothing of what a
+command does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator
+
+from niels_gpt.chat.commands import COMMANDS
+from niels_gpt.chat.options import build_parser
+from niels_gpt.chat.preferences import CONFIGURABLE, DEFAULTS
+from niels_gpt.chat.settings import show
+from niels_gpt.chat.status import MEANINGS
+from niels_gpt.chat.subcommands import SUBCOMMANDS
+from niels_gpt.chat.subcommands.completion import parsers
+from niels_gpt.paths import REPO_ROOT
+
+PAGE = REPO_ROOT / "docs" / "man" / "niels-chat.1"
+GUIDE = REPO_ROOT / "docs" / "chat.md"
+KEYS = (
+    ("Enter", "send"),
+    ("Alt-Enter, Ctrl-J", "begin a new line"),
+    ("Ctrl-C, Esc", "stop the reply that is being written; what was said is kept"),
+    ("Ctrl-C at the prompt", "drop the line"),
+    ("Ctrl-D", "leave"),
+    ("Ctrl-R", "search what was typed before"),
+    ("Right, Ctrl-E", "take the suggestion behind the cursor"),
+    ("Tab", "complete a command, a value, the name of a session, a path"),
+    ("Ctrl-X Ctrl-E", "edit the message in $VISUAL or $EDITOR (v in the command mode of vi)"),
+    ("Ctrl-Z", "suspend the program"),
+)
+
+
+def page() -> str:
+    """Return the whole page."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    chat = build_parser()
+    yield '.TH NIELS\\-CHAT 1 "" "niels\\-gpt" "User commands"'
+    yield from _section("NAME", ["niels\\-chat \\- talk to a checkpoint; every conversation is kept"])
+    yield ".SH SYNOPSIS"
+    yield ".B niels\\-chat"
+    yield "[flags]"
+    yield ".br"
+    yield ".B niels\\-chat"
+    yield ".I COMMAND"
+    yield "\\&..."
+    yield from _section("DESCRIPTION", [_text(chat.description or ""), *_paragraphs(chat.epilog or "")])
+    yield ".SH FLAGS"
+    yield from _flags(chat)
+    yield ".SH COMMANDS"
+    for name, parser in parsers().items():
+        if name:
+            yield f".SS niels\\-chat {_text(name)}"
+            yield _text(f"{SUBCOMMANDS[name].summary[0].upper()}{SUBCOMMANDS[name].summary[1:]}.")
+            yield from _flags(parser)
+    yield ".SH IN THE CHAT"
+    yield "A line that begins with a slash is a command, and a command alone shows its value. Two slashes"
+    yield "send a line that begins with one. The words help, quit and exit alone are commands too."
+    for command in COMMANDS.values():
+        yield from _item(f"{command.name} {command.value}".strip(), command.help, command.allowed)
+    yield ".SH KEYS"
+    for keys, meaning in KEYS:
+        yield from _item(keys, meaning, "")
+    yield ".SH CONFIGURATION"
+    yield "A flag wins over a variable of the environment, that over config.toml in the user's configuration"
+    yield "folder (NIELS_CHAT_CONFIG names another file), that over the default. niels\\-chat config shows"
+    yield "each value and where it came from. A session that is resumed keeps its own settings unless a flag"
+    yield "says otherwise."
+    for key in CONFIGURABLE:
+        yield from _item(f"{key}, NIELS_CHAT_{key.upper()}", f"as {CONFIGURABLE[key].flag}", "")
+    yield from _item("NO_COLOR", "no bold and dim text", "")
+    yield ".SH EXIT STATUS"
+    for status, meaning in MEANINGS.items():
+        yield from _item(str(status), meaning, "")
+
+
+def _section(title: str, paragraphs: Iterable[str]) -> Iterator[str]:
+    yield f".SH {title}"
+    for number, paragraph in enumerate(paragraphs):
+        if number:
+            yield ".PP"
+        yield paragraph
+
+
+def _paragraphs(epilog: str) -> Iterator[str]:
+    """Give the parts of the help's last lines that are prose; the list of commands has a section."""
+    for part in epilog.split("\n\n"):
+        if not part.startswith("commands"):
+            yield _text(" ".join(part.split()))
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list its flags
+        if action.help == argparse.SUPPRESS:
+            continue
+        value = "" if action.nargs == 0 else f" {_placeholder(action)}"
+        name = ", ".join(action.option_strings) + value if action.option_strings else value.strip()
+        yield from _item(name, (action.help or "").replace("%(default)s", str(action.default)), "")
+
+
+def _placeholder(action: argparse.Action) -> str:
+    if isinstance(action.metavar, str):
+        return action.metavar
+    return "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+
+
+def _item(name: str, meaning: str, allowed: str) -> Iterator[str]:
+    yield ".TP"
+    yield f".B {_text(name)}"
+    yield _text(" ".join(meaning.split()) + (f" ({allowed})" if allowed else ""))
+
+
+def _text(text: str) -> str:
+    """Return text that roff prints as it is."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped[:1] in {".", "'"} else escaped
+
+
+def guide(text: str) -> str:
+    """Return the guide with its tables made anew; each stands between its marker and the next end."""
+    tables: dict[str, list[list[str]]] = {
+        "keys": [["keys", "what they do"], *([keys, meaning] for keys, meaning in KEYS)],
+        "commands": [
+            ["command", "what it does", "allowed"],
+            *(
+                [f"`{each.name} {each.value}`".replace(" `", "`"), each.help, each.allowed]
+                for each in COMMANDS.values()
+            ),
+        ],
+        "status": [["status", "meaning"], *([str(status), text] for status, text in MEANINGS.items())],
+        "configuration": [
+            ["key", "variable", "flag", "default", "what it is"],
+            *(
+                [f"`{key}`", f"`NIELS_CHAT_{key.upper()}`", f"`{row.flag}`", show(DEFAULTS[key]), row.meaning]
+                for key, row in CONFIGURABLE.items()
+            ),
+        ],
+    }
+    for name, (head, *rows) in tables.items():
+        drawn = [head, ["---"] * len(head), *rows]
+        lines = "".join("| " + " | ".join(each.replace("|", "\\|") for each in row) + " |\n" for row in drawn)
+        marker = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = marker.sub(lambda found, lines=lines: found[1] + lines + found[2], text)
+    return text
+
+
+def main() -> None:
+    """Write the page and the tables."""
+    PAGE.parent.mkdir(exist_ok=True)
+    for path, text in ((PAGE, page()), (GUIDE, guide(GUIDE.read_text(encoding="utf-8")))):
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(REPO_ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
