@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ def test_importing_the_engine_imports_nothing_heavy(module: str) -> None:
 def test_the_check_for_heavy_imports_would_see_one() -> None:
     loaded = run("-c", "import sys, engine, niels_gpt; print(*sys.modules)").split()
     assert {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_the_engines_tests_import_nothing_heavy_either() -> None:
+    sources = {path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")}
+    heavy = re.compile(rf"^\s*(?:from|import) (?:{'|'.join(HEAVY)})\b", re.MULTILINE)
+    assert len(sources) > 15
+    assert [name for name, source in sources.items() if heavy.search(source)] == []
+    assert heavy.search("    from niels_gpt.infer import request")
 
 
 def test_the_example_prints_a_whole_history_as_json_lines() -> None:
