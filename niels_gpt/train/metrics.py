@@ -101,10 +101,10 @@ def open_tensorboard(folder: Path, *, start_step: int) -> Observer:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra, and seconds to import
     except ImportError as error:
         raise TrainingError("--tensorboard needs the extra: pip install 'niels-gpt[tensorboard]'") from error
-    return _TensorBoard(SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1))
+    return TensorBoardLog(SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1))
 
 
-class _TensorBoard:
+class TensorBoardLog:
     """Loss, learning rate and pace of every step, held-out losses and samples of every evaluation."""
 
     def __init__(self, writer: Any) -> None:

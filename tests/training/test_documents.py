@@ -1,0 +1,36 @@
+"""What docs/training.md says of commands, files and keys is what is there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from niels_gpt.paths import REPO_ROOT
+from niels_gpt.train.options import parse_options
+from niels_gpt.train.recipe import DIALOGUE_KEYS, ComputePlan
+from niels_gpt.train.stream_plan import STREAM_KEYS
+
+TEXT = (REPO_ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_every_module_and_configuration_is_there() -> None:
+    modules = {REPO_ROOT / name.replace(".", "/") for name in re.findall(r"python -m ([a-z0-9_.]+)", TEXT)}
+    assert len(modules) > 4
+    assert [
+        m for m in modules if not m.with_suffix(".py").exists() and not (m / "__main__.py").exists()
+    ] == []
+    configurations = re.findall(r"configs/\w+\.json", TEXT)
+    assert [name for name in configurations if not (REPO_ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("keys", [STREAM_KEYS, DIALOGUE_KEYS, tuple(ComputePlan.__dataclass_fields__)])
+def test_every_key_of_a_configuration_is_named(keys: tuple[str, ...]) -> None:
+    assert [key for key in keys if f"`{key}`" not in TEXT] == []
+
+
+def test_every_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    flags = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
+    assert [flag for flag in flags if flag not in TEXT] == []
