@@ -32,6 +32,8 @@ def _short(text: str) -> str:
 def quoted(value: object) -> str:
     """Return a value as an error shows it, shortened if it is long."""
     # The repr of a long text or list would be made whole only to be cut.
+    if isinstance(value, str | bytes):
+        return repr(value[:_SHOWN]) + ("…" if len(value) > _SHOWN else "")
     if isinstance(value, Sized) and len(value) > _SHOWN:
         return f"{type(value).__name__} of length {len(value)}"
     text = repr(value)

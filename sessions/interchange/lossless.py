@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
 from typing import Literal, TypeVar, cast, get_args
 
+from sessions.errors import InvalidName
 from sessions.interchange.drafts import room_for_message
-from sessions.interchange.errors import ImportRefused
+from sessions.interchange.errors import ImportRefused, quoted
 from sessions.interchange.fields import Fields
 from sessions.interchange.output import Output, json_line
 from sessions.interchange.source import Source
@@ -27,7 +28,8 @@ from sessions.records import (
     Session,
     SessionArchive,
 )
-from sessions.verification import generation_faults, message_faults
+from sessions.values import checked_name
+from sessions.verification import generation_faults, message_faults, verified
 
 FORMAT, VERSION = "niels-gpt sessions", 1
 
@@ -85,7 +87,7 @@ def _session(first: Fields, lines: Iterator[Fields]) -> SessionArchive:
     first.one_of("type", ["session"])
     session = Session(
         id=first.integer("id"),
-        name=first.text("name", most=_SHORT),
+        name=_name(first),
         seed=first.integer("seed"),
         settings=first.mapping("settings"),
         head_id=first.integer_or_none("head_id"),
@@ -112,13 +114,25 @@ def _session(first: Fields, lines: Iterator[Fields]) -> SessionArchive:
         at = first.integer_or_none(key)
         if at is not None and at not in messages:
             first.refuse(key, f"the session has no message {at}")
-    return SessionArchive(
+    archive = SessionArchive(
         session=session,
         messages=tuple(messages.values()),
         generations=tuple(each for _, each in generations.values()),
         checkpoints=tuple(each for _, each in checkpoints.values()),
         digest=digest,
     )
+    found = verified(session.head_id, archive.messages, archive.generations, archive.checkpoints).digest
+    if digest != found:
+        first.refuse("digest", f"is {quoted(digest)}, but its messages give {found!r}: it was changed")
+    return archive
+
+
+def _name(first: Fields) -> str:
+    name = first.text("name", most=_SHORT)
+    try:
+        return checked_name(name)
+    except InvalidName as error:
+        first.refuse("name", str(error))
 
 
 def _records(
@@ -215,6 +229,9 @@ def _check_generation(
     reply = None if generation.reply_id is None else messages.get(generation.reply_id)
     if generation.reply_id is not None and (reply is None or reply.parent_id != user.id):
         line.refuse("reply_id", f"message {generation.reply_id} is no reply to message {user.id}")
+    expected = ("complete", "cancelled") if reply is None else (reply.status,)
+    if (generation.status in expected) != (reply is not None):
+        line.refuse("status", f"is {generation.status!r}, which its reply is not")
     for fault in generation_faults(generation, user, reply, fingerprint):
         line.refuse("digest", f"is {fault.expected!r}, but its values give {fault.got!r}: it was changed")
 

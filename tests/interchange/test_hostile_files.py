@@ -128,5 +128,6 @@ def test_a_field_with_a_monstrous_name_is_told_in_one_short_line(read: Read) -> 
 
 
 def test_an_error_quotes_no_more_than_can_be_read() -> None:
-    assert quoted("x" * 10_000) == "str of length 10000"
+    assert quoted("x" * 10_000) == repr("x" * 60) + "…"
+    assert quoted([0] * 10_000) == "list of length 10000"
     assert quoted([1, 2]) == "[1, 2]"

@@ -88,6 +88,10 @@ Change = Callable[[list[dict[str, Any]]], object]
         (lambda lines: lines[-1].update(reply_id=1), "line 12, reply_id: message 1 is no reply"),
         (lambda lines: lines[-1].update(environment=[]), r"line 12, environment: \[\] is not an object"),
         (lambda lines: lines[1].update(head_id=77), "line 2, head_id: the session has no message 77"),
+        (lambda lines: lines[1].update(digest="0" * 64), "line 2, digest: is '000.*, but its messages give"),
+        (lambda lines: lines[1].update(name=" x"), "line 2, name: ' x' cannot be a session name"),
+        (lambda lines: lines[-1].update(status="failed"), "line 12, status: is 'failed', which its reply is"),
+        (lambda lines: lines[-1].update(reply_id=None), "line 12, status: is 'complete', which its reply is"),
         (lambda lines: lines[0].update(version=2), "line 1, version: 2 is not known: this program reads 1"),
         (lambda lines: lines.pop(), "line 2, generations: the file ends after 2 of 3"),
         (lambda lines: lines.append(lines[-1]), "line 13: comes after the last session"),
@@ -100,15 +104,6 @@ def test_a_line_that_was_changed_is_refused_by_line_and_field(
     change(lines)
     with pytest.raises(ImportRefused, match=where):
         read(as_text(lines), format_name="jsonl")
-
-
-def test_a_digest_that_only_the_whole_session_contradicts_is_refused_by_the_store(
-    store: Store, lines: list[dict[str, Any]], read: Read
-) -> None:
-    lines[1]["digest"] = "0" * 64
-    with pytest.raises(ValueError, match="the archive says that the session's digest is '0000"):
-        store.import_sessions(read(as_text(lines)), names=["again"])
-    assert [each.name for each in store.sessions()] == ["talk"]
 
 
 def test_one_bad_archive_keeps_all_others_of_its_file_out(store: Store, told: Session, read: Read) -> None:
