@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class WindowData:
                     "or lower model.T"
                 )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the sources' names, shares, sizes and samples: a large stream is not read whole."""
         digest = hashlib.sha256()
