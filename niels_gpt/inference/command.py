@@ -135,7 +135,12 @@ def _to_file(options: Options, model: OpenModel, prompts: Sequence[Prompt], plan
             journal.add(separator + formatted(options, replies))
             progress.add(replies=len(replies), tokens=_tokens(replies))
 
-        asyncio.run(model.replies(prompts[journal.done :], plan, take))
+        try:
+            asyncio.run(model.replies(prompts[journal.done :], plan, take))
+        except KeyboardInterrupt:
+            done = f"{journal.done} of {len(prompts)} prompts are done; the same command goes on"
+            report(PROGRAM, ChatError(f"interrupted: {done}"))
+            raise
         progress.finish()
 
 

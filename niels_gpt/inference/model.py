@@ -5,6 +5,7 @@ The only module of this package that imports torch. Knows nothing about files an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -131,11 +132,16 @@ def opened(options: Options) -> Iterator[OpenModel]:
     loaded = load_model(options.model, device=device)
     if options.vocab_size is not None and options.vocab_size != loaded.cfg.V:
         raise ChatError(f"--vocab_size is {options.vocab_size}, the checkpoint has {loaded.cfg.V} ids")
-    backend = open_backend(loaded, device=device, threads=options.threads)
+    backend = open_backend(loaded, device=device, threads=options.threads, on_progress=_say_preparing)
     try:
         yield OpenModel(loaded=loaded, backend=backend, options=options)
     finally:
         backend.close()
+
+
+def _say_preparing(done: int, total: int) -> None:
+    if done == 0:
+        print(f"preparing {total} kernels for this processor (once) ...", file=sys.stderr, flush=True)
 
 
 def _device(name: str) -> str:
