@@ -28,6 +28,8 @@ from niels_gpt.kernels import WeightForm
 
 KERNELS: dict[WeightForm, str] = {"float32": "kernels", "int8": "kernels int8"}
 
+SUMMARY_NAMES = {"kernels int8": "kernels, int8", "eager": "best torch eager (`bench/eager.py`)"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
@@ -173,6 +175,21 @@ def candidates_table(report: Report, options: argparse.Namespace) -> str:
     return measure.table([*header, f"first token of {options.long_prompt}, ms", "logits off by"], rows)
 
 
+def summary_table(report: Report, options: argparse.Namespace) -> str:
+    """The medians alone, as docs/arithmetic.md shows them."""
+    header = [
+        f"{report.model} parameters",
+        "threads",
+        *(measure.plural(n, "stream") for n in options.streams),
+    ]
+    rows = []
+    for first in report.first_tokens:
+        rates = [report.rate(first.kind, streams, first.threads).median for streams in options.streams]
+        name = SUMMARY_NAMES.get(first.kind, first.kind)
+        rows.append([name, first.threads, *(f"{rate:,.0f}" for rate in rates), f"{1e3 * first.median:.1f}"])
+    return measure.table([*header, f"first token of {options.long_prompt}, ms"], rows)
+
+
 def floors_table(report: Report, options: argparse.Namespace) -> str:
     """The kernels beside eager and beside their floors."""
     rows = []
@@ -229,7 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = measure_model(name, kinds, options)
         reports.append(report)
         print(
-            f"\n## {name}\n\n{candidates_table(report, options)}\n\n{floors_table(report, options)}\n",
+            f"\n## {name}\n\n{candidates_table(report, options)}\n\n{floors_table(report, options)}\n\n"
+            f"For docs/arithmetic.md:\n\n{summary_table(report, options)}\n",
             flush=True,
         )
     about["load after"] = measure.load()
