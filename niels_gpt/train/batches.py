@@ -101,9 +101,13 @@ class ExampleData:
         self._seed = seed
         self._val = _val_batches(held_out, places=places, limit=limit)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over all examples."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for example in self._examples:
             digest.update(array("q", example.ids).tobytes() + bytes(example.learned) + b"\n")

@@ -48,9 +48,13 @@ class WindowData:
                     "or lower model.T"
                 )
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over the sources' names, shares, sizes and samples: a large stream is not read whole."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for name in sorted(self._train):
             stream = memoryview(self._train[name])
