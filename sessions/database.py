@@ -6,6 +6,7 @@ this process; the database's own write lock serialises programs. Knows nothing a
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -21,7 +22,7 @@ from sqlmodel import Session as Transaction
 
 from sessions import postgresql_connection, sqlite_file
 from sessions.columns import read_json
-from sessions.errors import StoreClosed, StoreReadOnly, StoreUnavailable
+from sessions.errors import StoreClosed, StoreFull, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
 from sessions.mounts import network_filesystem
 from sessions.sqlite_connection import (
@@ -258,6 +259,10 @@ def _translated(place: str) -> Generator[None, None, None]:
             f"the session store {place} cannot be reached or made ({error}): permit access to it"
         ) from error
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreFull(
+                f"the session store {place} has no room ({error}): free some disk space"
+            ) from error
         raise StoreUnavailable(
             f"the session store {place} cannot be reached or made ({error}): give another path"
         ) from error

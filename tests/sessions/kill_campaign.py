@@ -40,10 +40,11 @@ KILLS_A_STORE = 15  # then a fresh one: looking at everything after each kill gr
 Acknowledged = dict[int, str]
 
 
-def killed_at_random(work: Callable[[int], None], kind: str, chance: random.Random) -> bytes:
-    """Fork a child that works and writes to a pipe, kill it at a random moment, return all that it wrote.
+def killed(work: Callable[[int], None], *, lines: int, seconds: float) -> bytes:
+    """Fork a child that works and writes to a pipe, kill it, return all that it wrote.
 
-    The moment is so long after so many lines; the first line comes when the child is about to open the store.
+    It is killed so many seconds after so many lines, the first of which comes when it is about to open the
+    store, unless it ends before.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -55,10 +56,9 @@ def killed_at_random(work: Callable[[int], None], kind: str, chance: random.Rand
             os._exit(0)
     os.close(writing)
     said = bytearray()
-    lines = 1 + (chance.randrange(MOST_MESSAGES) if kind == "talks" else 0)
     while said.count(b"\n") < lines and (piece := os.read(reading, 65536)):
         said += piece
-    end = time.monotonic() + chance.uniform(0, LONGEST_WAIT_SECONDS[kind])
+    end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and select.select([reading], [], [], left)[0]:
         if not (piece := os.read(reading, 65536)):
             break
@@ -98,16 +98,24 @@ def acknowledged_in(said: bytes) -> Acknowledged:
 def look(store: Store, acknowledged: Acknowledged, counts: Counter[str]) -> list[str]:
     """Return what is wrong with a store after a kill; finish the replies that were interrupted."""
     problems = store.check()
+    # Before a reply is finished: finished exactly, it would stand where a lost one stood.
+    with store._database.reading() as transaction:
+        stored = dict(transaction.exec(sqlmodel.select(MessageRow.id, MessageRow.digest)).all())
     for summary in store.sessions(archived=True):
         interrupted = store.pending(summary.id)
         if interrupted is not None:
             counts["interrupted replies finished exactly"] += 1
             finish(store, interrupted)
     problems += [f"reply {number} is not the one that it should be" for number in unscripted_replies(store)]
-    with store._database.reading() as transaction:
-        stored = dict(transaction.exec(sqlmodel.select(MessageRow.id, MessageRow.digest)).all())
     problems += [f"message {number} is lost" for number in acknowledged.items() - stored.items()]
     return problems
+
+
+def messages_before_the_kill(kind: str, chance: random.Random, *, commits: bool) -> int:
+    """Return how many messages a child acknowledges at least; more than one where the second must be lost."""
+    if not commits:
+        return MOST_MESSAGES
+    return chance.randrange(MOST_MESSAGES) if kind == "talks" else 0
 
 
 def campaign(kills: int, seed: int, folder: Path, *, commits: bool = True) -> tuple[Counter[str], list[str]]:
@@ -122,12 +130,18 @@ def campaign(kills: int, seed: int, folder: Path, *, commits: bool = True) -> tu
             path, acknowledged = folder / f"{number}.db", {}
             kind = chance.choice(("creations", "migrations"))
         else:
-            kind = chance.choices(("talks", "creations", "migrations"), (8, 1, 1))[0]
+            kind = chance.choices(("talks", "creations", "migrations"), (8, commits, commits))[0]
         if kind != "talks":
             path, acknowledged = folder / f"{number}.db", {}
             if kind == "migrations":
                 shutil.copyfile(OLD_STORE, path)
-        said = killed_at_random(talk(path, chance.randrange(2**32), commits=commits), kind, chance)
+        # Without commits every child talks in one session: what comes after its first commit must be lost.
+        seed_of_talk = chance.randrange(2**32) * (1 if commits else 3)
+        said = killed(
+            talk(path, seed_of_talk, commits=commits),
+            lines=1 + messages_before_the_kill(kind, chance, commits=commits),
+            seconds=chance.uniform(0, LONGEST_WAIT_SECONDS[kind]),
+        )
         new = acknowledged_in(said)
         acknowledged |= new
         counts[f"kills in {kind}"] += 1

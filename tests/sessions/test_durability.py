@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sessions import power_cut_campaign
+
 HERE = Path(__file__).parent
 
 
@@ -31,7 +33,7 @@ def test_kill_9_at_random_moments_loses_no_acknowledged_message(tmp_path):
 
 
 def test_without_commits_the_same_campaign_finds_the_losses(tmp_path):
-    done = campaign("kill_campaign.py", "--kills", "6", "--without-commits", "--folder", str(tmp_path))
+    done = campaign("kill_campaign.py", "--kills", "4", "--without-commits", "--folder", str(tmp_path))
     assert done.returncode == 1
     assert "is lost" in done.stderr
 
@@ -43,28 +45,28 @@ needs_a_compiler = pytest.mark.skipif(
 
 
 @needs_a_compiler
-def test_a_power_cut_at_any_moment_loses_no_acknowledged_message(tmp_path):
-    done = campaign("power_cut_campaign.py", "--states", "120", "--steps", "8", "--folder", str(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "120 states\n       0 problems" in done.stdout
+def test_a_power_cut_at_any_moment_loses_no_acknowledged_message(tmp_path, capsys):
+    options = ["--states", "90", "--steps", "8", "--folder", str(tmp_path)]
+    assert power_cut_campaign.main(options) == 0
+    assert "90 states\n       0 problems" in capsys.readouterr().out
 
 
 @needs_a_compiler
-def test_without_syncs_the_same_power_cuts_lose_messages(tmp_path):
-    options = ("--states", "60", "--steps", "5", "--without-sync")
-    done = campaign("power_cut_campaign.py", *options, "--folder", str(tmp_path))
-    assert done.returncode == 1
-    assert "states that lost acknowledged messages" in done.stdout
+def test_without_syncs_the_same_power_cuts_lose_messages(tmp_path, capsys):
+    options = ["--states", "40", "--steps", "5", "--without-sync", "--folder", str(tmp_path)]
+    assert power_cut_campaign.main(options) == 1
+    assert "states that lost acknowledged messages" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(120)
 def test_four_programs_append_to_one_store_without_error_gap_or_duplicate(place):
-    done = campaign("writers_campaign.py", "--appends", "20", "--store", str(place))
+    done = campaign("writers_campaign.py", "--appends", "10", "--store", str(place))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "80 messages appended" in done.stdout
+    assert "40 messages appended" in done.stdout
 
 
 def test_without_the_write_lock_the_same_writers_fail(sqlite_place):
-    done = campaign("writers_campaign.py", "--appends", "20", "--store", str(sqlite_place), "--deferred")
+    options = ("--writers", "2", "--appends", "20", "--deferred")
+    done = campaign("writers_campaign.py", *options, "--store", str(sqlite_place))
     assert done.returncode == 1
     assert "StoreLocked" in done.stderr

@@ -9,46 +9,66 @@ import pytest
 
 from sessions import InvalidName, InvalidValue
 
+NAMES = [
+    "a", "x" * 200, "../../etc/passwd", "/root", "c:\\x", "שלום", "née 🙂‍↕️", "a b", ".", "..", "~",
+    "%s", "'; --", "CON", "a/b", "*?", "-x", "$(id)",
+]  # fmt: skip
 
-@pytest.mark.parametrize(
-    "name", ["a", "x" * 200, "../../etc/passwd", "/root", "c:\\x", "שלום", "née 🙂‍↕️", "a b", "."]
-)
-def test_a_name_is_any_line_of_text_and_never_a_path(store, tmp_path, name):
+
+def test_a_name_is_any_line_of_text_and_never_a_path(store, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    store.create_session(name, seed=1, system=None, settings={})
-    assert store.session(name).name == name
+    for name in NAMES:
+        store.create_session(name, seed=1, system=None, settings={})
+        assert store.session(name).name == name
+    assert sorted(store.names(), key=NAMES.index) == NAMES
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("", "empty"),
-        ("x" * 201, "201 characters"),
-        (" a", "blank"),
-        ("a\u00a0", "blank"),
-        ("a\nb", r"control character '\\n'"),
-        ("a\0b", "control character"),
-        ("a\x1b[2Jb", "control character"),
-        ("a\udc80b", "control character"),
-        ("a\u202eb", "direction mark"),
-    ],
-)
-def test_a_name_that_could_mislead_is_refused_with_the_reason(store, name, reason):
-    with pytest.raises(InvalidName, match=reason):
-        store.create_session(name, seed=1, system=None, settings={})
-    assert store.sessions() == []
+REASONS = [
+    ("", "empty"),
+    ("x" * 201, "201 characters"),
+    ("x" * 4096, "4096 characters"),
+    (" a", "blank"),
+    ("a\u00a0", "blank"),
+    ("a\nb", r"control character '\\n'"),
+    ("a\0b", "control character"),
+    ("a\x1b[2Jb", "control character"),
+    ("a\udc80b", "control character"),
+    ("a\u2028b", "control character"),
+    ("a\u202eb", "direction mark"),
+]
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "\0", "a\0b\x1a0\x1a\x1a", "\x1a", "🙂 e\u0301 \ufeff\ufffe", "\r\n\t", "x" * 1_000_000],
-    ids=["empty", "nul", "escapes", "escape", "unicode", "blanks", "megabyte"],
-)
-def test_text_comes_back_as_it_was(store, session, exchange, content):
-    exchange(store, session, content, content)
-    assert [message.content for message in store.path(session.id)][1:] == [content, content]
-    assert store.sessions()[0].turns == 1
+def test_a_name_that_could_mislead_is_refused_with_the_reason(store, session):
+    for name, reason in REASONS:
+        with pytest.raises(InvalidName, match=reason):
+            store.create_session(name, seed=1, system=None, settings={})
+        with pytest.raises(InvalidName, match=reason):
+            store.rename(session.id, name)
+        with pytest.raises(InvalidName, match=reason):
+            store.fork(session.id, name=name)
+    assert store.names() == ["talk"]
+
+
+CONTENTS = {
+    "empty": "",
+    "nul": "\0",
+    "escapes": "a\0b\x1a0\x1a\x1a",
+    "escape": "\x1a",
+    "unicode": "🙂 e\u0301 \ufeff\ufffe",
+    "blanks": "\r\n\t",
+    "control": "\x1b[2J\x07\u202e",
+    "megabyte": "x" * 1_000_000,
+    "a megabyte of different words": " ".join(map(str, range(150_000))),
+}
+
+
+def test_text_comes_back_as_it_was(store, session, exchange):
+    for content in CONTENTS.values():
+        exchange(store, session, content, content)
+    said = [message.content for message in store.path(session.id)][1:]
+    assert said == [content for content in CONTENTS.values() for _ in "ab"]
+    assert store.check() == []
 
 
 def test_text_without_a_utf8_form_is_refused_before_anything_is_written(store, session, asked):
@@ -64,18 +84,37 @@ def test_text_without_a_utf8_form_is_refused_before_anything_is_written(store, s
     assert len(store.sessions()) == 1
 
 
-@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30, "7", 1.5])
-def test_a_seed_beyond_64_bits_is_refused(store, seed):
-    with pytest.raises(InvalidValue, match="the seed is"):
-        store.create_session("x", seed=seed, system=None, settings={})
+def test_a_seed_beyond_64_bits_is_refused(store):
+    for seed in (2**63, -(2**63) - 1, 10**30, "7", 1.5):
+        with pytest.raises(InvalidValue, match="the seed is"):
+            store.create_session("x", seed=seed, system=None, settings={})
     assert store.sessions() == []
 
 
-@pytest.mark.parametrize("field", ["checkpoint_id", "seed", "attempt", "max_new_tokens", "trimmed_turns"])
-def test_a_huge_number_in_a_generation_is_refused(store, session, asked, field):
-    generation = dataclasses.replace(asked(store), **{field: 2**63})
-    with pytest.raises(InvalidValue, match=str(2**63)):
-        store.begin_turn(session.id, content="x", expected_head=session.head_id, generation=generation)
+def test_a_huge_number_in_a_generation_is_refused(store, session, asked):
+    for field in ("checkpoint_id", "seed", "attempt", "max_new_tokens", "trimmed_turns"):
+        generation = dataclasses.replace(asked(store), **{field: 2**63})
+        with pytest.raises(InvalidValue, match=str(2**63)):
+            store.begin_turn(session.id, content="x", expected_head=session.head_id, generation=generation)
+
+
+def test_a_label_that_is_too_long_or_has_nul_is_refused_everywhere_alike(store, session, asked):
+    for prompt_hash in ("p" * 201, "\0"):
+        generation = dataclasses.replace(asked(store), prompt_hash=prompt_hash)
+        with pytest.raises(InvalidValue, match="the prompt hash"):
+            store.begin_turn(session.id, content="x", expected_head=session.head_id, generation=generation)
+
+
+def test_forced_tokens_are_kept_with_the_generation(store, session, asked):
+    generation = dataclasses.replace(asked(store), forced_ids=(5, 0, 2**62))
+    store.begin_turn(session.id, content="x", expected_head=session.head_id, generation=generation)
+    assert store.generations(session.id)[0].forced_ids == (5, 0, 2**62)
+    with pytest.raises(InvalidValue, match="token id"):
+        store.begin_retry(
+            session.id,
+            user_message_id=store.session("talk").head_id,
+            generation=dataclasses.replace(generation, forced_ids=(-1,)),
+        )
 
 
 def test_a_reply_is_checked_before_it_is_written_and_can_be_sent_again(store, session, asked, finished):
