@@ -119,7 +119,7 @@ def test_one_bad_archive_keeps_all_others_of_its_file_out(store: Store, told: Se
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=st.lists(st.tuples(texts, texts), max_size=3), system=st.none() | texts)
 def test_any_text_survives_the_way_out_and_back(
     store: Store, read: Read, said: list[tuple[str, str]], system: str | None

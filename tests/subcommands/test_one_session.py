@@ -92,7 +92,7 @@ def test_no_line_is_wider_than_the_terminal(
 def test_branches_within_branches_stay_within_the_terminal(command: Command, store: Store, say: Say) -> None:
     say("deep", "q", "a")
     session = store.session("deep")
-    for number in range(20):
+    for number in range(12):
         head = store.session("deep").head_id
         store.set_system(session.id, f"aside {number}", expected_head=head)
         store.move_head(session.id, to=head, expected_head=store.session("deep").head_id)

@@ -13,7 +13,7 @@ texts = st.text(st.sampled_from("ab \u6f22\u5b57e\u0301\u200d\U0001f333\u05d0-")
 widths = st.integers(2, 30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(texts, widths)
 def test_what_is_cut_or_wrapped_fits_and_wrapping_loses_blanks_alone(text: str, width: int) -> None:
     assert get_cwidth(cut(text, width)) <= width
