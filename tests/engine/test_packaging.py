@@ -18,7 +18,7 @@ HEAVY = ("torch", "numpy", "sqlmodel", "sqlalchemy", "prompt_toolkit", "tokenize
 
 def run(*arguments: str) -> str:
     finished = subprocess.run(  # our own interpreter on our own files
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=55
     )
     assert finished.stderr == ""
     return finished.stdout
