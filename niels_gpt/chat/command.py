@@ -51,6 +51,10 @@ class Desk(Protocol):
         """Wait for something that takes long, and show so."""
         ...
 
+    def columns(self) -> int:
+        """Return how wide a line may be."""
+        ...
+
     def options(self) -> Options:
         """Return what the user asked for, as far as it still holds."""
         ...

@@ -76,7 +76,7 @@ async def _history(desk: Desk, text: str) -> None:
 
 async def _help(desk: Desk, text: str) -> None:
     if takes_nothing("/help", desk, text):
-        desk.say(help_text())
+        desk.say(help_text(desk.columns()))
 
 
 async def _leave(name: str, desk: Desk, text: str) -> None:
@@ -127,12 +127,15 @@ BARE_WORDS: dict[str, str] = {"help": "/help", "quit": "/quit", "exit": "/exit"}
 """Whole lines that mean a command without its slash."""
 
 
-def help_text() -> str:
-    """Return the help, one line a command, at most 80 columns wide."""
+def help_text(columns: int = 80) -> str:
+    """Return the help, one line a command; two where that would be wider than `columns`."""
     rows = [(f"{command.name} {command.value}".strip(), command.help) for command in COMMANDS.values()]
     rows.append(("//...", "send a line that begins with a slash"))
     width = max(len(left) for left, _ in rows)
-    lines = [f"{left:<{width}}  {right}" for left, right in rows]
+    if columns < 80:
+        lines = [f"{left}\n  {right}" for left, right in rows]
+    else:
+        lines = [f"{left:<{width}}  {right}" for left, right in rows]
     return "\n".join(
         [*lines, "A command alone shows its value. Ctrl-c stops a reply and keeps what was said."]
     )

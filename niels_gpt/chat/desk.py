@@ -162,6 +162,10 @@ class Desk:
         with spinning(self._screen, lambda: what):
             await work
 
+    def columns(self) -> int:
+        """Return how wide a line may be."""
+        return self._screen.columns
+
     def options(self) -> Options:
         """Return what the user asked for, as far as it still holds."""
         return self._opened.options

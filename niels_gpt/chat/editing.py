@@ -13,7 +13,7 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
-from prompt_toolkit.filters import Condition
+from prompt_toolkit.filters import Condition, emacs_mode, vi_navigation_mode
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
@@ -66,7 +66,6 @@ def line_editor(
         auto_suggest=AutoSuggestFromHistory(),
         history=history,
         key_bindings=_keys(),
-        enable_open_in_editor=True,
         enable_suspend=True,
         vi_mode=bool(desk.preference("vi")),
         bottom_toolbar=lambda: harmless(status_line(desk.facts(), session.output.get_size().columns - 1)),
@@ -88,6 +87,12 @@ def _keys() -> KeyBindings:
     @keys.add("escape", "enter")
     def alt_enter(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
+
+    # Those that prompt-toolkit has would send the message when the editor is left.
+    @keys.add("c-x", "c-e", filter=emacs_mode)
+    @keys.add("v", filter=vi_navigation_mode)
+    def open_editor(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor(validate_and_handle=False)
 
     # A dumb terminal, Emacs say, ends its lines with a newline.
     @keys.add("c-j", filter=~Condition(is_dumb_terminal))

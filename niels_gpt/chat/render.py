@@ -112,6 +112,11 @@ class Screen:
         self._waiting = False
         self._busy = False
 
+    @property
+    def columns(self) -> int:
+        """How wide a line of a notice may be; 80 where it is not known."""
+        return 80 if self._columns is None else self._columns()
+
     def render_markdown(self, *, wanted: bool) -> bool:
         """Show Markdown as styles from the next reply on; False where the terminal has no styles."""
         possible = self._styled and self._wrapper is not None

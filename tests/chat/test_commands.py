@@ -29,6 +29,9 @@ class TestDesk:
     def error(self, text: str) -> None:
         self.errors.append(text)
 
+    def columns(self) -> int:
+        return 80
+
     def leave(self) -> None:
         self.leaving = True
 
@@ -139,6 +142,12 @@ def test_help_names_every_command_within_80_columns(desk: TestDesk) -> None:
     for command in COMMANDS.values():
         assert f"{command.name} {command.value}".strip() in help_text()
     assert max(map(len, help_text().splitlines())) <= 80
+
+
+def test_help_for_a_narrow_terminal_has_two_lines_a_command() -> None:
+    lines = help_text(40).splitlines()
+    assert lines[0] == "/temp X"
+    assert lines[1].startswith("  how daring")
 
 
 def test_the_registry_has_the_commands_that_users_know() -> None:
