@@ -112,7 +112,7 @@ def test_it_learns(model: BDH):
     ids = torch.tensor([list(b"abcabcabcabcabcabcabcabc")])
     optimizer = torch.optim.AdamW(small.parameters(), lr=1e-2)
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         loss = torch.nn.functional.cross_entropy(small(ids)[0, :-1], ids[0, 1:])
         optimizer.zero_grad()
         loss.backward()
