@@ -41,7 +41,8 @@ class Chat:
         self.started = time.perf_counter()
         self.program = pexpect.spawn(
             sys.executable,
-            [*CHAT, "--ckpt", str(checkpoint), "--store", str(folder / "sessions.db")],
+            # Quiet: what turns while the model loads would be taken for the reply.
+            [*CHAT, "--quiet", "--ckpt", str(checkpoint), "--store", str(folder / "sessions.db")],
             dimensions=(24, 80),
             encoding="utf-8",
             codec_errors="replace",

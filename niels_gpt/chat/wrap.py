@@ -119,8 +119,9 @@ class Wrapper:
         self.column += width
         if self.column > self._width:  # the terminal has wrapped by itself
             self.column = width
-        if width == 2:
-            self._begin_word()  # a line may break on either side of a wide character
+        # A line may break on either side of a wide character, and a mark alone belongs to what is before it.
+        if width == 2 or not (width or self._word_width):
+            self._begin_word()
         else:
             self._word.append(character)
             self._word_width += width

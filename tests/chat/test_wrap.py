@@ -68,6 +68,12 @@ def test_an_accent_belongs_to_its_letter() -> None:
     assert shown("abc cafe\u0301 x", 9, cuts=singly) == ["abc café", "x"]
 
 
+def test_an_accent_on_a_blank_stays_with_it_when_the_word_behind_moves() -> None:
+    wrapper = Wrapper(lambda: 10)
+    wrapper.feed("sixsix \u0301two")
+    assert wrapper.feed("fold") == "\x1b[3D\x1b[K\ntwofold"
+
+
 def test_after_a_resize_nothing_is_taken_back_before_the_next_line() -> None:
     width = 20
     wrapper = Wrapper(lambda: width)
