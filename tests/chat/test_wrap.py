@@ -69,7 +69,7 @@ def test_an_accent_belongs_to_its_letter() -> None:
 
 
 def test_an_accent_on_a_blank_stays_with_it_when_the_word_behind_moves() -> None:
-    wrapper = Wrapper(lambda: 10)
+    wrapper = Wrapper(lambda: 12)
     wrapper.feed("sixsix \u0301two")
     assert wrapper.feed("fold") == "\x1b[3D\x1b[K\ntwofold"
 
