@@ -62,7 +62,12 @@ async def replies(
         for prompt in prompts:
             take([_empty(prompt, sample) for sample in range(plan.samples)])
         return
-    async with Engine(cast("AnyDecoder", backend.decoder), max_batch=batch_size) as engine:
+    engine = Engine(
+        cast("AnyDecoder", backend.decoder),
+        max_batch=batch_size,
+        max_queue=WAITING * batch_size + plan.samples,
+    )
+    async with engine:
         waiting: deque[tuple[Prompt, list[tuple[GenerationRequest, Job]]]] = deque()
         ahead = 0
         for prompt in prompts:

@@ -33,7 +33,9 @@ async def regenerate(
             results[index] = error
         on_done(len(results))
 
-    async with Engine(decoder, max_batch=batch) as engine, anyio.create_task_group() as tasks:
+    # All of a session at once: the queue has to hold it.
+    engine = Engine(decoder, max_batch=batch, max_queue=max(1, len(requests)))
+    async with engine, anyio.create_task_group() as tasks:
         for index, request in enumerate(requests):
             tasks.start_soon(follow, index, request)
     return [results[index] for index in range(len(requests))]
