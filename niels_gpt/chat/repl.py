@@ -17,7 +17,7 @@ import anyio
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.document import Document
-from prompt_toolkit.history import History
+from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.plain_text import PlainTextOutput
@@ -151,5 +151,7 @@ def run_on_terminal(options: Options, loader: Loader, screen: Screen) -> int:
     """Chat on the terminal of the process until the user leaves; return the status. Raises LoadFailed."""
     # prompt-toolkit sends a dumb terminal a sequence to show its cursor.
     plain = PlainTextOutput(sys.stdout) if is_dumb_terminal() else None
+    # What is typed into a chat that keeps nothing is kept nowhere.
+    history = InMemoryHistory() if options.ephemeral else open_history()
     with create_app_session(output=plain):
-        return asyncio.run(Repl(options, loader, screen, history=open_history()).run())
+        return asyncio.run(Repl(options, loader, screen, history=history).run())

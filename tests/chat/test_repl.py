@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,11 @@ class Typist:
         model: Any,
         *,
         session: str | None = "a",
-        later: tuple[tuple[str, str], ...] = (),
+        later: tuple[tuple[str, str | Callable[[], object]], ...] = (),
         **options: Any,
     ) -> str:
         out = Watched()
+        columns = options.pop("columns", None)
         chosen = Options(session=session, **options)
         loader = Loader(
             chosen, open_store=lambda _: open_store(self.path), load_model=lambda _: self._load(model)
@@ -72,7 +74,7 @@ class Typist:
             stack.enter_context(create_app_session(input=keyboard, output=DummyOutput()))
             out.when = [(text, lambda more=more: self._send(keyboard, more)) for text, more in later]
             self._send(keyboard, keys)
-            screen = Screen(out, out, styled=False)
+            screen = Screen(out, out, styled=columns is not None, columns=columns)
             repl = Repl(
                 chosen, loader, screen, history=self.history, keyboard=keyboard, display=DummyOutput()
             )
@@ -90,8 +92,11 @@ class Typist:
         with open_store(self.path) as store:
             return [each.status for each in store.path(store.session(name).id)][1:]
 
-    def _send(self, keyboard: PipeInput, keys: str) -> None:
-        keyboard.send_text(keys)
+    def _send(self, keyboard: PipeInput, keys: str | Callable[[], object]) -> None:
+        if isinstance(keys, str):
+            keyboard.send_text(keys)
+        else:
+            keys()
 
     def _load(self, model: Any) -> Any:
         if isinstance(model, Exception):
@@ -340,3 +345,30 @@ def test_a_session_is_exported_to_a_file_that_is_not_there_yet(
     )
     assert f"wrote session 'a' to '{path}'\n" in shown
     assert "hi" in path.read_text(encoding="utf-8")
+
+
+def test_a_mark_turns_until_the_first_token_and_not_longer(typist: Typist, scripted: Any) -> None:
+    seen = threading.Event()
+
+    def thoughtful() -> Iterator[str]:
+        assert seen.wait(20)
+        yield "well"
+
+    later = (("thinking", seen.set), ("well\n", CTRL_D))
+    shown = typist.type("hi\r", scripted(thoughtful()), later=later, columns=lambda: 60)
+    assert "\r\x1b[Kwell\n" in shown
+    assert "thinking" not in shown.partition("well")[2]
+
+
+def test_markdown_is_rendered_when_asked(typist: Typist, scripted: Any) -> None:
+    model = scripted(["so **b", "old**"], ["**plain**"])
+    later = (("old", "/markdown off\r"), ("/markdown off\n", "again\r"), ("plain**", CTRL_D))
+    shown = typist.type("hi\r", model, later=later, markdown=True, columns=lambda: 60)
+    assert "so \x1b[0;1mbold" in shown
+    assert "**plain**" in shown
+    assert typist.messages()[1] == ("assistant", "so **bold**")
+
+
+def test_without_a_session_nothing_is_said_about_resuming(typist: Typist, scripted: Any) -> None:
+    shown = typist.type("hi\r", scripted(), session=None, ephemeral=True, later=(("ok\n", CTRL_D),))
+    assert shown == "ok\n"
