@@ -78,6 +78,12 @@ def test_batches_do_not_change_a_text(run, prompts: Path):
     assert run(*flags, "--batch_size", 1)[1] == run(*flags, "--batch_size", 7)[1]
 
 
+def test_more_samples_than_an_engine_lets_wait_by_default(run):
+    flags = ("--prompt", "x", "--num_samples", 1100, "--batch_size", 8, "--max_new_tokens", 1)
+    status, out, _ = run(*flags, "--format", "jsonl")
+    assert (status, len(out.splitlines())) == (0, 1100)
+
+
 def test_another_seed_changes_them(run, prompts: Path):
     flags = ("--prompts", prompts, "--max_new_tokens", 10)
     assert run(*flags, "--seed", 1)[1] != run(*flags, "--seed", 2)[1]
