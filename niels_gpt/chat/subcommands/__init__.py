@@ -53,6 +53,16 @@ SUBCOMMANDS: dict[str, Subcommand] = {
             summary="bring in sessions of this or another program",
             module=f"{__name__}.import_file",
         ),
+        Subcommand(
+            name="replay",
+            summary="make every reply again and compare it with what is stored",
+            module=f"{__name__}.replay",
+        ),
+        Subcommand(
+            name="verify",
+            summary="print the digest of a session, and what was changed in it",
+            module=f"{__name__}.verify",
+        ),
         Subcommand(name="backup", summary="copy the store to a new file", module=f"{__name__}.backup"),
         Subcommand(
             name="doctor",

@@ -154,26 +154,26 @@ def _zsh(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> It
 
 
 def _fish(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
+    start = "complete -c niels-chat -n"
+    sessions = _quoted("(niels-chat sessions --names 2>/dev/null)")
     yield "# niels-chat completion fish > ~/.config/fish/completions/niels-chat.fish"
     for command in SUBCOMMANDS.values():
-        yield (
-            f"complete -c niels-chat -n __fish_use_subcommand -a {command.name} -d {_quoted(command.summary)}"
-        )
+        yield f"{start} __fish_use_subcommand -fa {command.name} -d {_quoted(command.summary)}"
     for name, flags in commands.items():
-        where = f"__fish_seen_subcommand_from {name}" if name else "__fish_use_subcommand"
+        where = _quoted(f"__fish_seen_subcommand_from {name}") if name else "__fish_use_subcommand"
+        if name in with_sessions:
+            yield f"{start} {where} -fa {sessions}"
         for flag in flags:
             names = " ".join(
                 f"-l {each[2:]}" if each.startswith("--") else f"-s {each[1:]}" for each in flag.names
             )
-            values = (
-                f" -xa {_quoted(' '.join(flag.values))}" if flag.values else " -r" if flag.takes_value else ""
-            )
-            yield f"complete -c niels-chat -n {_quoted(where)} {names}{values} -d {_quoted(flag.meaning)}"
-
-    for name in with_sessions:
-        where = f"__fish_seen_subcommand_from {name}"
-        yield f"complete -c niels-chat -n {_quoted(where)} -xa '(niels-chat sessions --names 2>/dev/null)'"
-    yield "complete -c niels-chat -l session -xa '(niels-chat sessions --names 2>/dev/null)'"
+            if "--session" in flag.names:
+                values = f" -xa {sessions}"
+            elif flag.values:
+                values = f" -xa {_quoted(' '.join(flag.values))}"
+            else:
+                values = " -r" if flag.takes_value else ""
+            yield f"{start} {where} {names}{values} -d {_quoted(flag.meaning)}"
 
 
 def _quoted(text: str) -> str:

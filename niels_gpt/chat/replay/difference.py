@@ -1,0 +1,54 @@
+"""Two texts word by word: what stayed, what is gone, what is new; for the screen in colour or in plain marks.
+
+Knows nothing of where the texts come from.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Literal
+
+Kind = Literal["same", "gone", "new"]
+
+_WORDS = re.compile(r"\s*\S+|\s+$")  # a blank goes with the word after it, or every one would match another
+_RED, _GREEN, _PLAIN = "\x1b[31;9m", "\x1b[32m", "\x1b[0m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A run of words, with the blanks between them."""
+
+    kind: Kind
+    text: str
+
+
+def word_difference(old: str, new: str) -> list[Piece]:
+    """Return the pieces of both texts: without the new ones they are the old text, and the reverse."""
+    a, b = _WORDS.findall(old), _WORDS.findall(new)
+    pieces: list[Piece] = []
+    for tag, a_from, a_to, b_from, b_to in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if tag == "equal":
+            pieces.append(Piece(kind="same", text="".join(a[a_from:a_to])))
+            continue
+        if a_to > a_from:
+            pieces.append(Piece(kind="gone", text="".join(a[a_from:a_to])))
+        if b_to > b_from:
+            pieces.append(Piece(kind="new", text="".join(b[b_from:b_to])))
+    return pieces
+
+
+def words(pieces: list[Piece], kind: Kind) -> int:
+    """Return how many words the pieces of one kind have."""
+    return sum(len(piece.text.split()) for piece in pieces if piece.kind == kind)
+
+
+def shown(pieces: list[Piece], *, styled: bool) -> str:
+    """Return the pieces as one text: struck red and green, or `[-gone-]` and `{+new+}`."""
+    forms = (
+        {"same": "{}", "gone": f"{_RED}{{}}{_PLAIN}", "new": f"{_GREEN}{{}}{_PLAIN}"}
+        if styled
+        else {"same": "{}", "gone": "[-{}-]", "new": "{{+{}+}}"}
+    )
+    return "".join(forms[piece.kind].format(piece.text) for piece in pieces)

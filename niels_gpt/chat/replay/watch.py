@@ -1,0 +1,39 @@
+"""A conversation played again as it was: the pauses before each reply, and its words at their pace.
+
+The stored texts and timings are enough: it plays whether or not there is a checkpoint. Knows no store; what
+shows and what waits are functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from sessions import RecordedTurn
+
+_WORDS = re.compile(r"\S*\s*")
+
+
+def play(
+    turn: RecordedTurn,
+    *,
+    speed: float,
+    show: Callable[[str], None],
+    wait: Callable[[float], None],
+) -> None:
+    """Show a reply word by word; `wait` gets seconds, divided by `speed`.
+
+    A reply without recorded timings comes at once.
+    """
+    timings: Mapping[str, object] = turn.generation.timings or {}
+    first, total = (_seconds(timings.get(name)) for name in ("first_token", "total"))
+    pieces = [piece for piece in _WORDS.findall(turn.reply.content) if piece]
+    pause = max(0.0, total - first) / max(1, len(pieces)) / speed
+    wait(first / speed)
+    for piece in pieces:
+        show(piece)
+        wait(pause)
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
