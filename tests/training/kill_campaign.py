@@ -65,6 +65,11 @@ def weights_of(path: Path) -> str:
     return weights_digest(load_model(path).model)
 
 
+def texts_of(path: Path) -> str:
+    """The digest of the texts that a checkpoint was trained on."""
+    return torch.load(path, weights_only=True)["run"]["data"]["digest"]
+
+
 def small_steps(source: Path, folder: Path, *, steps: int) -> Path:
     """The configuration for `steps` steps that says every one and writes a checkpoint often."""
     content = json.loads(source.read_text(encoding="utf-8"))
@@ -93,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"never stopped                    {whole}", flush=True)
         resumed = weights_of(killed_and_resumed(config, folder / "killed", kills=kills))
         print(f"killed after {', '.join(map(str, kills)):20}{resumed}", flush=True)
+        if texts_of(folder / "whole" / "latest.pt") != texts_of(folder / "killed" / "latest.pt"):
+            print("the texts were edited meanwhile, so this says nothing: run it again")
+            return 2
         middle = sorted((folder / "whole").glob("step_*.pt"))[5]
         forgetful = without_its_counter(middle)
         train_until(config, folder / "control", resume=forgetful, kill_after=None)
