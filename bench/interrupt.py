@@ -26,7 +26,7 @@ from niels_gpt.chat import app
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, parse_options
 from niels_gpt.paths import REPO_ROOT
-from tests.chat.conftest import ScriptedModel
+from tests.chat.scripted_model import ScriptedModel
 
 PROMISED_SECONDS = 0.25
 CTRL_C = "\x03"

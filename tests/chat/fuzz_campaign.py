@@ -35,7 +35,7 @@ from niels_gpt.chat.repl import Repl
 from niels_gpt.chat.wrap import width_of
 from niels_gpt.text_stream import TextAssembler
 from sessions import open_store
-from tests.chat.conftest import ScriptedModel
+from tests.chat.scripted_model import ScriptedModel
 
 FRAGMENTS = [
     b"\x1b[2J", b"\x1b]52;c;aGk=\x07", b"\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", b"\x9b31m", b"\xc2\x9b2J",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from niels_gpt.chat import app
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options, parse_options
-from tests.chat.conftest import ScriptedModel
+from tests.chat.scripted_model import ScriptedModel
 
 
 def endless() -> Iterator[str]:

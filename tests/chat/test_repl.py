@@ -3,110 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prompt_toolkit.application import create_app_session
-from prompt_toolkit.completion import CompleteEvent
-from prompt_toolkit.document import Document
 from prompt_toolkit.history import InMemoryHistory
-from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from niels_gpt.chat.desk import Desk
-from niels_gpt.chat.editing import CommandCompleter
 from niels_gpt.chat.errors import LoadFailed
 from niels_gpt.chat.loader import Loader
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.render import Screen
 from niels_gpt.chat.repl import Repl
 from sessions import open_store
-
-CTRL_C, CTRL_D, ESC, UP = "\x03", "\x04", "\x1b", "\x1b[A"
-
-
-class Watched(io.StringIO):
-    """A stream that calls back once when a text has appeared on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.when: list[tuple[str, Callable[[], None]]] = []
-
-    def write(self, text: str) -> int:
-        length = super().write(text)
-        for item in list(self.when):
-            if item[0] in self.getvalue():
-                self.when.remove(item)
-                item[1]()
-        return length
-
-
-class Typist:
-    """Runs one REPL after another over one store; keys are typed at once or when a text appears."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "sessions.db"
-        self.history = InMemoryHistory()
-
-    def type(
-        self,
-        keys: str,
-        model: Any,
-        *,
-        session: str | None = "a",
-        later: tuple[tuple[str, str | Callable[[], object]], ...] = (),
-        **options: Any,
-    ) -> str:
-        out = Watched()
-        columns = options.pop("columns", None)
-        chosen = Options(session=session, **options)
-        loader = Loader(
-            chosen, open_store=lambda _: open_store(self.path), load_model=lambda _: self._load(model)
-        )
-        with ExitStack() as stack:
-            keyboard = stack.enter_context(create_pipe_input())
-            stack.enter_context(create_app_session(input=keyboard, output=DummyOutput()))
-            out.when = [(text, lambda more=more: self._send(keyboard, more)) for text, more in later]
-            self._send(keyboard, keys)
-            screen = Screen(out, out, styled=columns is not None, columns=columns)
-            repl = Repl(
-                chosen, loader, screen, history=self.history, keyboard=keyboard, display=DummyOutput()
-            )
-            try:
-                asyncio.run(asyncio.wait_for(repl.run(), 20))
-            finally:
-                loader.close()
-        return out.getvalue()
-
-    def messages(self, name: str = "a") -> list[tuple[str, str]]:
-        with open_store(self.path) as store:
-            return [(each.role, each.content) for each in store.path(store.session(name).id)][1:]
-
-    def statuses(self, name: str = "a") -> list[str]:
-        with open_store(self.path) as store:
-            return [each.status for each in store.path(store.session(name).id)][1:]
-
-    def _send(self, keyboard: PipeInput, keys: str | Callable[[], object]) -> None:
-        if isinstance(keys, str):
-            keyboard.send_text(keys)
-        else:
-            keys()
-
-    def _load(self, model: Any) -> Any:
-        if isinstance(model, Exception):
-            raise model
-        return model() if callable(model) else model
-
-
-@pytest.fixture
-def typist(tmp_path: Path) -> Typist:
-    return Typist(tmp_path)
+from tests.chat.typist import CTRL_C, CTRL_D, ESC, Typist, Watched
 
 
 def test_a_line_is_answered_and_ctrl_d_says_how_to_resume(typist: Typist, scripted: Any) -> None:
@@ -141,13 +55,6 @@ def test_a_key_stops_the_reply_and_the_chat_goes_on(typist: Typist, scripted: An
     shown = typist.type("sing\r", model, later=later)
     assert "la \n(stopped)\nfine\n" in shown
     assert typist.statuses() == ["complete", "cancelled", "complete", "complete"]
-
-
-def test_keys_typed_while_a_reply_streams_appear_in_the_next_prompt(typist: Typist, scripted: Any) -> None:
-    model = scripted(itertools.repeat("la "), ["fine"])
-    later = (("la la la", "so long"), ("la " * 40, CTRL_C), ("(stopped)", "er\r"), ("fine\n", CTRL_D))
-    typist.type("sing\r", model, later=later)
-    assert typist.messages()[2] == ("user", "so longer")
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line_and_stays(typist: Typist, scripted: Any) -> None:
@@ -188,12 +95,6 @@ def test_a_resumed_session_shows_its_last_exchange_and_goes_on(typist: Typist, s
     assert [content for _, content in typist.messages()] == ["one", "first", "two", "second"]
 
 
-def test_what_was_typed_before_the_session_opened_is_kept(typist: Typist, scripted: Any) -> None:
-    later = (("new session", "lo\r"), ("hey\n", CTRL_D))
-    typist.type("hel", scripted(["hey"]), later=later)
-    assert typist.messages()[0] == ("user", "hello")
-
-
 def test_a_session_name_is_quoted_in_the_way_back(typist: Typist, scripted: Any) -> None:
     shown = typist.type("hi\r", scripted(), session="it's me", store="/x y", later=(("ok\n", CTRL_D),))
     assert shown.splitlines()[-1] == """resume with: niels-chat --session 'it'"'"'s me' --store '/x y'"""
@@ -220,57 +121,6 @@ def test_a_checkpoint_that_does_not_load_ends_the_chat_while_the_prompt_waits(ty
 def test_an_unforeseen_error_while_loading_is_told_with_its_kind(typist: Typist) -> None:
     with pytest.raises(LoadFailed, match="cannot start: RuntimeError: no such operator"):
         typist.type("hi\r", RuntimeError("no such operator"))
-
-
-def completions(text: str) -> list[str]:
-    options = Options()
-    desk = Desk(options, Loader(options), Screen(io.StringIO(), io.StringIO(), styled=False), recall=False)
-    return [each.text for each in CommandCompleter(desk).get_completions(Document(text), CompleteEvent())]
-
-
-def test_commands_and_usual_values_are_completed_and_messages_are_not() -> None:
-    assert completions("/to") == ["/top_k", "/top_p"]
-    assert completions("/top_k ") == ["none", "1", "50"]
-    assert completions("/temp 0.") == ["0.7", "0.9"]
-    assert completions("to") == completions("/nonsense ") == completions("see /to") == []
-
-
-def answered(typist: Typist, model: Any, keys: str, **options: Any) -> str:
-    """The message that came of some keys."""
-    typist.type(keys, model, later=(("ok\n", CTRL_D),), **options)
-    return typist.messages()[0][1]
-
-
-@pytest.mark.parametrize(
-    ("keys", "sent"),
-    [
-        ("one\x1b\rtwo\r", "one\ntwo"),
-        ("one\ntwo\r", "one\ntwo"),
-        ("\x1b[200~one\n  two\nthree\x1b[201~\r", "one\n  two\nthree"),
-        ("word gone\x17here\r", "word here"),
-        ("second\x01first \r", "first second"),
-        ("日本語\x7f!\r", "日本!"),
-    ],
-)
-def test_keys_edit_a_message_of_many_lines(typist: Typist, scripted: Any, keys: str, sent: str) -> None:
-    assert answered(typist, scripted(), keys) == sent
-
-
-def test_vi_keys_edit_a_line_when_asked_and_can_be_switched_on_in_the_chat(
-    typist: Typist, scripted: Any
-) -> None:
-    # Esc, to the beginning, insert.
-    assert answered(typist, scripted(), "world\x1b0ihello \r", vi=True) == "hello world"
-    shown = typist.type("/vi on\r", scripted(), later=(("/vi on\n", "two\x1b0ione \r"), ("ok\n", CTRL_D)))
-    assert "/vi on\n" in shown
-    assert typist.messages()[2] == ("user", "one two")
-
-
-def test_what_was_typed_before_is_found_by_its_letters(typist: Typist, scripted: Any) -> None:
-    for line in ("what is rope", "hello"):
-        typist.type(f"{line}\r", scripted(), session=None, later=(("ok\n", CTRL_D),))
-    typist.type("\x12rop\r\r", scripted(), later=(("ok\n", CTRL_D),))
-    assert typist.messages()[0] == ("user", "what is rope")
 
 
 def test_the_words_help_quit_and_exit_alone_are_commands(typist: Typist, scripted: Any) -> None:

@@ -260,6 +260,9 @@ def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkp
         # At once: the line waits for the model, not the user for the prompt.
         terminal.type("hello\r")
         terminal.wait(lambda lines: lines[0] == "> hello" and lines[-1] == ">" and len(lines) > 2)
+        terminal.type("/replay\r")
+        terminal.wait_for("exact: 1 turn, 5 tokens")
+        terminal.wait_for_end(">")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
         assert any(line.startswith("resume with: niels-chat --session chat-") for line in terminal.lines)
