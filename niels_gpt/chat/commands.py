@@ -10,6 +10,7 @@ import difflib
 from dataclasses import dataclass
 from functools import partial
 
+from niels_gpt.chat.branch_commands import BRANCH_COMMANDS
 from niels_gpt.chat.command import Command, Desk, takes_nothing
 from niels_gpt.chat.preferences import DEFAULTS, PREFERENCES
 from niels_gpt.chat.session_commands import SESSION_COMMANDS
@@ -113,6 +114,7 @@ COMMANDS: dict[str, Command] = {
         Command(name="/system", value="TEXT", help="the system prompt", allowed="any text", run=_system),
         Command(name="/reset", value="", help="begin anew; what was said stays in the store", run=_reset),
         Command(name="/history", value="", help="show the conversation", run=_history),
+        *BRANCH_COMMANDS,
         *SESSION_COMMANDS,
         *(_of_preference(row) for row in PREFERENCES.values() if row.command),
         Command(name="/help", value="", help="show this; so does the word help alone", run=_help),

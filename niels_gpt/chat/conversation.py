@@ -202,7 +202,7 @@ class Conversation:
         fitted = self._fit(turn.user.content, settings, path, system=system_of(path))
         same = (
             prompt_hash(fitted.prompt_ids) == old.prompt_hash
-            and await self._checkpoint() == old.checkpoint_id
+            and await self.checkpoint_id() == old.checkpoint_id
         )
         if same:
             request = self._request(fitted, settings, seed=old.seed, forced_ids=old.forced_ids)
@@ -231,7 +231,8 @@ class Conversation:
             listener.trimmed(fitted.trimmed_turns)
         self._trimmed = fitted.trimmed_turns
 
-    async def _checkpoint(self) -> int:
+    async def checkpoint_id(self) -> int:
+        """Return the store's id of the model's checkpoint."""
         if self._checkpoint_id is None:
             self._checkpoint_id = await self.record.remember_checkpoint(**self.model.checkpoint)
         return self._checkpoint_id
@@ -250,7 +251,7 @@ class Conversation:
         stored = settings.stored()
         max_new_tokens = stored.pop("max_new_tokens")
         return request, NewGeneration(
-            checkpoint_id=await self._checkpoint(),
+            checkpoint_id=await self.checkpoint_id(),
             seed=seed,
             attempt=source.attempt,
             sampling=stored,
