@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from engine import Result
 from niels_gpt.chat.context import CONTEXT_RULE
-from niels_gpt.chat.conversation import Model
 from niels_gpt.chat.errors import ChatError
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.replay.checkpoints import Load, Unfit, find_model
+from niels_gpt.chat.replay.diagnosis import diagnosed
 from niels_gpt.chat.replay.judge import judge, unverifiable
 from niels_gpt.chat.replay.rebuild import Asked, Question, ask, chosen_turns, questions
 from niels_gpt.chat.replay.regenerate import BATCH, regenerate
@@ -136,11 +137,14 @@ async def _judged(
     result_of = {each.question.turn: result for each, result in zip(running, results, strict=True)}
     for each in asked:
         number = each.question.turn
-        verdicts[number] = judge(each, result_of.get(number), model=model, differing=differing[number])
+        result = result_of.get(number)
+        verdict = judge(each, result, model=model, differing=differing[number])
+        found_ids = result.token_ids if isinstance(result, Result) else ()
+        verdicts[number] = diagnosed(verdict, each, found_ids, model)
     return verdicts
 
 
-def environment_now(model: Model) -> dict[str, object]:
+def environment_now(model: LoadedModel) -> dict[str, object]:
     """Return what would be recorded of a reply's circumstances if it were made now."""
     return {**model.environment, "context_rule": CONTEXT_RULE}
 

@@ -63,6 +63,11 @@ SUBCOMMANDS: dict[str, Subcommand] = {
             summary="print the digest of a session, and what was changed in it",
             module=f"{__name__}.verify",
         ),
+        Subcommand(
+            name="why",
+            summary="say what else a reply could have said, in numbers or as a picture",
+            module=f"{__name__}.why",
+        ),
         Subcommand(name="backup", summary="copy the store to a new file", module=f"{__name__}.backup"),
         Subcommand(
             name="doctor",
