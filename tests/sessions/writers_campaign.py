@@ -1,6 +1,6 @@
 """Four programs append to one store at once: no error, no gap, no duplicate.
 
-    python tests/sessions/writers_campaign.py --appends 2500 [--store PATH_OR_URL]
+    python tests/sessions/writers_campaign.py --appends 2500 [--postgresql | --store PATH_OR_URL]
 
 Half of each program's messages go to a session of its own, half to one that all share, where a program that
 finds another's turn reads the session again. With --deferred SQLite's transactions begin without the write
@@ -13,11 +13,14 @@ import argparse
 import multiprocessing
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sessions import HeadMoved, ReplyPending, Store, open_store, sqlite_connection
+from tests.sessions import postgres_server
 from tests.sessions.scripted_talk import asked, finish, unscripted_replies
 
 SHARED = "shared"
@@ -67,22 +70,38 @@ def faults(store: Store, writers: int, appends: int) -> list[str]:
     return found
 
 
+@contextmanager
+def lent_place(given: str | None, *, on_server: bool) -> Iterator[str]:
+    """Lend the place of an empty store: the one that was given, one on a server of our own, or a new file."""
+    if on_server:
+        programs = postgres_server.programs()
+        if programs is None:
+            raise SystemExit("PostgreSQL's server is not installed (Debian: apt install postgresql)")
+        with postgres_server.running(programs) as server, server.database() as name:
+            yield server.url(name)
+    elif given is not None:
+        yield given
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"{folder}/sessions.db"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the writers, print what is stored, and return 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--appends", type=int, default=2500, help="messages by each program, an even number")
     parser.add_argument("--store", help="an empty store (default: a new file)")
+    parser.add_argument("--postgresql", action="store_true", help="on a server that is started for it")
     parser.add_argument("--deferred", action="store_true", help="the control: must fail")
     flags = parser.parse_args(arguments)
     if flags.deferred:
         sqlite_connection.WRITES = "not asked for"
-    processes = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as folder:
-        place = flags.store or f"{folder}/sessions.db"
+    with lent_place(flags.store, on_server=flags.postgresql) as place:
         with open_store(place) as store:
             for name in (SHARED, *(f"own {writer}" for writer in range(flags.writers))):
                 store.create_session(name, seed=1, system=None, settings={})
+        processes = multiprocessing.get_context("fork")
         start, errors = processes.Barrier(flags.writers), processes.SimpleQueue()
         writers = [
             processes.Process(target=write, args=(place, writer, flags.appends, start, errors))
