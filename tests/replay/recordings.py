@@ -1,12 +1,29 @@
-"""A tiny model whose weights are a formula over integers: the same on every machine and in every version."""
+"""A tiny model that is the same everywhere, and conversations with it that are recorded and replayed.
+
+The weights are a formula over integers, so no library's random numbers can change them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from niels_gpt.config import ModelConfig
+from niels_gpt.chat.conversation import Conversation, converse
+from niels_gpt.chat.model import LoadedModel, load_model
+from niels_gpt.chat.options import Options
+from niels_gpt.chat.record import Record
+from niels_gpt.checkpoint import save_checkpoint
+from niels_gpt.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
+from sessions import Store, open_store
+
+Work = Callable[[Conversation], Awaitable[object]]
+SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "temperature": 1.0, "top_k": None, "seed": 5}
 
 
 def integer_model(*, V: int = 256, T: int = 48) -> GPT:
@@ -17,12 +34,75 @@ def integer_model(*, V: int = 256, T: int = 48) -> GPT:
     state = 1
     with torch.no_grad():
         for _, parameter in sorted(model.named_parameters()):
-            count = parameter.numel()
-            numbers = np.empty(count, np.float32)
-            for i in range(count):
+            numbers = np.empty(parameter.numel(), np.float32)
+            for i in range(len(numbers)):
                 state = state * 48271 % 2147483647
                 numbers[i] = (state >> 8) % 257 - 128
             # Norm scales around 1, so that the signal lives; matrices large enough to have opinions.
             scaled = 1 + numbers / 512 if parameter.dim() == 1 else numbers / 256
             parameter.copy_(torch.from_numpy(scaled).reshape(parameter.shape))
     return model.eval()
+
+
+def save_model(path: Path, model: GPT, *, tokenizer: Any = None) -> Path:
+    """Write a checkpoint of a model, by default one that reads bytes."""
+    save_checkpoint(
+        path, model_cfg=model.cfg, train_cfg=TrainConfig(), model=model, optimizer=None, step=1,
+        best_val_loss=None, tokenizer=tokenizer,
+    )  # fmt: skip
+    return path
+
+
+def tiny_checkpoint(path: Path) -> Path:
+    """Write the integer model with a window that holds a few turns and has to drop older ones."""
+    return save_model(path, integer_model(T=320))
+
+
+class Ear:
+    """A Listener that may do something at each piece of text."""
+
+    def __init__(self, on_text: Callable[[str], None] = lambda _: None) -> None:
+        self._on_text = on_text
+
+    def text(self, delta: str) -> None:
+        """Hear a piece."""
+        self._on_text(delta)
+
+    def trimmed(self, turns: int) -> None:
+        """Nothing to say."""
+
+
+@asynccontextmanager
+async def talking(store: Store, model: Any, name: str, **settings: Any) -> AsyncIterator[Conversation]:
+    """Open or begin a session, finish what was interrupted, and talk."""
+    known = name in store.names(name)
+    record = Record(store, name=name) if known else _new(store, name, SETTINGS | settings)
+    await record.open()
+    async with converse(record, model) as conversation:
+        pending = await record.pending()
+        if pending is not None:
+            await conversation.finish_pending(pending, Ear())
+        yield conversation
+
+
+def _new(store: Store, name: str, settings: dict[str, Any]) -> Record:
+    return Record(store, name=name, settings=settings, system="be brief")
+
+
+async def say(conversation: Conversation, *messages: str) -> None:
+    """Send messages, one after the other."""
+    for message in messages:
+        await conversation.send(message, Ear())
+
+
+def loaded(checkpoint: Path, **options: Any) -> LoadedModel:
+    """Load a checkpoint as the chat does, on one thread."""
+    return load_model(Options(checkpoint=checkpoint, checkpoint_given=True, threads=1, **options))
+
+
+async def record_session(path: Path, model: Any, name: str, works: Sequence[Work], **settings: Any) -> None:
+    """Do some work in a session of the store at a path."""
+    with open_store(path) as store:
+        async with talking(store, model, name, **settings) as conversation:
+            for work in works:
+                await work(conversation)

@@ -48,6 +48,9 @@ def _remarks(asked: Asked, found_ids: Sequence[int], steps: Sequence[Step]) -> I
     differing = [i for i, (a, b) in enumerate(zip(ids, found_ids, strict=False)) if a != b]
     if len(ids) == len(found_ids) and len(differing) == 1:
         yield "all other tokens are the recorded ones: this one was changed after it was drawn"
+    if _fits(steps, recorded.generation.seed, shift=0):
+        yield "every recorded token fits its seed: what made the reply again is at fault"
+        return
     for shift in _SHIFTS:
         if _fits(steps, recorded.generation.seed, shift=shift):
             ahead = "ahead" if shift > 0 else "behind"

@@ -7,6 +7,7 @@ every text is made harmless and escaped here.
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,8 +131,8 @@ def _svg_text(x: float, y: float, text: str, *, bold: bool = False, size: int = 
 
 
 def _columns(text: str) -> int:
-    """Return how many columns a text takes: characters of East Asia and pictures take two."""
-    return sum(2 if ord(character) >= 0x1100 else 1 for character in text)
+    """Return how many columns a text takes: wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _told(step: Step) -> str:

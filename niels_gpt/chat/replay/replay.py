@@ -24,6 +24,9 @@ from sessions.comparison import Difference, Kind, Verdict, differences, overall
 if TYPE_CHECKING:
     from niels_gpt.chat.model import LoadedModel
 
+_OTHER_RULES = "the messages are as they were recorded; what makes a prompt of them is another one: {}"
+_UNSAID = "the template or the rule for the context was changed, and its version was not raised"
+
 Progress = Callable[[int, int], None]
 """Hears (replies that are done, of how many)."""
 
@@ -162,4 +165,7 @@ def _with_faults(verdict: Verdict, question: Question, verification: Verificatio
         for fault in verification.faults
         if fault.generation_id == turn.generation.id or fault.message_id in messages
     ]
+    if verdict.divergence is not None and verdict.divergence.place == "prompt" and not mine:
+        changed = {difference.part for difference in verdict.differing} & {"template", "context_rule"}
+        mine = [_OTHER_RULES.format(" and ".join(sorted(changed)) or _UNSAID)]
     return replace(verdict, remarks=(*verdict.remarks, *mine))

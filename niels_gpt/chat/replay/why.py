@@ -175,7 +175,8 @@ def _steps(
         )
 
 
-def _text(model: LoadedModel, token_id: int) -> str:
+def token_text(model: LoadedModel, token_id: int) -> str:
+    """Return what a token says; of a control token its name."""
     names = {special: f"<|{name}|>" for name, special in model.tokenizer.special_token_ids().items()}
     return names.get(token_id) or model.tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
 
@@ -187,7 +188,7 @@ def _one_hot(row: torch.Tensor) -> torch.Tensor:
 def _candidate(model: LoadedModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
     return Candidate(
         token_id=token_id,
-        text=_text(model, token_id),
+        text=token_text(model, token_id),
         before=float(before[token_id]),
         after=float(after[token_id]),
     )

@@ -91,6 +91,7 @@ def _one(explained: Explained, token: int) -> tuple[object, ...]:
 
 def _attention(model: LoadedModel, explained: Explained, flags: argparse.Namespace) -> Attention:
     from niels_gpt.chat.replay.picture import Attention  # noqa: PLC0415
+    from niels_gpt.chat.replay.why import token_text  # noqa: PLC0415
     from niels_gpt.infer.trace import attention_row  # noqa: PLC0415
     from niels_gpt.loading import load_model  # noqa: PLC0415
     from niels_gpt.model.gpt import GPT  # noqa: PLC0415
@@ -106,7 +107,7 @@ def _attention(model: LoadedModel, explained: Explained, flags: argparse.Namespa
         rows = attention_row(network, ids, flags.layer)
     except ValueError as error:
         raise ChatError(str(error)) from error
-    texts = tuple(model.tokenizer.token_bytes(token_id).decode("utf-8", errors="replace") for token_id in ids)
+    texts = tuple(token_text(model, token_id) for token_id in ids)
     return Attention(token=token, layer=flags.layer, texts=texts, weights=tuple(rows.mean(axis=0).tolist()))
 
 

@@ -1,0 +1,98 @@
+"""One recorded session of each kind, made once; every test gets a copy of the store that it may damage."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from niels_gpt.chat import branching
+from niels_gpt.chat.conversation import Conversation
+from niels_gpt.chat.model import LoadedModel
+from niels_gpt.chat.options import Options
+from niels_gpt.chat.replay.checkpoints import Load
+from niels_gpt.chat.replay.replay import Replay, replay
+from sessions import open_store
+from tests.replay.recordings import Ear, loaded, record_session, say, tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("replay") / "tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Path) -> Iterator[LoadedModel]:
+    with closing(loaded(checkpoint)) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedModel) -> Path:
+    """A store with the session "talk": six turns, older ones dropped towards the end; one of them stopped."""
+    path = tmp_path_factory.mktemp("recorded") / "sessions.db"
+
+    async def stopped(conversation: Conversation) -> None:
+        await conversation.record.change("max_new_tokens", 200)  # more than one slice of the engine
+        with anyio.CancelScope() as scope:
+            await conversation.send("sing", Ear(lambda _: scope.cancel()))
+        await conversation.record.change("max_new_tokens", 24)
+
+    async def forked(conversation: Conversation) -> None:
+        await branching.fork_at(conversation, 7, Ear(), name="talk at 7")
+
+    anyio.run(
+        record_session, path, model, "talk",
+        [
+            lambda c: say(c, "hello", "who is niels?"),
+            lambda c: c.record.change("temperature", 0.0),
+            lambda c: say(c, "what is a cache?"),
+            lambda c: c.record.change("temperature", 1.2),
+            stopped,
+            lambda c: say(c, "and then?"),
+            lambda c: branching.retry(c, Ear()),
+            lambda c: say(c, "thank you"),
+            forked,
+        ],
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def store_path(tmp_path: Path, recorded: Path) -> Path:
+    return shutil.copy(recorded, tmp_path / "sessions.db")
+
+
+@pytest.fixture
+def damage(store_path: Path) -> Callable[..., None]:
+    """Change stored bytes behind the store's back."""
+
+    def change(statement: str, *values: object) -> None:
+        with closing(sqlite3.connect(store_path)) as database, database:
+            assert database.execute(statement, values).rowcount
+
+    return change
+
+
+@pytest.fixture
+def replayed(store_path: Path, checkpoint: Path) -> Callable[..., Replay]:
+    """Replay a session of the store with the tiny checkpoint, or what `load` gives in its place."""
+
+    def run(
+        name: str = "talk", *, load: Load | None = None, path: Path = checkpoint, **chosen: Any
+    ) -> Replay:
+        options = Options(checkpoint=path, checkpoint_given=True, threads=1)
+        with open_store(store_path) as store:
+            return anyio.run(lambda: replay(store, name, options, load or _load, **chosen))
+
+    return run
+
+
+def _load(options: Options) -> LoadedModel:
+    return loaded(options.checkpoint, weights=options.weights)

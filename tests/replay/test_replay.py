@@ -1,0 +1,233 @@
+"""Replays of what was recorded as it should be: every kind of reply comes out again, to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from niels_gpt.chat import branching
+from niels_gpt.chat.model import LoadedModel
+from niels_gpt.chat.replay.replay import Replay
+from niels_gpt.chat.replay.report import STATUS
+from niels_gpt.chat_cli import run_chat_cli
+from sessions import Message, open_store
+from tests.replay.recordings import Ear, talking
+
+Replayed = Callable[..., Replay]
+
+
+def kinds(found: Replay) -> list[str]:
+    return [verdict.kind for verdict in found.verdicts]
+
+
+def test_every_turn_of_a_path_comes_out_again_to_the_bit(replayed: Replayed) -> None:
+    found = replayed()
+    assert kinds(found) == ["exact"] * 6
+    assert (found.kind, found.faults, STATUS[found.kind]) == ("exact", (), 0)
+
+
+def test_the_recording_has_what_makes_a_replay_hard(replayed: Replayed) -> None:
+    questions = replayed().questions
+    assert any(question.was_cancelled and question.tokens for question in questions)
+    assert any(question.recorded.generation.trimmed_turns for question in questions)
+    assert any(question.recorded.generation.finish_reason == "length" for question in questions)
+    assert {question.recorded.generation.attempt for question in questions} == {0, 1}
+
+
+def test_replies_off_the_path_are_replayed_if_asked_for(replayed: Replayed) -> None:
+    assert kinds(replayed(every_branch=True)) == ["exact"] * 7
+
+
+def test_a_fork_replays_with_the_turns_that_it_shares(replayed: Replayed) -> None:
+    found = replayed("talk at 7")
+    assert kinds(found) == ["exact"] * 6
+    forced = found.questions[-1].recorded.generation.forced_ids
+    assert forced == replayed().questions[-1].recorded.reply.token_ids[:7]  # type: ignore[index]
+
+
+def test_one_turn_can_be_replayed_alone(replayed: Replayed) -> None:
+    found = replayed(turn=3)
+    assert [(verdict.turn, verdict.kind) for verdict in found.verdicts] == [(3, "exact")]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_the_batch_changes_nothing(replayed: Replayed, batch: int) -> None:
+    assert kinds(replayed(batch=batch)) == ["exact"] * 6
+
+
+def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, checkpoint: Path) -> None:
+    from niels_gpt.chat.model import load_model  # noqa: PLC0415
+    from niels_gpt.infer.decoder import TorchDecoder  # noqa: PLC0415
+    from tests.replay.recordings import integer_model  # noqa: PLC0415
+
+    def load(options: Any) -> LoadedModel:
+        model = load_model(options)
+        model.decoder = TorchDecoder(integer_model(T=320), model.tokenizer)
+        return model
+
+    found = replayed(load=load)
+    assert set(kinds(found)) == {"tokens_only"}
+    assert STATUS[found.kind] == 0
+
+
+def test_an_interrupted_reply_is_finished_to_the_bit(
+    store_path: Path, damage: Callable[..., None], model: LoadedModel
+) -> None:
+    """As if the program had been killed between the message and its reply, which are two transactions."""
+    with open_store(store_path) as store:
+        whole = store.recorded_turns(store.session("talk").id)[-1]
+    damage("UPDATE session SET head_id = ? WHERE head_id = ?", whole.user.id, whole.reply.id)
+    damage(
+        "UPDATE generation SET status = 'pending', reply_id = NULL, finish_reason = NULL, receipt = NULL,"
+        " timings = NULL, digest = NULL, finished = NULL WHERE id = ?",
+        whole.generation.id,
+    )
+    damage("DELETE FROM message WHERE id = ?", whole.reply.id)
+
+    async def resume() -> Message:
+        with open_store(store_path) as store:
+            async with talking(store, model, "talk") as conversation:
+                return conversation.record.messages[-1]
+
+    reply = anyio.run(resume)
+    with open_store(store_path) as store:
+        finished = store.recorded_turns(store.session("talk").id)[-1]
+    assert (reply.token_ids, reply.digest) == (whole.reply.token_ids, whole.reply.digest)
+    assert finished.generation.digest == whole.generation.digest
+    for account in ("logits_hash", "smallest_margin", "reply_tokens"):
+        assert (finished.generation.receipt or {})[account] == (whole.generation.receipt or {})[account]
+
+
+def test_an_interrupted_fork_keeps_its_forced_tokens(
+    store_path: Path, damage: Callable[..., None], model: LoadedModel
+) -> None:
+    with open_store(store_path) as store:
+        whole = store.recorded_turns(store.session("talk at 7").id)[-1]
+    damage("UPDATE session SET head_id = ? WHERE head_id = ?", whole.user.id, whole.reply.id)
+    damage("UPDATE generation SET status = 'pending', reply_id = NULL WHERE id = ?", whole.generation.id)
+    damage("DELETE FROM message WHERE id = ?", whole.reply.id)
+
+    async def resume() -> Message:
+        with open_store(store_path) as store:
+            async with talking(store, model, "talk at 7") as conversation:
+                return conversation.record.messages[-1]
+
+    assert anyio.run(resume).digest == whole.reply.digest
+
+
+def test_a_fork_under_the_same_seed_goes_on_as_the_original_at_every_token(
+    store_path: Path, model: LoadedModel
+) -> None:
+    async def forks() -> list[Message]:
+        replies = []
+        with open_store(store_path) as store:
+            turn = store.recorded_turns(store.session("talk").id)[-1]
+            for kept in (0, 1, 11, 23):
+                async with talking(store, model, "talk") as conversation:
+                    prepared = await conversation.prepare(
+                        turn.user,
+                        session_seed=conversation.record.settings.seed,
+                        attempt=turn.generation.attempt,
+                        forced_ids=(turn.reply.token_ids or ())[:kept],
+                    )
+                    await conversation.record.fork(f"kept {kept}", at=turn.user.id)
+                    replies.append((await conversation.again(prepared, Ear())).message)
+            return [turn.reply, *replies]
+
+    original, *forked = anyio.run(forks)
+    assert [each.token_ids for each in forked] == [original.token_ids] * 4
+
+
+def test_the_command_prints_a_verdict_a_turn_and_one_in_all(
+    store_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--store", str(store_path), "--ckpt", str(checkpoint)]
+    assert run_chat_cli(["replay", "talk", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:6]] == [["turn", str(n), "exact"] for n in range(1, 7)]
+    assert lines[6].startswith("exact: 6 turns, ")
+    assert run_chat_cli(["verify", "talk", "--store", str(store_path)]) == 0
+    assert lines[7] == "digest " + capsys.readouterr().out.strip()
+
+
+def test_programs_get_a_json_object_a_turn(
+    store_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_chat_cli(["replay", "talk", "--json", "--store", str(store_path), "--ckpt", str(checkpoint)])
+    *turns, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [(turn["turn"], turn["verdict"]) for turn in turns] == [(n, "exact") for n in range(1, 7)]
+    assert (summary["verdict"], summary["turns"], summary["faults"]) == ("exact", 6, [])
+
+
+def test_without_its_checkpoint_a_session_is_unverifiable_and_says_why(
+    store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[..., None]
+) -> None:
+    damage("UPDATE checkpoint SET path = ?", str(tmp_path / "gone.pt"))
+    assert run_chat_cli(["replay", "talk", "--turn", "1", "--store", str(store_path)]) == 4
+    out = capsys.readouterr().out
+    assert "unverifiable" in out
+    assert "gone.pt' does not exist" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["replay", "nobody"], 1, "there is no session named 'nobody'"),
+        (["replay", "talk", "--turn", "9"], 1, "there is no turn 9: the session has 6 answered turns"),
+        (["replay", "talk", "--speed", "0"], 2, "a number above 0"),
+        (["replay", "talk", "--batch", "none"], 2, "--batch"),
+        (["why", "talk", "--turn", "1", "--token", "99"], 1, "there is no token 99"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    store_path: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    words: list[str],
+    status: int,
+    message: str,
+) -> None:
+    words = [*words, "--store", str(store_path), "--ckpt", str(checkpoint)]
+    assert run_chat_cli(words) == status
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_watching_waits_as_long_as_it_took(replayed: Replayed) -> None:
+    from niels_gpt.chat.replay.watch import play  # noqa: PLC0415
+
+    turn = replayed(turn=2).questions[0].recorded
+    shown: list[str] = []
+    waited: list[float] = []
+    play(turn, speed=2.0, show=shown.append, wait=waited.append)
+    assert "".join(shown) == turn.reply.content
+    timings: Any = turn.generation.timings
+    assert sum(waited) == pytest.approx(timings["total"] / 2)
+    assert waited[0] == timings["first_token"] / 2
+
+
+def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: LoadedModel) -> None:
+    async def branch() -> list[str]:
+        with open_store(store_path) as store:
+            async with talking(store, model, "talk") as conversation:
+                record = conversation.record
+                before = [message.id for message in record.messages]
+                undone = await branching.undo(record)
+                said = [undone.content, record.messages[-1].role]
+                await branching.edit(conversation, "no, wait", Ear())
+                found = await branching.variants(record)
+                said += [each.user.content for each in found]
+                await branching.choose(record, 1)
+                said.append(str([message.id for message in record.messages] == before[:-2]))
+                return said
+
+    assert anyio.run(branch) == [
+        "thank you", "assistant", "and then?", "and then?", "no, wait", "False",
+    ]  # fmt: skip
