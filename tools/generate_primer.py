@@ -1,6 +1,6 @@
 """Write the primer: the dialogues that the shipped model learns to speak from.
 
-    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3200 --shuffle
+    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3600 --shuffle
 
 makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
 `data/primer/`; each gets as many dialogues, opened by the entry of it that was asked least so far. No
