@@ -66,7 +66,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedModel) -> Pa
 
 @pytest.fixture
 def store_path(tmp_path: Path, recorded: Path) -> Path:
-    return shutil.copy(recorded, tmp_path / "sessions.db")
+    return Path(shutil.copy(recorded, tmp_path / "sessions.db"))
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""Sessions that were recorded once are replayed for ever: arithmetic cannot change without saying so.
+
+When one of these fails because a result's bits were changed on purpose: raise `KERNEL_VERSION`, write the
+reason into `KERNEL_HISTORY` and docs/arithmetic.md, and run `python -m tests.replay.record_golden`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+import torch
+
+from niels_gpt.chat.model import LoadedModel
+from niels_gpt.chat.options import Options
+from niels_gpt.chat.replay.replay import Replay, replay
+from niels_gpt.infer.kernel_decoder import KernelDecoder
+from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
+from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.paths import REPO_ROOT
+from sessions import open_store
+from sessions.interchange import read_sessions
+from sessions.interchange.source import Source
+from tests.replay.record_golden import DATA, golden_file
+from tests.replay.recordings import integer_model, loaded
+
+RECORDED = sorted(DATA.glob("kernel-*.jsonl"))
+
+
+def replay_file(
+    path: Path, checkpoint: Path, folder: Path, load: Callable[[Options], LoadedModel] | None = None
+) -> Replay:
+    with open_store(folder / "sessions.db") as store:
+        [archive] = read_sessions(Source(path), format_name="jsonl")
+        store.import_session(archive)
+        options = Options(checkpoint=checkpoint, checkpoint_given=True)
+        return anyio.run(
+            lambda: replay(
+                store,
+                "golden",
+                options,
+                load or (lambda options: loaded(options.checkpoint)),
+                every_branch=True,
+            )
+        )
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_golden_session_is_exact_or_says_that_its_kernel_version_is_another(
+    path: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    found = replay_file(path, checkpoint, tmp_path)
+    assert len(found.verdicts) == 11
+    if path == golden_file(KERNEL_VERSION):
+        assert [verdict.kind for verdict in found.verdicts] == ["exact"] * 11
+    else:
+        said = [" ".join(verdict.remarks) for verdict in found.verdicts]
+        assert all("recorded under kernel version" in each for each in said)
+
+
+def test_every_kernel_version_has_its_reason_and_its_golden_session() -> None:
+    assert list(KERNEL_HISTORY) == list(range(1, KERNEL_VERSION + 1))
+    assert all(KERNEL_HISTORY.values())
+    assert [golden_file(version) for version in KERNEL_HISTORY] == RECORDED
+
+
+def test_an_arithmetic_that_differs_in_one_last_bit_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    """The control: a change as small as a changed order of operations makes."""
+
+    def load(options: Options) -> LoadedModel:
+        model = loaded(options.checkpoint)
+        network = integer_model(T=320)
+        with torch.no_grad():
+            weight = network.get_parameter("blocks.0.mlp.fc_out.weight")
+            weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+        model.decoder = KernelDecoder(pack_gpt(network), model.tokenizer)
+        return model
+
+    found = replay_file(golden_file(KERNEL_VERSION), checkpoint, tmp_path, load)
+    assert "exact" not in {verdict.kind for verdict in found.verdicts}
+
+
+@pytest.mark.timeout(120)  # kernels are compiled anew, and without FMA every one of them is a call
+def test_the_golden_session_is_exact_on_a_processor_without_fma_or_avx(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    code = (
+        "from pathlib import Path; from tests.replay.test_golden import *;"
+        f"places = Path({str(checkpoint)!r}), Path({str(tmp_path)!r});"
+        "found = replay_file(golden_file(KERNEL_VERSION), *places);"
+        "print(found.kind, len(found.verdicts))"
+    )
+    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO_ROOT, env=os.environ | generic, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout.split(), done.returncode) == (["exact", "11"], 0), done.stderr
