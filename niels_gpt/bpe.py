@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from niels_gpt.tokenizer import TokenizerError, as_id_list, utf8
+from niels_gpt.pieces import PieceTokenizer
+from niels_gpt.tokenizer import TokenizerError, utf8
 
 CONTROL_TOKENS = {"sys": "<|sys|>", "usr": "<|usr|>", "asst": "<|asst|>", "eot": "<|eot|>"}
 SMALLEST_VOCAB = 256 + len(CONTROL_TOKENS)
@@ -44,21 +44,19 @@ def _byte_of_letter() -> dict[str, int]:
 BYTE_OF_LETTER = _byte_of_letter()
 
 
-class BPETokenizer:
+class BPETokenizer(PieceTokenizer):
     """A trained byte-level BPE. Make one with `train_bpe` or `from_json`."""
 
     def __init__(self, pipeline: HFTokenizer, json_text: str) -> None:
-        self._pipeline = pipeline
-        # The library matches control tokens inside texts unless told not to, and does not store the setting.
-        self._pipeline.encode_special_tokens = True
         self._json = json_text
         vocab = pipeline.get_vocab(with_added_tokens=True)
         self._control = {name: vocab[token] for name, token in CONTROL_TOKENS.items()}
         control_ids = set(self._control.values())
-        self._pieces = [
+        pieces = [
             b"" if token_id in control_ids else bytes(BYTE_OF_LETTER[letter] for letter in piece)
             for piece, token_id in sorted(vocab.items(), key=lambda item: item[1])
         ]
+        super().__init__(pipeline, pieces)
 
     @classmethod
     def from_json(cls, json_text: str) -> BPETokenizer:
@@ -75,30 +73,6 @@ class BPETokenizer:
                 f"not a tokenizer of niels-gpt: {fault}; train one with python -m niels_gpt.bpe"
             )
         return cls(pipeline, json_text)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, the control tokens among them."""
-        return len(self._pieces)
-
-    def encode_ids(self, text: str) -> list[int]:
-        """Ids of ordinary pieces; a text that spells a control token is cut into pieces like any other."""
-        utf8(text)  # refuses half surrogates with a message; the library's own speaks of its argument types
-        return self._pipeline.encode(text, add_special_tokens=False).ids
-
-    def encode(self, text: str) -> torch.LongTensor:
-        """Give the same ids as an int64 tensor (n,) on the CPU."""
-        return torch.LongTensor(self.encode_ids(text))
-
-    def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
-        """Text of the ids; invalid UTF-8 becomes U+FFFD, control ids nothing."""
-        return b"".join(map(self.token_bytes, as_id_list(ids))).decode("utf-8", errors="replace")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Raw bytes of one piece; b"" for a control id."""
-        if not 0 <= token_id < len(self._pieces):
-            raise TokenizerError(f"token id {token_id!r} is unknown; expected 0..{len(self._pieces) - 1}")
-        return self._pieces[token_id]
 
     def special_token_ids(self) -> dict[str, int]:
         """Control ids by name: "sys", "usr", "asst", "eot"."""

@@ -8,26 +8,22 @@ model of another project has learned none of ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer as HFTokenizer
 
 from niels_gpt.bpe import BYTE_OF_LETTER
-from niels_gpt.tokenizer import TokenizerError, as_id_list, utf8
+from niels_gpt.pieces import PieceTokenizer
+from niels_gpt.tokenizer import TokenizerError, utf8
 
 KIND_KEY, KIND = "niels_gpt", "byte-level"
 """What tells the stored form from a tokenizer of our own."""
 
 
-class ByteLevelTokenizer:
+class ByteLevelTokenizer(PieceTokenizer):
     """A byte-level BPE with whatever control tokens it has. Make one with `adopt` or `from_json`."""
 
     def __init__(self, pipeline: HFTokenizer, *, end: str | None, json_text: str) -> None:
-        self._pipeline = pipeline
-        # The library matches control tokens inside texts unless told not to, and does not store the setting.
-        self._pipeline.encode_special_tokens = True
         self._json = json_text
         added = pipeline.get_added_tokens_decoder()
         self._control = {token.content: token_id for token_id, token in added.items() if token.special}
@@ -36,10 +32,11 @@ class ByteLevelTokenizer:
         plain = {token_id: utf8(token.content) for token_id, token in added.items() if not token.special}
         control_ids = set(self._control.values())
         vocab = pipeline.get_vocab(with_added_tokens=True)
-        self._pieces = [
+        pieces = [
             b"" if token_id in control_ids else plain.get(token_id) or _bytes_of(piece)
             for piece, token_id in sorted(vocab.items(), key=lambda item: item[1])
         ]
+        super().__init__(pipeline, pieces)
 
     @classmethod
     def from_json(cls, json_text: str) -> ByteLevelTokenizer:
@@ -55,30 +52,6 @@ class ByteLevelTokenizer:
         if fault:
             raise TokenizerError(f"not a tokenizer that can be used here: {fault}")
         return cls(pipeline, end=end, json_text=json_text)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, control tokens among them."""
-        return len(self._pieces)
-
-    def encode_ids(self, text: str) -> list[int]:
-        """Ids of ordinary pieces; a text that spells a control token is cut into pieces like any other."""
-        utf8(text)
-        return self._pipeline.encode(text, add_special_tokens=False).ids
-
-    def encode(self, text: str) -> torch.LongTensor:
-        """Give the same ids as an int64 tensor (n,) on the CPU."""
-        return torch.LongTensor(self.encode_ids(text))
-
-    def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
-        """Text of the ids; invalid UTF-8 becomes U+FFFD, control ids nothing."""
-        return b"".join(map(self.token_bytes, as_id_list(ids))).decode("utf-8", errors="replace")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Raw bytes of one piece; b"" for a control id."""
-        if not 0 <= token_id < len(self._pieces):
-            raise TokenizerError(f"token id {token_id!r} is unknown; expected 0..{len(self._pieces) - 1}")
-        return self._pieces[token_id]
 
     def special_token_ids(self) -> dict[str, int]:
         """Control ids by their text, the one that ends a text as "eot"."""

@@ -16,7 +16,7 @@ from niels_gpt.chat.errors import ChatError, LoadFailed
 from niels_gpt.chat.options import Options
 from niels_gpt.chat.settings import Settings
 from niels_gpt.config import to_dict
-from niels_gpt.device import get_device
+from niels_gpt.device import device_named
 from niels_gpt.errors import NielsGptError
 from niels_gpt.infer.backends import open_backend
 from niels_gpt.infer.request import GenerationRequest
@@ -29,7 +29,7 @@ class LoadedModel:
     """A checkpoint ready to answer; satisfies conversation.Model."""
 
     def __init__(self, options: Options, *, on_progress: Callable[[int, int], None] | None = None) -> None:
-        device = _device(options.device)
+        device = device_named(options.device)
         # The kernels have threads of their own. For torch one thread owns the compute: two of OpenMP used
         # from a thread that is not the main one can collapse to a tenth of the speed.
         torch.set_num_threads(1)
@@ -97,16 +97,6 @@ class LoadedModel:
     def close(self) -> None:
         """End the decoder's threads."""
         self._backend.close()
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else get_device()
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        usable = ", ".join(device for device, there in available.items() if there)
-        raise LoadFailed(f"--device {name} is not available here: use {usable} or auto")
-    return name
 
 
 def load_model(options: Options, *, on_progress: Callable[[int, int], None] | None = None) -> LoadedModel:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
 from niels_gpt.checkpoint import CheckpointError
 from niels_gpt.config import ConfigError, load_json, to_dict
-from niels_gpt.device import get_device
+from niels_gpt.device import device_named
 from niels_gpt.model.bdh import BDHConfig
 
 if TYPE_CHECKING:
@@ -90,9 +89,7 @@ def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type |
     """Load a model of any architecture, or of `kind` alone, with its tokenizer; CheckpointError."""
     from niels_gpt.loading import load_model  # noqa: PLC0415 - it reads directories with this module
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else get_device()
-    loaded = load_model(directory, device=device)
+    loaded = load_model(directory, device=device_named(device))
     if kind is not None and not isinstance(loaded.model, kind):
         raise CheckpointError(
             f"{str(directory)!r} holds a {loaded.cfg.arch} model, expected {kind.__name__}; use its own class"

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 
 from niels_gpt.chat.errors import ChatError
-from niels_gpt.device import get_device
+from niels_gpt.device import device_named
 from niels_gpt.generation.beam import beam_search
 from niels_gpt.generation.options import Options as BeamOptions
 from niels_gpt.generation.stepper import Stepping
@@ -127,7 +127,7 @@ class OpenModel:
 @contextmanager
 def opened(options: Options) -> Iterator[OpenModel]:
     """Load the model and open its backend, closed at the end. Raises CheckpointError and ChatError."""
-    device = _device(options.device)
+    device = device_named(options.device)
     torch.set_num_threads(1)  # the engine's thread owns the compute; see niels_gpt.chat.model
     loaded = load_model(options.model, device=device)
     if options.vocab_size is not None and options.vocab_size != loaded.cfg.V:
@@ -142,13 +142,3 @@ def opened(options: Options) -> Iterator[OpenModel]:
 def _say_preparing(done: int, total: int) -> None:
     if done == 0:
         print(f"preparing {total} kernels for this processor (once) ...", file=sys.stderr, flush=True)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else get_device()
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        usable = ", ".join(device for device, there in available.items() if there)
-        raise ChatError(f"--device {name} is not available here: use {usable} or auto")
-    return name

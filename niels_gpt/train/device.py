@@ -6,18 +6,12 @@ from pathlib import Path
 
 import torch
 
-from niels_gpt.device import get_device
-from niels_gpt.train.errors import TrainingError
+from niels_gpt.device import device_named, get_device
 
 
 def chosen_device(asked: str | None) -> str:
     """Return the device that was asked for, or "mps" where there is one, else "cpu"."""
-    if asked is None:
-        return get_device()
-    available = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
-    if not available[asked]:
-        raise TrainingError(f"this machine, or this torch, has no {asked!r}; expected --device cpu")
-    return asked
+    return get_device() if asked is None else device_named(asked)
 
 
 def uses_bfloat16(amp: str | None, *, device: str) -> bool:

@@ -107,7 +107,7 @@ def test_a_device_that_is_not_there_is_one_line(
     config_file: ConfigFile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(config_file()), "--device", "cuda"]) == 2
-    assert "no 'cuda'" in error_line(capsys)
+    assert "the device 'cuda' is not available here" in error_line(capsys)
 
 
 def test_a_missing_checkpoint_is_one_line(
