@@ -120,6 +120,8 @@ class Desk:
         if record is None:
             raise LoadFailed("the session did not open")
         if self._greeted is not record:
+            if self._greeted is None and (caution := (await self._opened.store()).caution) is not None:
+                self._screen.notice(f"({caution})")
             self._greeted = record
             self._introduce(record)
         if self._adopted is not record:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from niels_gpt.chat.settings import SETTINGS, Settings, show
 from niels_gpt.chat.wrap import clipped
+from niels_gpt.config import NO_LIMIT
 
 _SHORT = {"temperature": "temp", "repetition_penalty": "rep", "max_new_tokens": "max"}
 
@@ -41,6 +42,11 @@ class Facts:
     spent: tuple[Spent, ...] = ()
 
     @property
+    def has_window(self) -> bool:
+        """Whether the model is loaded and has a context that can be full."""
+        return self.context_length is not None and self.context_length < NO_LIMIT
+
+    @property
     def used(self) -> int | None:
         """How many tokens of the context the last prompt and its reply took."""
         return self.spent[-1].prompt_tokens + self.spent[-1].reply_tokens if self.spent else None
@@ -52,7 +58,8 @@ def status_line(facts: Facts, columns: int) -> str:
     if facts.spent and facts.spent[-1].tokens_per_second is not None:
         parts.append(f"{facts.spent[-1].tokens_per_second:.0f} tok/s")
     if facts.used is not None and facts.context_length is not None:
-        parts.append(f"{facts.used}/{facts.context_length} tokens")
+        window = f"/{facts.context_length}" if facts.has_window else ""
+        parts.append(f"{facts.used}{window} tokens")
     parts.append(facts.checkpoint)
     if facts.settings is not None:
         parts.append(_changed(facts.settings))
@@ -62,7 +69,7 @@ def status_line(facts: Facts, columns: int) -> str:
 def stats(facts: Facts) -> str:
     """Return some lines about the session and this program's replies in it."""
     lines = [f"session     {facts.session or 'none yet'}", f"checkpoint  {facts.checkpoint}"]
-    if facts.context_length is not None:
+    if facts.has_window:
         used = "" if facts.used is None else f"{facts.used} of "
         lines.append(f"context     {used}{facts.context_length} tokens")
     if facts.spent:

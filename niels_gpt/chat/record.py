@@ -196,6 +196,7 @@ class Record:
             user.session_id if self._session is None else self._session.id,
             user_message_id=user.id,
             generation=generation,
+            expected_head=None if self._session is None else self._session.head_id,
         )
         self._session = turn.session
         return turn

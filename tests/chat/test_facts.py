@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from niels_gpt.chat.facts import Facts, Spent, stats, status_line
 from niels_gpt.chat.settings import Settings
+from niels_gpt.config import NO_LIMIT
 
 SPENT = Spent(prompt_tokens=40, reply_tokens=11, first_token=0.5, total=1.0)
 
@@ -26,3 +27,9 @@ def test_statistics_add_up_the_replies_of_this_program() -> None:
     assert "since start 2 replies, 22 tokens" in text
     assert "context     51 of 512 tokens" in text
     assert "last reply  11 tokens in 1.00 s, first after 0.500 s, 20.0 tokens/s" in text
+
+
+def test_a_model_without_a_window_has_no_end_to_count_towards() -> None:
+    facts = Facts(session="a", checkpoint="b.pt", context_length=NO_LIMIT, spent=(SPENT,))
+    assert status_line(facts, 80) == "a | 20 tok/s | 51 tokens | b.pt"
+    assert "context" not in stats(facts)
