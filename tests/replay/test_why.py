@@ -1,4 +1,4 @@
-"""What else a reply could have said: recomputed to the bit, and drawn with no way to break out of the page."""
+"""What else a reply could have said: recomputed to the bit; no text breaks out of its picture."""
 
 from __future__ import annotations
 
