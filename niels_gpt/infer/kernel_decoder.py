@@ -10,6 +10,7 @@ N sequences that draw, V vocabulary, T context window.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,11 +22,12 @@ from niels_gpt.infer.portions import Portions
 from niels_gpt.infer.prefix_pool import PrefixPool, State
 from niels_gpt.infer.reply import Reply
 from niels_gpt.infer.request import DecoderError, GenerationRequest, Step
+from niels_gpt.infer.slots import doubled, new_drawn, new_slots, take_back
 from niels_gpt.kernels.bdh_layout import PackedBDH
 from niels_gpt.kernels.gpt import Rows
 from niels_gpt.kernels.layout import PackedModel
-from niels_gpt.kernels.run import UNIFORMS, Drawn, Slots, new_scratch, run
-from niels_gpt.kernels.sampler import new_settings, set_slot
+from niels_gpt.kernels.run import UNIFORMS, new_scratch, run
+from niels_gpt.kernels.sampler import set_slot
 from niels_gpt.tokenizer import Tokenizer
 
 # How long a call without the GIL may last: short beside what a person or the event loop notices, long
@@ -56,11 +58,22 @@ class KernelSequence:
     """Of these, how many have keys and values that came out of the pool."""
     loan: int | None = None
     """What the pool wants to know when the state is not this reply's any more."""
+    draft: list[int] = field(default_factory=list)
+    """Tokens that are expected to be drawn next; they are read ahead as a prompt is."""
 
     @property
     def unread(self) -> int:
         """Tokens that the model has not seen: 1 for a running reply, more while the prompt is being read."""
-        return len(self.reply.ids) - self.read
+        return len(self.reply.ids) + len(self.draft) - self.read
+
+    def agreed(self, drawn: Sequence[int]) -> int:
+        """How many of these draws count: none after the first that was not expected, and no draft then."""
+        for n, (token_id, expected) in enumerate(zip(drawn, self.draft, strict=False)):
+            if token_id != expected:
+                self.draft = []
+                return n + 1
+        self.draft = self.draft[len(drawn) :]
+        return len(drawn)
 
 
 @dataclass(eq=False)
@@ -74,17 +87,16 @@ class _Batch:
     """The rows that are drawn from, and whose they are."""
     drawing: list[KernelSequence] = field(default_factory=list)
 
-    def add(self, sequence: KernelSequence, count: int) -> int:
-        """The next `count` unread tokens of a sequence, which draws if they are its last; gives `count`."""
-        first = sequence.read
+    def add(self, sequence: KernelSequence, count: int) -> None:
+        """The next `count` unread tokens of a sequence, which draws after its last and all of its draft."""
+        reply_ids, first, row = sequence.reply.ids, sequence.read, len(self.ids)
         sequence.read += count
-        self.ids += sequence.reply.ids[first : sequence.read]
+        self.ids += (reply_ids + sequence.draft if sequence.draft else reply_ids)[first : sequence.read]
         self.positions += range(first, sequence.read)
         self.slots += [sequence.slot] * count
-        if count and sequence.unread == 0:
-            self.wanted.append(len(self.ids) - 1)
+        for position in range(max(first, len(reply_ids) - 1), sequence.read):
+            self.wanted.append(row + position - first)
             self.drawing.append(sequence)
-        return count
 
 
 class KernelDecoder:
@@ -118,9 +130,9 @@ class KernelDecoder:
         self._crew = Crew(threads if model.may_split else 1)
         self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._crew.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
-        self._slots = _new_slots(4, model.shape.V)
+        self._slots = new_slots(4, model.shape.V)
         self._free = [3, 2, 1, 0]
-        self._drawn = _new_drawn(1, 1, model.shape.head_row)
+        self._drawn = new_drawn(1, 1, model.shape.head_row)
         self._step_seconds = CALL_SECONDS
         # A BDH's state is of all tokens that it has read: it serves no prompt that shares a beginning alone.
         self._pool: PrefixPool | None = None
@@ -152,6 +164,9 @@ class KernelDecoder:
             flags[slot] = False
             flags[slot, list(ids)] = True
         sequence = KernelSequence(reply, slot, state, np.array(reply.ids, np.int32))
+        if request.use_cache and isinstance(self._model, PackedModel):  # a BDH cannot forget what it has read
+            known = itertools.takewhile(lambda token_id: token_id < self._model.shape.V, request.draft_ids)
+            sequence.draft = list(known)[: new_tokens - 1]
         self._reuse(sequence)
         return sequence
 
@@ -202,7 +217,7 @@ class KernelDecoder:
 
         def give(sequence: KernelSequence, most: int) -> int:
             self._reuse(sequence)  # what others have read since this one came
-            share = min(sequence.unread - shares[sequence], most)
+            share = min(self._readable(sequence) - shares[sequence], most)
             shares[sequence] += share
             return share
 
@@ -213,6 +228,12 @@ class KernelDecoder:
                 break
             budget -= give(sequence, budget)
         return shares
+
+    def _readable(self, sequence: KernelSequence) -> int:
+        """How many unread tokens can be read now: of a draft as many as there are draws for."""
+        used = self._slots.used[sequence.slot]
+        draws = UNIFORMS - (0 if used == UNIFORMS else int(used))
+        return min(sequence.unread, len(sequence.reply.ids) - 1 + draws - sequence.read)
 
     def _reuse(self, sequence: KernelSequence) -> None:
         """Copy what the pool holds of the unread prompt but not its last token, whose logits are needed."""
@@ -239,7 +260,8 @@ class KernelDecoder:
         )
         slots.position[drawing] = rows.positions[batch.wanted]
         steps = 1
-        if len(batch.ids) == len(batch.drawing):  # nobody reads a prompt
+        if len(batch.ids) == len(batch.drawing) and not any(each.draft for each in batch.drawing):
+            # Nobody reads a prompt or a draft.
             steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
         done = self._share(
@@ -247,7 +269,13 @@ class KernelDecoder:
             np.array(batch.wanted, np.int64), drawing, slots, self._scratch, self._drawn,
         )  # fmt: skip
         sums = row_sums(self._drawn.logits[:done, : len(drawing), : self._model.shape.V])
-        return {sequence: self._take(sequence, i, sums[:, i]) for i, sequence in enumerate(batch.drawing)}
+        results: dict[KernelSequence, Step] = {}
+        first = 0
+        for sequence, draws in itertools.groupby(batch.drawing):
+            columns = slice(first, first + len(list(draws)))
+            results[sequence] = self._take(sequence, columns, sums[:, columns])
+            first = columns.stop
+        return results
 
     def _share(self, rows: int, steps: int, *arguments: object) -> int:
         """Run the steps on all threads; how many were done."""
@@ -256,12 +284,21 @@ class KernelDecoder:
             self._portions.took(rows, self._step_seconds)
         return done
 
-    def _take(self, sequence: KernelSequence, i: int, sums: np.ndarray) -> Step:
-        """What was drawn for the i-th drawing sequence; `sums` (steps,) are those of its rows of logits."""
+    def _take(self, sequence: KernelSequence, columns: slice, sums: np.ndarray) -> Step:
+        """What was drawn for a sequence, in one column by step or in one step by column.
+
+        `sums` (steps, columns) are those of its rows of logits.
+        """
         drawn, done, V = self._drawn, len(sums), self._model.shape.V
-        ids, margins = drawn.ids[:done, i].tolist(), drawn.margins[:done, i].tolist()
+        ids, margins = (
+            drawn.ids[:done, columns].ravel().tolist(),
+            drawn.margins[:done, columns].ravel().tolist(),
+        )
+        logits = drawn.logits[:done, columns, :V].reshape(len(ids), V)
+        agreed = sequence.agreed(ids)
+        take_back(self._slots, sequence.slot, ids[agreed:])
         try:
-            rows = zip(ids, drawn.logits[:done, i, :V], sums.tolist(), margins, strict=True)
+            rows = zip(ids[:agreed], logits, sums.ravel().tolist(), margins, strict=False)
             return sequence.reply.accept(rows)
         except Exception as error:  # noqa: BLE001  # what fails for one reply ends that one alone
             return Step(error=error)
@@ -282,39 +319,11 @@ class KernelDecoder:
             )
         have = self._drawn.ids.shape
         if steps > have[0] or drawing > have[1]:
-            self._drawn = _new_drawn(max(steps, have[0]), max(drawing, have[1]), self._model.shape.head_row)
+            self._drawn = new_drawn(max(steps, have[0]), max(drawing, have[1]), self._model.shape.head_row)
 
     def _take_slot(self) -> int:
         if not self._free:
             count = len(self._slots.position)
-            larger = _new_slots(2 * count, self._model.shape.V)
-            for old, new in zip(_arrays(self._slots), _arrays(larger), strict=True):
-                new[:count] = old
-            self._slots = larger
+            self._slots = doubled(self._slots, self._model.shape.V)
             self._free = list(range(2 * count - 1, count - 1, -1))
         return self._free.pop()
-
-
-def _arrays(slots: Slots) -> list[np.ndarray]:
-    return [*(part for part in slots if isinstance(part, np.ndarray)), *slots.settings]
-
-
-def _new_slots(count: int, V: int) -> Slots:
-    def numbers() -> np.ndarray:
-        return np.zeros(count, np.int64)
-
-    def flags() -> np.ndarray:
-        return np.zeros((count, V), np.bool_)
-
-    return Slots(
-        numbers(), numbers(), numbers(), numbers(), numbers(), new_settings(count),
-        np.zeros((count, V), np.int32), flags(), flags(), np.zeros((count, UNIFORMS)), numbers(),
-    )  # fmt: skip
-
-
-def _new_drawn(steps: int, sequences: int, row: int) -> Drawn:
-    return Drawn(
-        np.zeros((steps, sequences), np.int64),
-        np.zeros((steps, sequences)),
-        np.zeros((steps, sequences, row), np.float32),
-    )

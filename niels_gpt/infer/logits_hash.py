@@ -1,7 +1,7 @@
 """One number for a row of logits, and one line for all rows of a reply: a replay has the same bits, or not.
 
 The sum of a row is taken modulo 2**64: the 32 bits of each number, as a whole number, times a multiplier of
-its place. Rows that differ in one number have different sums; others collide with a chance of 2**-33 at worst.
+its place. Rows that differ in one number have different sums; others collide with 2**-33 at worst.
 SHA-256 over the rows themselves would cost several percent of a small model's speed. Knows nothing of tokens.
 
 V vocabulary; "..." stands for any leading dimensions.

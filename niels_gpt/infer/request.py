@@ -43,6 +43,9 @@ class GenerationRequest:
     forced_ids: tuple[int, ...] = ()
     """The reply's first tokens, taken instead of drawn; each still spends one draw of the generator, so that
     a reply that is forked after its first k tokens goes on as it did before. Fewer than max_new_tokens."""
+    draft_ids: tuple[int, ...] = ()
+    """What the reply, after its forced tokens, is expected to be. A decoder may read it ahead, many tokens a
+    step, and draws all the same: where the draft is wrong nothing changes but the speed."""
     use_cache: bool = True
     """False computes the whole sequence anew for every token: the slow twin of the cached way."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         store_path = Path(folder) / "sessions.db"
-        killed = record(store_path, flags.ckpt, turns=flags.turns)
+        checkpoint = Path(shutil.copy(flags.ckpt, folder))  # whatever happens to the file meanwhile
+        killed = record(store_path, checkpoint, turns=flags.turns)
         names = described(store_path, killed)
         circumstances: list[tuple[str, Mapping[str, str], int]] = [("alone", {}, 0)]
         if not flags.no_generic:
@@ -49,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         holds = killed
         for title, environment, jobs in circumstances:
             with busy(jobs):
-                holds &= all_exact(title, store_path, names, flags.ckpt, environment)
+                holds &= all_exact(title, store_path, names, checkpoint, environment)
         damage(store_path)
-        control = replayed(store_path, NAME, flags.ckpt, {})["verdict"] == "diverged"
+        control = replayed(store_path, NAME, checkpoint, {})["verdict"] == "diverged"
         print(f"control, one stored token changed: {'diverged, as it must' if control else 'NOT NOTICED'}")
     return 0 if holds and control else 1
 
