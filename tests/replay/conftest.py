@@ -19,7 +19,15 @@ from niels_gpt.chat.options import Options
 from niels_gpt.chat.replay.checkpoints import Load
 from niels_gpt.chat.replay.replay import Replay, replay
 from sessions import open_store
-from tests.replay.recordings import Ear, loaded, record_session, say, tiny_checkpoint
+from tests.replay.recordings import (
+    Ear,
+    loaded,
+    record_session,
+    say,
+    stalling,
+    stop_soon,
+    tiny_checkpoint,
+)
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +46,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedModel) -> Pa
     """A store with the session "talk": six turns, older ones dropped towards the end; one of them stopped."""
     path = tmp_path_factory.mktemp("recorded") / "sessions.db"
 
-    async def stopped(conversation: Conversation) -> None:
-        await conversation.record.change("max_new_tokens", 200)  # more than one slice of the engine
-        with anyio.CancelScope() as scope:
-            await conversation.send("sing", Ear(lambda _: scope.cancel()))
-        await conversation.record.change("max_new_tokens", 24)
-
     async def forked(conversation: Conversation) -> None:
         await branching.fork_at(conversation, 7, Ear(), name="talk at 7")
 
@@ -54,7 +56,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedModel) -> Pa
             lambda c: c.record.change("temperature", 0.0),
             lambda c: say(c, "what is a cache?"),
             lambda c: c.record.change("temperature", 1.2),
-            stopped,
+        ],
+    )  # fmt: skip
+    anyio.run(record_session, path, stalling(model), "talk", [stop_soon])
+    anyio.run(
+        record_session, path, model, "talk",
+        [
             lambda c: say(c, "and then?"),
             lambda c: branching.retry(c, Ear()),
             lambda c: say(c, "thank you"),

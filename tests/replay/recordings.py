@@ -5,14 +5,17 @@ The weights are a formula over integers, so no library's random numbers can chan
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import torch
 
+from engine import Step
 from niels_gpt.chat.conversation import Conversation, converse
 from niels_gpt.chat.model import LoadedModel, load_model
 from niels_gpt.chat.options import Options
@@ -87,6 +90,34 @@ async def talking(store: Store, model: Any, name: str, **settings: Any) -> Async
 
 def _new(store: Store, name: str, settings: dict[str, Any]) -> Record:
     return Record(store, name=name, settings=settings, system="be brief")
+
+
+class StallingDecoder:
+    """Gives a few tokens and then nothing more: a reply that a person has to stop, at whatever speed."""
+
+    def __init__(self, decoder: Any, tokens: int) -> None:
+        self._decoder, self._tokens = decoder, tokens
+        self.admit, self.release, self.close = decoder.admit, decoder.release, decoder.close
+
+    def advance(self, sequences: Sequence[Any]) -> list[Step]:
+        """One step for each that has not said enough."""
+        return [
+            self._decoder.advance([each])[0] if each.reply.reply_tokens < self._tokens else Step()
+            for each in sequences
+        ]
+
+
+def stalling(model: LoadedModel, tokens: int = 5) -> LoadedModel:
+    """The same model with such a decoder."""
+    model = copy.copy(model)
+    model.decoder = StallingDecoder(model.decoder, tokens)  # type: ignore[assignment]
+    return model
+
+
+async def stop_soon(conversation: Conversation) -> None:
+    """Send a message and stop the reply at its first letter."""
+    with anyio.CancelScope() as scope:
+        await conversation.send("sing", Ear(lambda _: scope.cancel()))
 
 
 async def say(conversation: Conversation, *messages: str) -> None:
