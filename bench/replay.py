@@ -7,9 +7,9 @@ again in three ways: one turn after another, side by side, and side by side with
 as `niels-chat replay` does. Every way has a decoder of its own and must give the same bits. All on one
 thread; a reply's prompt is read in every one of them, so short conversations gain more than long ones.
 
-Recording is what happens to each token for a later replay's sake (the sum over its row of logits, its margin,
-the hash): runs with and without it alternate. Storing a turn is timed apart, beside its reply. Nothing is
-judged here: the numbers are for people.
+Recording is what happens to each token for a later replay's sake (the sum over its row of logits) and to each
+reply (the hash over its sums): runs with and without it alternate. Storing a turn is timed apart, beside its
+reply. Nothing is judged here: the numbers are for people.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from engine import Result
 from niels_gpt.chat.replay.regenerate import regenerate
 from niels_gpt.config import ModelConfig
 from niels_gpt.infer import kernel_decoder
+from niels_gpt.infer import reply as reply_module
 from niels_gpt.infer.kernel_decoder import KernelDecoder
 from niels_gpt.infer.request import GenerationRequest
 from niels_gpt.kernels.packing import pack_model
@@ -124,36 +125,37 @@ def _talk(cfg: ModelConfig, decoder: KernelDecoder, *, turns: int, reply: int, d
     return said
 
 
-def _recording(cfg: ModelConfig, reply: int, repetitions: int) -> str:
+def _recording(cfg: ModelConfig, length: int, repetitions: int) -> str:
     new_decoder = _decoders(cfg)
     chance = random.Random(2)
     rows: list[list[str]] = []
     for streams in STREAMS:
         prompts = [[chance.randrange(cfg.V) for _ in range(8)] for _ in range(streams)]
-        requests = [_request(prompt, reply, seed=n) for n, prompt in enumerate(prompts)]
+        requests = [_request(prompt, length, seed=n) for n, prompt in enumerate(prompts)]
         ratios = []
         for _ in range(5 * repetitions):
             recorded = _seconds(new_decoder(), requests)
-            with mock.patch.object(kernel_decoder, "row_sums", _no_sums):
+            with (
+                mock.patch.object(kernel_decoder, "odd_numbers", return_value=np.zeros(0, np.uint64)),
+                mock.patch.object(reply_module, "logits_hash", return_value=""),
+            ):
                 bare = _seconds(new_decoder(), requests)
             ratios.append(recorded / bare)
         rows.append([str(streams), f"{100 * (statistics.median(ratios) - 1):.1f}%"])
     return measure.table(["streams", "recording costs"], rows)
 
 
-def _no_sums(rows: np.ndarray) -> np.ndarray:
-    """Stand in for the sums over rows of logits, for nothing."""
-    return np.zeros(rows.shape[:-1], np.uint64)
-
-
 def _seconds(decoder: KernelDecoder, requests: Sequence[GenerationRequest]) -> float:
-    """Decode without an engine: seconds from the first token of all to the last."""
+    """Decode without an engine: seconds from the first token of all to the last receipt."""
     live = [decoder.admit(request) for request in requests]
     while any(not sequence.reply.reply_tokens for sequence in live):
         decoder.advance(live)
     began = time.perf_counter()
     while live:
         steps = decoder.advance(live)
+        for sequence, step in zip(live, steps, strict=True):
+            if step.finish is not None:
+                decoder.release(sequence)
         live = [sequence for sequence, step in zip(live, steps, strict=True) if step.finish is None]
     return time.perf_counter() - began
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from niels_gpt.infer.crew import Crew
-from niels_gpt.infer.logits_hash import row_sums
 from niels_gpt.infer.portions import Portions
 from niels_gpt.infer.prefix_pool import PrefixPool, State
 from niels_gpt.infer.reply import Reply
@@ -28,6 +27,7 @@ from niels_gpt.kernels.gpt import Rows
 from niels_gpt.kernels.layout import PackedModel
 from niels_gpt.kernels.run import UNIFORMS, new_scratch, run
 from niels_gpt.kernels.sampler import set_slot
+from niels_gpt.splitmix import odd_numbers
 from niels_gpt.tokenizer import Tokenizer
 
 # How long a call without the GIL may last: short beside what a person or the event loop notices, long
@@ -145,6 +145,11 @@ class KernelDecoder:
         return self._model
 
     @property
+    def reads_drafts(self) -> bool:
+        """Whether a draft makes it faster: a BDH cannot forget what it has read."""
+        return isinstance(self._model, PackedModel)
+
+    @property
     def threads(self) -> int:
         """The most threads that share a step."""
         return self._crew.threads
@@ -164,7 +169,7 @@ class KernelDecoder:
             flags[slot] = False
             flags[slot, list(ids)] = True
         sequence = KernelSequence(reply, slot, state, np.array(reply.ids, np.int32))
-        if request.use_cache and isinstance(self._model, PackedModel):  # a BDH cannot forget what it has read
+        if request.use_cache and self.reads_drafts:
             known = itertools.takewhile(lambda token_id: token_id < self._model.shape.V, request.draft_ids)
             sequence.draft = list(known)[: new_tokens - 1]
         self._reuse(sequence)
@@ -266,14 +271,14 @@ class KernelDecoder:
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
         done = self._share(
             len(batch.ids), steps, self._model.shape, self._model.weights, self._memory.work, rows,
-            np.array(batch.wanted, np.int64), drawing, slots, self._scratch, self._drawn,
+            np.array(batch.wanted, np.int64), drawing, slots, self._scratch, odd_numbers(self._model.shape.V),
+            self._drawn,
         )  # fmt: skip
-        sums = row_sums(self._drawn.logits[:done, : len(drawing), : self._model.shape.V])
         results: dict[KernelSequence, Step] = {}
         first = 0
         for sequence, draws in itertools.groupby(batch.drawing):
             columns = slice(first, first + len(list(draws)))
-            results[sequence] = self._take(sequence, columns, sums[:, columns])
+            results[sequence] = self._take(sequence, columns, done)
             first = columns.stop
         return results
 
@@ -284,21 +289,17 @@ class KernelDecoder:
             self._portions.took(rows, self._step_seconds)
         return done
 
-    def _take(self, sequence: KernelSequence, columns: slice, sums: np.ndarray) -> Step:
-        """What was drawn for a sequence, in one column by step or in one step by column.
-
-        `sums` (steps, columns) are those of its rows of logits.
-        """
-        drawn, done, V = self._drawn, len(sums), self._model.shape.V
-        ids, margins = (
-            drawn.ids[:done, columns].ravel().tolist(),
-            drawn.margins[:done, columns].ravel().tolist(),
+    def _take(self, sequence: KernelSequence, columns: slice, steps: int) -> Step:
+        """What was drawn for a sequence, in one column by step or in one step by column."""
+        drawn, V = self._drawn, self._model.shape.V
+        ids, margins, sums = (
+            each[:steps, columns].ravel().tolist() for each in (drawn.ids, drawn.margins, drawn.sums)
         )
-        logits = drawn.logits[:done, columns, :V].reshape(len(ids), V)
+        logits = drawn.logits[:steps, columns, :V].reshape(len(ids), V)
         agreed = sequence.agreed(ids)
         take_back(self._slots, sequence.slot, ids[agreed:])
         try:
-            rows = zip(ids[:agreed], logits, sums.ravel().tolist(), margins, strict=False)
+            rows = zip(ids[:agreed], logits, sums, margins, strict=False)
             return sequence.reply.accept(rows)
         except Exception as error:  # noqa: BLE001  # what fails for one reply ends that one alone
             return Step(error=error)

@@ -56,6 +56,7 @@ def new_drawn(steps: int, sequences: int, row: int) -> Drawn:
         np.zeros((steps, sequences), np.int64),
         np.zeros((steps, sequences)),
         np.zeros((steps, sequences, row), np.float32),
+        np.zeros((steps, sequences), np.uint64),
     )
 
 

@@ -48,14 +48,16 @@ class Drawn(NamedTuple):
     ids: np.ndarray  # (steps, N) int64, or a negative code of `sampler`
     margins: np.ndarray  # (steps, N) float64
     logits: np.ndarray  # (steps, N, head_row) float32
+    sums: np.ndarray  # (steps, N) uint64: of the rows of logits, as in `niels_gpt.infer.logits_hash`
 
 
 @compiled
-def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, steps, part, parts):
+def run(shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers, drawn, steps, part, parts):
     """Up to `steps` steps; returns how many. `rows` is the first, `drawing` (N,) the slots that draw in it.
 
     The first step's rows are given; later steps feed each drawing sequence its last token, so `steps` above 1
-    goes only with rows that are exactly those. Part 0 draws, all parts compute.
+    goes only with rows that are exactly those. Part 0 draws, all parts compute. `multipliers` (V,) uint64 are
+    those of the sums.
     """
     done, modes = ZERO, plain_modes()
     while done < steps:
@@ -64,6 +66,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, step
         if part == 0:
             ended = False
             for i in range(drawing.size):
+                drawn.sums[done, i] = _row_sum(logits[i], multipliers)
                 ended |= _draw(shape.V, logits[i], drawing[i], slots, scratch, drawn, done, i)
             if not ended and done + 1 < steps:
                 for i in range(drawing.size):
@@ -77,6 +80,15 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, drawn, step
         meet(work.barrier, parts)
     set_modes(modes)
     return done
+
+
+@compiled
+def _row_sum(logits, multipliers):
+    """The numbers' bits times the multipliers, summed modulo 2**64: whole numbers, so in any order."""
+    words, total = logits.view(np.uint32), np.uint64(0)
+    for i in range(multipliers.size):
+        total += np.uint64(words[i]) * multipliers[i]
+    return total
 
 
 @inlined
