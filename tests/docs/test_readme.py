@@ -7,9 +7,12 @@ from pathlib import Path
 
 from niels_gpt.chat.commands import COMMANDS
 from niels_gpt.chat.options import build_parser
+from niels_gpt.chat.subcommands import SUBCOMMANDS
 
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text("utf-8")
+# What it says of this program: the table beside others names their commands too.
+OURS = re.sub(r"^## Beside other chats.*?(?=^## )", "", README, flags=re.DOTALL | re.MULTILINE)
 
 
 def flags_of_the_chat() -> set[str]:
@@ -18,13 +21,23 @@ def flags_of_the_chat() -> set[str]:
     }
 
 
-def test_every_flag_of_the_chat_is_in_the_table():
+def test_the_flags_that_the_table_names_are_the_chats():
     table = "\n".join(line for line in README.splitlines() if line.startswith("| `--"))
-    assert set(re.findall(r"--[a-z-]+", table)) == flags_of_the_chat() - {"--help"}
+    named = set(re.findall(r"--[a-z-]+", table))
+    assert len(named) > 10
+    assert named - flags_of_the_chat() == set()
 
 
-def test_every_command_of_the_chat_is_named():
-    assert {name for name in COMMANDS if f"`{name}`" not in README} == set()
+def test_the_commands_that_it_names_are_the_chats():
+    named = set(re.findall(r"`(/[a-z_]+)`", OURS))
+    assert len(named) > 8
+    assert named - set(COMMANDS) == set()
+
+
+def test_the_subcommands_that_it_names_are_there():
+    named = set(re.findall(r"^niels-chat ([a-z]+)", README, re.MULTILINE))
+    assert len(named) > 2
+    assert named - set(SUBCOMMANDS) == set()
 
 
 def test_every_path_of_the_folder_tree_exists():
@@ -45,8 +58,8 @@ def test_every_link_leads_to_a_file():
 
 
 def test_every_python_command_names_a_module_or_file_that_is_there():
-    modules = re.findall(r"python -m ([a-z0-9_.]+)", README)
-    files = re.findall(r"python ([a-z_/]+\.py)", README)
+    modules = re.findall(r"python -m ([a-z0-9_.]+)", OURS)
+    files = re.findall(r"python ([a-z_/]+\.py)", OURS)
     assert len(modules) > 5
     assert [name for name in files if not (REPO / name).exists()] == []
     places = {name: REPO / name.replace(".", "/") for name in modules}
