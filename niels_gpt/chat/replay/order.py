@@ -1,4 +1,4 @@
-"""Which reply of a replay is better made after which other one: its prompt begins with what that one has read.
+"""Which reply of a replay is better made after which other: its prompt begins with what that one has read.
 
 Turns of one conversation share nearly all of their prompts, so made side by side they would read the same
 tokens many times over. Only a decoder that reads drafts gains by waiting: to it a whole reply is one pass.
@@ -8,24 +8,16 @@ Knows no store, no engine and no model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from niels_gpt.infer.request import GenerationRequest
 
 _BLOCK = 16
 _WORTH_WAITING = 2  # half of the prompt is known: less is read sooner than waited for
 
 
-class Readable(Protocol):
-    """What decides which tokens a request makes a decoder read."""
-
-    @property
-    def prompt_ids(self) -> tuple[int, ...]: ...
-    @property
-    def forced_ids(self) -> tuple[int, ...]: ...
-    @property
-    def draft_ids(self) -> tuple[int, ...]: ...
-
-
-def forerunners(requests: Sequence[Readable]) -> list[int | None]:
+def forerunners(requests: Sequence[GenerationRequest]) -> list[int | None]:
     """Return for each request the earlier one that shares most of its prompt, or None if that is not much."""
     seen: dict[int, int] = {}
     found: list[int | None] = []
