@@ -19,7 +19,7 @@ _MEANING: dict[Kind, str] = {
     "exact": "every token and every bit of the logits",
     "tokens_only": "every token; the logits have other bits, or were not recorded",
     "diverged": "what is stored is not what comes out again",
-    "unverifiable": "some replies cannot be made again here",
+    "unverifiable": "some replies cannot be made again here; --ckpt names the checkpoint that gave them",
 }
 _SHOWN = 60
 
