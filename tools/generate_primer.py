@@ -1,6 +1,6 @@
 """Write the primer: the dialogues that the shipped model learns to speak from.
 
-    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3600 --shuffle
+    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3000 --shuffle
 
 makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
 `data/primer/`; each gets as many dialogues, opened by the entry of it that was asked least so far. No
@@ -48,11 +48,12 @@ OTHER_SYSTEMS = (
 DEFAULT_SYSTEM_SHARE = 0.75
 NO_SYSTEM_SHARE = 0.10
 
-TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 5), (14, 21, 25, 23, 17)
+# Long dialogues too: a model does not follow a conversation to positions where it has never seen one.
+TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 6, 8, 10), (15, 20, 20, 15, 10, 10, 10)
 FOLLOW_UP_CHANCE = 0.75  # that an entry which has follow-ups is followed by one, and that one by another
 GREETING_CHANCE = 0.08  # that small talk comes first
 # How often a kind is strayed into, relative to facts: declining must not crowd out knowing.
-STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 0.25, "private": 0.25}
+STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 1.2, "private": 0.4}
 # An entry with more phrasings than this is asked more often, so that none of them is left out.
 USUAL_PHRASINGS = 60
 FOLLOW_UP_WEIGHT = 0.35  # how much more often a follow-up makes its entry come up
