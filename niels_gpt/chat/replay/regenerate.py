@@ -28,27 +28,44 @@ async def regenerate(
 ) -> list[Result | GenerationFailed]:
     """Return for each request what came of it, in order; `on_done` hears how many are done."""
     results: dict[int, Result | GenerationFailed] = {}
-    done = [anyio.Event() for _ in requests]
-    waits_for = forerunners(requests) if getattr(decoder, "reads_drafts", False) else [None] * len(requests)
+    followers = _followers(requests) if getattr(decoder, "reads_drafts", False) else {}
+    left = set(range(len(requests)))
+    in_turn = set[int]().union(*followers.values())
+    places = anyio.CapacityLimiter(batch)
 
-    async def follow(index: int, request: Any) -> None:
-        first = waits_for[index]
-        if first is not None:
-            await done[first].wait()
-        try:
-            results[index] = await engine.submit(request).result()
-        except GenerationFailed as error:
-            results[index] = error
-        on_done(len(results))
-        for each in done if not _as_drafted(results[index], request) else [done[index]]:
-            each.set()
+    async def tell(begin: int) -> None:
+        """Make a reply, and all that follow it while what they share is still held."""
+        async with places:
+            next_ones = [begin]
+            while next_ones:
+                index = next_ones.pop()
+                if index not in left:
+                    continue
+                left.remove(index)
+                try:
+                    results[index] = await engine.submit(requests[index]).result()
+                except GenerationFailed as error:
+                    results[index] = error
+                on_done(len(results))
+                next_ones += reversed(followers.get(index, []))
+                if in_turn and not _as_drafted(results[index], requests[index]):
+                    in_turn.clear()
+                    for each in sorted(left):
+                        tasks.start_soon(tell, each)
 
-    # All of a session at once: the queue has to hold it.
-    engine = Engine(decoder, max_batch=batch, max_queue=max(1, len(requests)))
-    async with engine, anyio.create_task_group() as tasks:
-        for index, request in enumerate(requests):
-            tasks.start_soon(follow, index, request)
+    async with Engine(decoder, max_batch=batch) as engine, anyio.create_task_group() as tasks:
+        for index in range(len(requests)):
+            if index not in in_turn:
+                tasks.start_soon(tell, index)
     return [results[index] for index in range(len(requests))]
+
+
+def _followers(requests: Sequence[Any]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for index, first in enumerate(forerunners(requests)):
+        if first is not None:
+            found.setdefault(first, []).append(index)
+    return found
 
 
 def _as_drafted(result: Result | GenerationFailed, request: Any) -> bool:
