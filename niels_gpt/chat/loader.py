@@ -8,6 +8,7 @@ For asyncio; knows no terminal and no conversation.
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import threading
 from collections.abc import Callable
@@ -113,7 +114,11 @@ class Loader:
     def _load_checkpoint(self, options: Options) -> Model:
         from niels_gpt.chat import conversation, model  # noqa: F401, PLC0415 - both are needed next
 
-        return model.load_model(options, on_progress=self._hear_progress)
+        loaded = model.load_model(options, on_progress=self._hear_progress)
+        # torch has so many objects that a full garbage collection stops every thread for 0.15 s: none of
+        # them will ever be garbage, so they are looked at no more.
+        gc.freeze()
+        return loaded
 
     def _hear_progress(self, done: int, total: int) -> None:
         self.progress = (done, total)

@@ -193,3 +193,13 @@ def test_a_reader_that_goes_away_is_no_error_message(scripted_flags: list[str]) 
     assert program.returncode == BROKEN_PIPE
     assert b"Traceback" not in errors
     assert b"Exception" not in errors
+
+
+def test_no_collection_of_garbage_stops_the_chat_to_look_at_all_of_torch() -> None:
+    code = (
+        "import gc, niels_gpt.chat_cli as c; before = gc.get_freeze_count();"
+        "c.run_chat_cli(['--no-session', '-p', 'hello']); print(before, gc.get_freeze_count())"
+    )
+    before, after = map(int, run(code=code).stdout.decode().splitlines()[-1].split())
+    assert before == 0
+    assert after > 50_000
