@@ -114,8 +114,9 @@ def _variant(number: int, each: Variant, found: list[Variant]) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1].rstrip() + "…"
+    from niels_gpt.chat.subcommands.table import cut, one_line  # noqa: PLC0415 - it measures columns
+
+    return cut(one_line(text), _SHOWN)
 
 
 async def _why(desk: Desk, text: str) -> None:

@@ -14,9 +14,9 @@ class ImportRefused(StoreError, ValueError):  # noqa: N818 - named for what happ
     """A file holds something that cannot be taken; ``where`` names file and line, ``field`` what in it."""
 
     def __init__(self, where: str, field: str, what: str) -> None:
-        place = f"{where}, {_short(field)}" if field else where
+        place = f"{where}, {_short(field, _TOLD)}" if field else where
         # Names of fields, and what a library says about a file, can hold anything that the file holds.
-        super().__init__(" ".join(f"{place}: {_short(what)}; nothing was imported".split()))
+        super().__init__(" ".join(f"{place}: {_short(what, _TOLD)}; nothing was imported".split()))
         self.where = where
         self.field = field
 
@@ -25,8 +25,8 @@ class ExportRefused(StoreError, ValueError):  # noqa: N818
     """A session cannot be written in the format that was asked for."""
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _TOLD else text[: _TOLD - 1] + "…"
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def quoted(value: object) -> str:
@@ -36,5 +36,4 @@ def quoted(value: object) -> str:
         return repr(value[:_SHOWN]) + ("…" if len(value) > _SHOWN else "")
     if isinstance(value, Sized) and len(value) > _SHOWN:
         return f"{type(value).__name__} of length {len(value)}"
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return _short(repr(value), _SHOWN)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import anyio
 import pytest
+import torch
 
 from engine import GenerationFailed, Result
 from niels_gpt.chat.replay.order import forerunners
 from niels_gpt.chat.replay.regenerate import regenerate
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.infer.kernel_decoder import KernelDecoder, KernelSequence
+from niels_gpt.infer.request import GenerationRequest, Step
 from niels_gpt.kernels.layout import pack_gpt
 from niels_gpt.tokenizer import ByteTokenizer
 from tests.replay.recordings import integer_model
@@ -20,6 +22,7 @@ from tests.replay.test_recording import wanted
 
 pytestmark = pytest.mark.anyio
 REPLY = 40
+DecoderT = TypeVar("DecoderT", bound=KernelDecoder)
 
 
 def said() -> list[GenerationRequest]:
@@ -78,8 +81,12 @@ class Hasty(KernelDecoder):
         return False
 
 
-def made(kind: type[KernelDecoder], **more: Any) -> KernelDecoder:
-    return kind(pack_gpt(integer_model(T=320)), ByteTokenizer(), threads=1, **more)
+def made(kind: type[DecoderT], *, strange: bool = False, **more: Any) -> DecoderT:
+    model = integer_model(T=320)
+    if strange:
+        with torch.no_grad():
+            model.lm_head.weight[97:123] = model.lm_head.weight[97:123].flip(0)
+    return kind(pack_gpt(model), ByteTokenizer(), threads=1, **more)
 
 
 async def test_what_turns_share_is_read_once_and_every_bit_is_the_same() -> None:
@@ -96,29 +103,44 @@ async def test_what_turns_share_is_read_once_and_every_bit_is_the_same() -> None
     assert sum(shared[hasty]) < sum(shared[patient]) - second - stranger
 
 
-async def test_a_wrong_draft_lets_nobody_wait() -> None:
-    """The first of a chain never ends before the others: they must come without it."""
-    requests = said()
-    wrong = tuple(token_id ^ 1 for token_id in requests[0].draft_ids)
-    requests[0] = wanted(prompt_ids=requests[0].prompt_ids, max_new_tokens=REPLY, seed=0, draft_ids=wrong)
-    found = await regenerate(made(KernelDecoder), requests)
-    assert [bits(each) for each in found] == [
-        bits(each) for each in await regenerate(made(KernelDecoder), said())
-    ]
+class Watched(KernelDecoder):
+    """Knows how many replies were made side by side at most."""
+
+    most = 0
+
+    def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
+        """Count."""
+        self.most = max(self.most, len(sequences))
+        return super().advance(sequences)
 
 
-class Broken(KernelDecoder):
+class Broken(Watched):
     """Fails every reply."""
 
-    def advance(self, sequences: Any) -> Any:
+    def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
         """Fail."""
+        super().advance(sequences)
         raise ValueError("out of paper")
 
 
+async def test_a_wrong_draft_lets_nobody_wait() -> None:
+    """Another checkpoint says something else: one by one, nothing would be spared."""
+    *requests, _stranger = said()
+    same, other, at_once = made(Watched), made(Watched, strange=True), made(Hasty, strange=True)
+    await regenerate(same, requests)
+    found, right = await regenerate(other, requests), await regenerate(at_once, requests)
+    assert [bits(each) for each in found] == [bits(each) for each in right]
+    assert same.most == 1
+    assert other.most > 1
+
+
 async def test_a_failure_lets_nobody_wait() -> None:
+    *requests, _stranger = said()
+    broken = made(Broken)
     with anyio.fail_after(20):
-        found = await regenerate(made(Broken), said())
-    assert [type(each) for each in found] == [GenerationFailed] * 5
+        found = await regenerate(broken, requests)
+    assert [type(each) for each in found] == [GenerationFailed] * 4
+    assert broken.most > 1
 
 
 def bits(result: Result | GenerationFailed) -> Any:

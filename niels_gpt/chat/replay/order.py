@@ -22,11 +22,12 @@ def forerunners(requests: Sequence[GenerationRequest]) -> list[int | None]:
     seen: dict[int, int] = {}
     found: list[int | None] = []
     for index, request in enumerate(requests):
-        beginnings = list(_beginnings(request.prompt_ids))
-        shared = next((n for n in reversed(range(len(beginnings))) if beginnings[n] in seen), None)
-        worth = shared is not None and (shared + 1) * _BLOCK * _WORTH_WAITING >= len(request.prompt_ids)
-        found.append(seen[beginnings[shared]] if shared is not None and worth else None)
-        for beginning in _beginnings((*request.prompt_ids, *request.forced_ids, *request.draft_ids)):
+        beginnings = list(_beginnings((*request.prompt_ids, *request.forced_ids, *request.draft_ids)))
+        length = len(request.prompt_ids)
+        shared = next((n for n in range(length // _BLOCK, 0, -1) if beginnings[n - 1] in seen), 0)
+        worth = shared and shared * _BLOCK * _WORTH_WAITING >= length
+        found.append(seen[beginnings[shared - 1]] if worth else None)
+        for beginning in beginnings:
             seen.setdefault(beginning, index)
     return found
 
