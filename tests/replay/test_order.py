@@ -98,9 +98,8 @@ async def test_what_turns_share_is_read_once_and_every_bit_is_the_same() -> None
         assert [bits(each) for each in found] == [bits(each) for each in alone]
         shared[decoder] = [reused(each) for each in found]
     # All that came before but the last token said, whose keys and values nobody needed.
-    first, second, retry, third, stranger = (len(each.prompt_ids) for each in requests)
+    first, _, retry, third, _ = (len(each.prompt_ids) for each in requests)
     assert shared[patient] == [0, first + REPLY - 1, retry - 1, third - 13, 0]
-    assert sum(shared[hasty]) < sum(shared[patient]) - second - stranger
 
 
 class Watched(KernelDecoder):
