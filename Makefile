@@ -42,7 +42,7 @@ $(VENV)/bin/python:
 $(VENV)/.chat: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the chat needs (once, a few minutes: most of it is torch)"
 	@$(PIP) --editable .
-	@$(BIN)/python -m niels_gpt.infer.prepare
+	@$(BIN)/python -m niels_gpt.decoding.compile
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

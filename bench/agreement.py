@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import pack_gpt
-from niels_gpt.loading import load_model
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.loading import load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from bench.measure import facts, table
-from niels_gpt.config import ModelConfig
-from niels_gpt.kernels.bdh_layout import PackedBDH, pack_bdh
+from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
 from niels_gpt.kernels.forward import FORWARDS
 from niels_gpt.kernels.gpt import Rows
-from niels_gpt.kernels.layout import PackedModel, pack_gpt
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
 from niels_gpt.model.bdh import BDH, BDHConfig
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 
 LENGTHS = (16, 64, 256, 1024, 4096, 16384)

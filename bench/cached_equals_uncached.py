@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.generate import generate_ids, generate_ids_cached
-from niels_gpt.infer.kv_cache import allocate_kv_cache, prefill
-from niels_gpt.loading import load_model
+from niels_gpt.generation.reference import generate_ids, generate_ids_cached
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.kv_cache import allocate_kv_cache, prefill
+from niels_gpt.model.loading import load_model
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import top_k_filter
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from bench.models import SHAPES, random_model, random_prompts
-from niels_gpt.config import ModelConfig
 from niels_gpt.kernels import WeightForm
+from niels_gpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from niels_gpt.model.gpt import GPT

@@ -29,8 +29,8 @@ import torch
 
 from bench import engine_figures as figures
 from bench import measure
-from niels_gpt.kernels.layout import pack_gpt
-from niels_gpt.loading import load_model
+from niels_gpt.kernels.gpt_packing import pack_gpt
+from niels_gpt.model.loading import load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 JOBS = (1, 32)

@@ -17,11 +17,11 @@ from typing import Any
 import anyio
 
 from engine import Engine, Job, Result, Step
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import PackedModel
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.sampling import Sampling
-from niels_gpt.tokenizer import Tokenizer
+from niels_gpt.text.tokenizer import Tokenizer
 
 TICK = 0.001
 

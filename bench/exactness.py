@@ -30,15 +30,15 @@ from typing import Any, get_args
 
 import torch
 
-from niels_gpt.infer.decoder import TorchDecoder
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.infer.state_decoder import TorchStateDecoder
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.decoding.torch_decoder import TorchDecoder
+from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.int8 import quantised
 from niels_gpt.kernels.packing import pack_model
-from niels_gpt.loading import LoadedModel, load_model
 from niels_gpt.model.bdh import BDH
+from niels_gpt.model.int8 import quantised
+from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 

@@ -20,13 +20,13 @@ from typing import cast
 import torch
 
 from bench.measure import facts, table
+from niels_gpt.cli.generate.prompts import Prompt, Reply, encoded, read_lines
+from niels_gpt.cli.generate.replies import Plan, replies
+from niels_gpt.decoding.backend import open_backend
+from niels_gpt.generation.batched_decoder import Stepping
 from niels_gpt.generation.options import make_options
 from niels_gpt.generation.sampled import sampled_steps
-from niels_gpt.generation.stepper import Stepping
-from niels_gpt.infer.backends import open_backend
-from niels_gpt.inference.prompts import Prompt, Reply, encoded, read_lines
-from niels_gpt.inference.replies import Plan, replies
-from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.rng import reply_seed
 from niels_gpt.sampling import Sampling

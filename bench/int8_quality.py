@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from niels_gpt.heldout import HeldOut, is_right, load_heldout, with_system
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.int8 import quantised
-from niels_gpt.kernels.layout import PackedModel, StepMemory, aligned, new_state, pack_gpt
-from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, aligned, new_state, pack_gpt
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.int8 import quantised
+from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import CONFIG_DIR, REPO_ROOT, SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 from niels_gpt.train.batches import Example, encode_dialogue
+from niels_gpt.train.config import load_recipe
 from niels_gpt.train.dialogues import read_dialogues, split_dialogues
-from niels_gpt.train.recipe import load_recipe
+from niels_gpt.train.evaluate import HeldOut, is_right, load_heldout, with_system
 
 FORMS: tuple[WeightForm, ...] = ("float32", "int8")
 GROUPS = (64, 32)

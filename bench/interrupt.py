@@ -23,8 +23,9 @@ from pathlib import Path
 import pexpect
 
 from niels_gpt.chat import app
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options, parse_options
+from niels_gpt.cli.options import parse_options
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
 from niels_gpt.paths import REPO_ROOT
 from tests.chat.scripted_model import ScriptedModel
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.kernels import WeightForm
+from niels_gpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from niels_gpt.model.gpt import GPT
-    from niels_gpt.tokenizer import Tokenizer
+    from niels_gpt.text.tokenizer import Tokenizer
 
 SHAPES = {
     "3.2M": ModelConfig(V=256, T=256, C=256, L=4, H=4, d_ff=1024),
@@ -43,7 +43,7 @@ def random_model(cfg: ModelConfig) -> GPT:
 
 def tokenizer_for(cfg: ModelConfig) -> Tokenizer:
     """V ids, each one letter: decoding costs what it costs in a chat."""
-    from niels_gpt.tokenizer import ByteTokenizer  # noqa: PLC0415
+    from niels_gpt.text.tokenizer import ByteTokenizer  # noqa: PLC0415
 
     class Letters(ByteTokenizer):
         @property

@@ -13,10 +13,10 @@ import numpy as np
 
 from bench.candidates import Prompts
 from bench.models import tokenizer_for
-from niels_gpt.infer.kernel_decoder import KernelDecoder, KernelSequence
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
+from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import Sampling
 

@@ -32,13 +32,13 @@ import numpy as np
 from bench import measure
 from bench.models import SHAPES, random_model, tokenizer_for
 from engine import Result
-from niels_gpt.chat.replay.regenerate import regenerate
-from niels_gpt.config import ModelConfig
-from niels_gpt.infer import kernel_decoder
-from niels_gpt.infer import reply as reply_module
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.decoding import kernel_decoder
+from niels_gpt.decoding import sequence as reply_module
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels.packing import pack_model
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.replay.regenerate import regenerate
 from niels_gpt.sampling import Sampling
 from sessions import NewGeneration, open_store
 
@@ -136,7 +136,7 @@ def _recording(cfg: ModelConfig, length: int, repetitions: int) -> str:
         for _ in range(5 * repetitions):
             recorded = _seconds(new_decoder(), requests)
             with (
-                mock.patch.object(kernel_decoder, "odd_numbers", return_value=np.zeros(0, np.uint64)),
+                mock.patch.object(kernel_decoder, "row_multipliers", return_value=np.zeros(0, np.uint64)),
                 mock.patch.object(reply_module, "logits_hash", return_value=""),
             ):
                 bare = _seconds(new_decoder(), requests)

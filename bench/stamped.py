@@ -15,7 +15,6 @@ import numpy as np
 from llvmlite import ir
 
 from niels_gpt.kernels.attention import attend, remember
-from niels_gpt.kernels.compiled import compiled
 from niels_gpt.kernels.gpt import (
     DOWN,
     DOWN_BIAS,
@@ -31,10 +30,11 @@ from niels_gpt.kernels.gpt import (
     UP,
     UP_BIAS,
 )
+from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import block_floats, linear
-from niels_gpt.kernels.rows import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
+from niels_gpt.kernels.row_ops import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
 from niels_gpt.kernels.sampler import Scratch, Settings, choose
-from niels_gpt.kernels.vector import ADDRESS, INT, INT32, LANES, Emitter, Value, kernel
+from niels_gpt.kernels.simd_ir import ADDRESS, INT, INT32, LANES, Emitter, Value, kernel
 
 PARTS = (
     "embedding", "norms", "qkv", "rotary, into the states", "attention: scores, softmax, values", "proj",

@@ -23,11 +23,11 @@ from bench import measure
 from bench.models import SHAPES, random_model, random_prompts
 from bench.product import KernelCandidate
 from bench.stamped import PARTS, Clock, Draws, stamped_steps
-from niels_gpt.config import ModelConfig
+from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state
-from niels_gpt.kernels.run import new_scratch
+from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state
 from niels_gpt.kernels.sampler import new_settings, set_slot
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.sampling import Sampling
 
 PROMPT, TOKENS = 64, 64

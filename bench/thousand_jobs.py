@@ -28,12 +28,12 @@ import anyio
 import torch
 
 from engine import Engine, Job, Result, TokenGenerated
-from engine.log import Cursor
+from engine.event_log import Cursor
 from engine.testing import check_history
-from niels_gpt.infer.kernel_decoder import KernelDecoder, KernelSequence
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import PackedModel, pack_gpt
-from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
+from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 

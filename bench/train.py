@@ -28,13 +28,13 @@ from torch.nn import functional
 
 from bench.measure import facts, load, table
 from bench.models import SHAPES, matrix_weights
-from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import set_seed
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 from niels_gpt.train.loop import Run, make_optimizer, update
-from niels_gpt.train.objective import TrainingForward
-from niels_gpt.train.windows import WindowData
+from niels_gpt.train.loss import TrainingForward
+from niels_gpt.train.window_data import WindowData
 
 Step = Callable[[int], float]
 """One training step, by its number; returns its loss."""

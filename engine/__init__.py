@@ -21,6 +21,7 @@ from engine.errors import (
     GenerationFailed,
     SubscriberLagged,
 )
+from engine.event_log import Cursor
 from engine.events import (
     CancelCause,
     Event,
@@ -37,7 +38,6 @@ from engine.events import (
     to_json,
 )
 from engine.job import Job, Result, Timings
-from engine.log import Cursor
 from engine.states import JobState
 from engine.statistics import JobStatistics, Percentiles, Statistics
 

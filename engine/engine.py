@@ -21,17 +21,17 @@ import anyio
 from anyio.abc import TaskGroup
 
 from engine.batch import AT_ONCE, Batch, BatchFailed, Decoded, Fact
-from engine.compute import Compute, ComputeThread, Pending
 from engine.deadlines import Deadlines, check_seconds
 from engine.decoder import Decoder
 from engine.errors import EngineClosed, EngineFull
+from engine.event_log import Cursor, EventLog
 from engine.events import CancelCause
 from engine.job import Job
-from engine.log import Cursor, EventLog
-from engine.record import JobRecord
+from engine.job_state import JobRecord
+from engine.notifier import Wakeup
 from engine.states import JobState
 from engine.statistics import Statistics, Tally
-from engine.wakeup import Wakeup
+from engine.worker import Compute, ComputeThread, Pending
 
 RequestT = TypeVar("RequestT")
 SequenceT = TypeVar("SequenceT")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import GenerationFailed
+from engine.event_log import Cursor
 from engine.events import CancelCause, FinishReason, JobCancelled, JobDone, JobFailed, TokenGenerated
-from engine.log import Cursor
-from engine.record import JobRecord
+from engine.job_state import JobRecord
 from engine.states import JobState
 from engine.statistics import JobStatistics, job_statistics
 

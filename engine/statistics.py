@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.record import JobRecord
+from engine.job_state import JobRecord
 from engine.states import JobState
 
 REMEMBERED = 1024  # ended jobs whose times make the percentiles

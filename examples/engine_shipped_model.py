@@ -3,9 +3,9 @@
 import anyio
 
 from engine import Engine
-from niels_gpt.infer.backends import open_backend
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.loading import load_model
+from niels_gpt.decoding.backend import open_backend
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.model.loading import load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
 

@@ -8,9 +8,9 @@ import tempfile
 
 import torch
 
-from niels_gpt.generation.pretrained import from_pretrained
+from niels_gpt.generation.functions import generate_from_text, generate_text, sample_next_token
+from niels_gpt.model.pretrained import from_pretrained
 from niels_gpt.paths import SHIPPED_CHECKPOINT
-from niels_gpt.text_generation import generate_from_text, generate_text, sample_next_token
 
 
 def main(path: str) -> None:

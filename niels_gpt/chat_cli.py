@@ -10,10 +10,10 @@ import sys
 import threading
 
 from niels_gpt.chat import app
-from niels_gpt.chat.errors import ChatError
-from niels_gpt.chat.options import parse_options
-from niels_gpt.chat.status import FAILED, USAGE, report
-from niels_gpt.chat.subcommands import UnknownSubcommand, is_subcommand, run_subcommand
+from niels_gpt.cli.exit_codes import FAILED, USAGE, report
+from niels_gpt.cli.options import parse_options
+from niels_gpt.cli.subcommands import UnknownSubcommand, is_subcommand, run_subcommand
+from niels_gpt.conversation.errors import ChatError
 
 
 def run_chat_cli(argv: list[str]) -> int:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
-from sessions import changes, queries
-from sessions.base import StorePart, after
+from sessions import mutations, queries
 from sessions.errors import RecordNotFound
+from sessions.mixin import StorePart, after
 from sessions.records import Message, Session
 from sessions.tables import MessageRow, SessionRow
-from sessions.values import checked_int, checked_text
+from sessions.validation import checked_int, checked_text
 
 
 class Branches(StorePart):
@@ -51,9 +51,9 @@ class Branches(StorePart):
         """Append a system message; the last one on a path counts. Raises HeadMoved, ReplyPending."""
         checked_text(system, "the system prompt")
         with self._database.writing() as transaction:
-            row = changes.locked_session(transaction, session_id)
-            changes.require_head(transaction, row, expected_head)
-            changes.append(transaction, row, parent_id=row.head_id, role="system", content=system)
+            row = mutations.locked_session(transaction, session_id)
+            mutations.require_head(transaction, row, expected_head)
+            mutations.append(transaction, row, parent_id=row.head_id, role="system", content=system)
             return after(transaction, row)
 
     def reset(self, session_id: int, *, system: str | None, expected_head: int | None) -> Session:
@@ -64,9 +64,9 @@ class Branches(StorePart):
         if system is not None:
             checked_text(system, "the system prompt")
         with self._database.writing() as transaction:
-            row = changes.locked_session(transaction, session_id)
-            changes.require_head(transaction, row, expected_head)
-            changes.start_tree(transaction, row, system)
+            row = mutations.locked_session(transaction, session_id)
+            mutations.require_head(transaction, row, expected_head)
+            mutations.start_tree(transaction, row, system)
             return after(transaction, row)
 
     def move_head(self, session_id: int, *, to: int | None, expected_head: int | None) -> Session:
@@ -75,8 +75,8 @@ class Branches(StorePart):
         Raises HeadMoved, ReplyPending, or RecordNotFound for a message outside of the tree.
         """
         with self._database.writing() as transaction:
-            row = changes.locked_session(transaction, session_id)
-            changes.require_head(transaction, row, expected_head)
+            row = mutations.locked_session(transaction, session_id)
+            mutations.require_head(transaction, row, expected_head)
             row.head_id = None if to is None else _in_tree(transaction, row, to).id
             return after(transaction, row)
 
@@ -88,14 +88,14 @@ class Branches(StorePart):
         """
         new_seed = None if seed is None else checked_int(seed, "the seed")
         with self._database.writing() as transaction:
-            origin = changes.locked_session(transaction, session_id)
+            origin = mutations.locked_session(transaction, session_id)
             part_at = origin.head_id if at is None else _in_tree(transaction, origin, at).id
-            row = changes.new_session(
+            row = mutations.new_session(
                 name, seed=origin.seed if new_seed is None else new_seed, settings=origin.settings
             )
             row.head_id = row.forked_at = part_at
             row.forked_from = origin.id
-            changes.add_session(transaction, row)
+            mutations.add_session(transaction, row)
             return after(transaction, row)
 
 

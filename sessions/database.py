@@ -21,10 +21,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlmodel import Session as Transaction
 
 from sessions import postgresql_connection, sqlite_file
-from sessions.columns import read_json
+from sessions.column_types import read_json
 from sessions.errors import StoreClosed, StoreFull, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
-from sessions.mounts import network_filesystem
+from sessions.network_fs import network_filesystem
 from sessions.sqlite_connection import (
     DEFAULT_TIMEOUT_SECONDS,
     WRITES,

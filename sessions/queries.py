@@ -13,6 +13,7 @@ from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
 from sessions.errors import RecordNotFound, StoreDamaged
+from sessions.integrity import digest_of_generation
 from sessions.records import (
     Checkpoint,
     Generation,
@@ -24,8 +25,7 @@ from sessions.records import (
     Session,
 )
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
-from sessions.values import checked_int
-from sessions.verification import digest_of_generation
+from sessions.validation import checked_int
 
 _FIRST_WORDS = 80  # characters of the first user message that a list shows
 

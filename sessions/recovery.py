@@ -24,12 +24,12 @@ from sqlalchemy import delete, func
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
-from sessions import changes, queries
+from sessions import mutations, queries
 from sessions.database import open_database
 from sessions.errors import StoreDamaged
+from sessions.integrity import generation_faults, message_faults
 from sessions.sqlite_file import make_entry_durable
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, Row, SessionRow
-from sessions.verification import generation_faults, message_faults
 
 AnyRow = TypeVar("AnyRow", CheckpointRow, SessionRow, MessageRow, GenerationRow)
 
@@ -164,7 +164,7 @@ def _prune(transaction: Transaction) -> None:
         else:
             messages[row.id] = row.session_id
     for session_id in set(messages.values()) - set(sessions):
-        row = changes.new_session(f"recovered-{session_id}", seed=0, settings={})
+        row = mutations.new_session(f"recovered-{session_id}", seed=0, settings={})
         row.id = session_id
         transaction.add(row)
         sessions[session_id] = row

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sessions.archives import Archives
 from sessions.branches import Branches
-from sessions.care import Care
-from sessions.catalogue import Catalogue
 from sessions.database import open_database
+from sessions.maintenance import Care
+from sessions.session_crud import Catalogue
 from sessions.sqlite_file import default_path
+from sessions.transfer import Archives
 from sessions.turns import Turns
 
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import declared_attr, registry
 from sqlmodel import Field, SQLModel
 
-from sessions.columns import BigKey, FaithfulText, UtcTime
+from sessions.column_types import BigKey, FaithfulText, UtcTime
 
 # A registry of our own: what a user's program defines with SQLModel stays out of our schema.
 schema = MetaData()

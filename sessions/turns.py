@@ -11,9 +11,9 @@ from typing import get_args
 
 from sqlmodel import col, select
 
-from sessions import changes, queries
-from sessions.base import StorePart, turn_record
+from sessions import mutations, queries
 from sessions.errors import InvalidValue, RecordNotFound
+from sessions.mixin import StorePart, turn_record
 from sessions.records import (
     Checkpoint,
     Generation,
@@ -24,7 +24,7 @@ from sessions.records import (
     Turn,
 )
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow
-from sessions.values import (
+from sessions.validation import (
     checked_generation,
     checked_int,
     checked_json,
@@ -55,10 +55,10 @@ class Turns(StorePart):
             config=checked_json(config, "the checkpoint's config"),
             step=None if step is None else checked_int(step, "the checkpoint's step"),
             path=storable_text(path),
-            created=changes.now(),
+            created=mutations.now(),
         )
         with self._database.writing() as transaction:
-            return changes.remember(transaction, row).id
+            return mutations.remember(transaction, row).id
 
     def checkpoint(self, checkpoint_id: int) -> Checkpoint:
         """Return a checkpoint that was remembered. Raises RecordNotFound."""
@@ -79,10 +79,10 @@ class Turns(StorePart):
         checked_text(content, "the message")
         asked = checked_generation(generation)
         with self._database.writing() as transaction:
-            row = changes.locked_session(transaction, session_id)
-            changes.require_head(transaction, row, expected_head)
-            user = changes.append(transaction, row, parent_id=row.head_id, role="user", content=content)
-            return turn_record(row, user, changes.ask_for_reply(transaction, row, user, asked))
+            row = mutations.locked_session(transaction, session_id)
+            mutations.require_head(transaction, row, expected_head)
+            user = mutations.append(transaction, row, parent_id=row.head_id, role="user", content=content)
+            return turn_record(row, user, mutations.ask_for_reply(transaction, row, user, asked))
 
     def begin_retry(
         self,
@@ -102,20 +102,20 @@ class Turns(StorePart):
         checked_int(user_message_id, "a message id")
         asked = checked_generation(generation)
         with self._database.writing() as transaction:
-            row = changes.locked_session(transaction, session_id)
+            row = mutations.locked_session(transaction, session_id)
             user = transaction.get(MessageRow, user_message_id)
             if user is None or user.role != "user":
                 raise RecordNotFound("user message", user_message_id)
             if expected_head not in {None, row.head_id}:
-                raise changes.head_moved(transaction, row, expected_head)
+                raise mutations.head_moved(transaction, row, expected_head)
             if not queries.is_on_path(transaction, user_message_id, row.head_id):
-                raise changes.head_moved(transaction, row, user_message_id)
+                raise mutations.head_moved(transaction, row, user_message_id)
             pending = queries.pending_row(transaction, session_id)
             if pending is not None:
                 if pending.user_message_id != user_message_id:
-                    raise changes.reply_pending(row, pending)
-                changes.conclude(pending, "failed", error="given up for another attempt")
-            return turn_record(row, user, changes.ask_for_reply(transaction, row, user, asked))
+                    raise mutations.reply_pending(row, pending)
+                mutations.conclude(pending, "failed", error="given up for another attempt")
+            return turn_record(row, user, mutations.ask_for_reply(transaction, row, user, asked))
 
     def finish_reply(
         self,
@@ -140,8 +140,8 @@ class Turns(StorePart):
         plain_receipt = checked_json(receipt, "the receipt")
         plain_timings = checked_json(timings, "the timings")
         with self._database.writing() as transaction:
-            session, row = changes.locked_generation(transaction, generation_id)
-            reply = changes.append(
+            session, row = mutations.locked_generation(transaction, generation_id)
+            reply = mutations.append(
                 transaction,
                 session,
                 parent_id=row.user_message_id,
@@ -150,7 +150,7 @@ class Turns(StorePart):
                 token_ids=ids,
                 status=status,
             )
-            changes.conclude(row, status)
+            mutations.conclude(row, status)
             row.reply_id = reply.id
             row.finish_reason = finish_reason
             row.receipt = plain_receipt
@@ -166,8 +166,8 @@ class Turns(StorePart):
         # An error's own text must not be what keeps it from being recorded.
         storable = storable_text(error)
         with self._database.writing() as transaction:
-            _, row = changes.locked_generation(transaction, generation_id)
-            changes.conclude(row, "failed", error=storable)
+            _, row = mutations.locked_generation(transaction, generation_id)
+            mutations.conclude(row, "failed", error=storable)
 
     def pending(self, session_id: int) -> Turn | None:
         """Return the turn whose reply is being generated, or was interrupted; None if there is none."""

@@ -12,13 +12,13 @@ import argparse
 import re
 from collections.abc import Iterable, Iterator
 
-from niels_gpt.chat.commands import COMMANDS
-from niels_gpt.chat.options import build_parser
-from niels_gpt.chat.preferences import CONFIGURABLE, DEFAULTS
-from niels_gpt.chat.settings import show
-from niels_gpt.chat.status import MEANINGS
-from niels_gpt.chat.subcommands import SUBCOMMANDS
-from niels_gpt.chat.subcommands.completion import parsers
+from niels_gpt.chat.commands.registry import COMMANDS
+from niels_gpt.cli.exit_codes import MEANINGS
+from niels_gpt.cli.options import build_parser
+from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
+from niels_gpt.cli.subcommands import SUBCOMMANDS
+from niels_gpt.cli.subcommands.completion import parsers
+from niels_gpt.conversation.settings import show
 from niels_gpt.paths import REPO_ROOT
 
 PAGE = REPO_ROOT / "docs" / "man" / "niels-chat.1"

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from bench.candidates import Prompts
-from niels_gpt.hf.weights import half_split
 from niels_gpt.kernels import WeightForm
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.hf.weights import half_split
 
 FLOAT32_CACHE = 0  # GGML_TYPE_F32
 NO_FLASH_ATTENTION = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED

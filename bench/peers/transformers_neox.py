@@ -1,6 +1,6 @@
 """Hugging Face transformers with the same weights, as a GPT-NeoX: a peer of the decode benchmark.
 
-The weights are those that `niels_gpt.hf` exports. Needs `transformers`, which nothing else here does.
+The weights are those that `niels_gpt.model.hf` exports. Needs `transformers`, which nothing else here does.
 
 B streams, V vocabulary.
 """
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from bench.candidates import Prompts
-from niels_gpt.hf.forms import hf_config
-from niels_gpt.hf.weights import to_hf
 from niels_gpt.kernels import WeightForm
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.hf.forms import hf_config
+from niels_gpt.model.hf.weights import to_hf
 
 
 class Stopwatch:

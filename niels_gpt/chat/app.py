@@ -11,12 +11,13 @@ import os
 import sys
 from collections.abc import Callable
 
-from niels_gpt.chat.errors import LoadFailed
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import FROM_INPUT, Options, check_checkpoint, check_session_name
-from niels_gpt.chat.render import Screen, columns_of, may_style
-from niels_gpt.chat.resuming import with_picked
-from niels_gpt.chat.status import INTERRUPTED, run_to_status
+from niels_gpt.chat.session_selection import with_picked
+from niels_gpt.cli.exit_codes import INTERRUPTED, run_to_status
+from niels_gpt.cli.options import FROM_INPUT
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options, check_checkpoint, check_session_name
+from niels_gpt.terminal.render import Screen, columns_of, may_style
 
 
 def run(options: Options, *, make_loader: Callable[[Options], Loader] = Loader) -> int:

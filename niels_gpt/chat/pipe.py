@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
-from niels_gpt.chat.desk import Desk
-from niels_gpt.chat.ending import ending_on_signals
-from niels_gpt.chat.errors import LoadFailed
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import FROM_INPUT, Options
-from niels_gpt.chat.render import Screen
-from niels_gpt.chat.status import FAILED, OK
+from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.signals import ending_on_signals
+from niels_gpt.cli.exit_codes import FAILED, OK
+from niels_gpt.cli.options import FROM_INPUT
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.terminal.render import Screen
 
 if TYPE_CHECKING:
     from engine import Event

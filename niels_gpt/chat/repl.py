@@ -23,17 +23,17 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.output.plain_text import PlainTextOutput
 from prompt_toolkit.utils import is_dumb_terminal
 
-from niels_gpt.chat.desk import Desk
-from niels_gpt.chat.editing import line_editor, set_vi_mode
-from niels_gpt.chat.ending import ending_on_signals
-from niels_gpt.chat.errors import LoadFailed
+from niels_gpt.chat.controller import Desk
 from niels_gpt.chat.history import open_history
-from niels_gpt.chat.keys import listening
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.render import Screen
-from niels_gpt.chat.settings import Value
-from niels_gpt.chat.status import OK
+from niels_gpt.chat.interrupt_keys import listening
+from niels_gpt.chat.line_editor import line_editor, set_vi_mode
+from niels_gpt.chat.signals import ending_on_signals
+from niels_gpt.cli.exit_codes import OK
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.settings import Value
+from niels_gpt.terminal.render import Screen
 
 
 class Repl:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from niels_gpt.generation.batched_decoder import Stepper, Stepping
 from niels_gpt.generation.options import Options
-from niels_gpt.generation.stepper import Stepper, Stepping
 from niels_gpt.sampling import scored
 
 

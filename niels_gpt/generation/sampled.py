@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from niels_gpt.generation.batched_decoder import Stepper, Stepping
 from niels_gpt.generation.options import Options
-from niels_gpt.generation.stepper import Stepper, Stepping
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import draw
 

@@ -1,1 +1,1 @@
-"""Inference: decode states and the decoders that drive them."""
+"""The import path of `niels_gpt.infer.kv_cache`, which users of the original project call."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from niels_gpt.kernels.compiled import ONE, ZERO, compiled
+from niels_gpt.kernels.jit import ONE, ZERO, compiled
 from niels_gpt.kernels.linear import FLOAT32, VECTOR_BYTES, linear
-from niels_gpt.kernels.rows import (
+from niels_gpt.kernels.row_ops import (
     divide_row,
     exp_row,
     largest_in_row,
@@ -26,7 +26,7 @@ from niels_gpt.kernels.rows import (
     scatter_row,
     scatter_vectors,
 )
-from niels_gpt.kernels.vector import LANES
+from niels_gpt.kernels.simd_ir import LANES
 
 GROUP = 4
 """Rows of one sequence that attend together; their scores take this many rows of S floats, and their sums."""

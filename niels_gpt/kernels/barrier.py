@@ -13,8 +13,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from niels_gpt.kernels.compiled import compiled
-from niels_gpt.kernels.vector import ADDRESS, INT, INT32, Emitter, Value, kernel
+from niels_gpt.kernels.jit import compiled
+from niels_gpt.kernels.simd_ir import ADDRESS, INT, INT32, Emitter, Value, kernel
 
 SPINS_BEFORE_YIELD = 2000
 BARRIER_INTEGERS = 16

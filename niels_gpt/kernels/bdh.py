@@ -19,12 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.active import find_active, gather, recall
 from niels_gpt.kernels.barrier import meet
-from niels_gpt.kernels.compiled import compiled
+from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import FLOAT32, linear
-from niels_gpt.kernels.phases import phase_tables
-from niels_gpt.kernels.rows import (
+from niels_gpt.kernels.rope_angles import phase_tables
+from niels_gpt.kernels.row_ops import (
     add_row,
     clear_row,
     copy_row,
@@ -33,7 +32,8 @@ from niels_gpt.kernels.rows import (
     relu_row,
     rotate_row,
 )
-from niels_gpt.kernels.vector import LANES
+from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.sparse import find_active, gather, recall
 
 NORM_EPS = np.float32(1e-5)
 

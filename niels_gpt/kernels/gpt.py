@@ -18,10 +18,10 @@ import numpy as np
 
 from niels_gpt.kernels.attention import GROUP, attend, remember
 from niels_gpt.kernels.barrier import meet
-from niels_gpt.kernels.compiled import ONE, ZERO, compiled, inlined
+from niels_gpt.kernels.jit import ONE, ZERO, compiled, inlined
 from niels_gpt.kernels.linear import VECTOR_BYTES, block_floats, linear
-from niels_gpt.kernels.rows import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
-from niels_gpt.kernels.vector import LANES
+from niels_gpt.kernels.row_ops import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
+from niels_gpt.kernels.simd_ir import LANES
 
 NORM_EPS = np.float32(1e-5)
 

@@ -20,9 +20,9 @@ import numpy as np
 from llvmlite import binding
 from numba import types
 
-from niels_gpt.kernels.compiled import ZERO, compiled, config
-from niels_gpt.kernels.int8 import quantised
-from niels_gpt.kernels.vector import ADDRESS, COUNT, INT, KIND, LANES, Emitter, Value, kernel
+from niels_gpt.kernels.jit import ZERO, compiled, config
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, KIND, LANES, Emitter, Value, kernel
+from niels_gpt.model.int8 import quantised
 
 VECTOR_BYTES = 4 * LANES
 INT8_FLOATS = LANES // 4  # the room of one vector of int8 weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.bdh_layout import PackedBDH, pack_bdh
-from niels_gpt.kernels.layout import PackedModel, pack_gpt
+from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
 
 if TYPE_CHECKING:
     from niels_gpt.model.registry import Model

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.compiled import ONE, ZERO, compiled
-from niels_gpt.kernels.rows import exp_row, largest_in_row, spoiled_row
-from niels_gpt.kernels.vector import LANES
+from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.row_ops import exp_row, largest_in_row, spoiled_row
+from niels_gpt.kernels.simd_ir import LANES
 
 if TYPE_CHECKING:
     from niels_gpt.sampling.settings import Sampling

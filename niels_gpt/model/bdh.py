@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from niels_gpt.config import ARCHITECTURES, ModelConfig
-from niels_gpt.generation.methods import Generates
+from niels_gpt.model.config import ARCHITECTURES, ModelConfig
+from niels_gpt.model.delegates import ModelMethods
 
 NORM_EPS = 1e-5
 QUANTUM = 2  # latents that share a frequency: a pair is turned as one
@@ -104,7 +104,7 @@ Attend = Callable[[Tensor, Tensor, int], Tensor]
 """From turned latents (B, H, t, N), what the layer was given (B, 1, t, C) and its number, to (B, H, t, C)."""
 
 
-class BDH(Generates):
+class BDH(ModelMethods, nn.Module):
     """Token ids in, logits of the next token out. Weights start from torch's global generator."""
 
     arch: Literal["bdh"] = "bdh"

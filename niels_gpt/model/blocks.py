@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.model import rope
+from niels_gpt.model.config import ModelConfig
 
 NORM_EPS = 1e-5
 

@@ -15,9 +15,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.generation.methods import Generates
 from niels_gpt.model.blocks import Block, init_weights, make_norm
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.delegates import ModelMethods
 
 
 @dataclass
@@ -36,7 +36,7 @@ class GPTState:
         return GPTState(self.k[:, rows], self.v[:, rows], self.start[rows])
 
 
-class GPT(Generates):
+class GPT(ModelMethods, nn.Module):
     """Token ids in, logits of the next token out. Weights start from torch's global generator."""
 
     arch: Literal["gpt"] = "gpt"
@@ -85,7 +85,7 @@ class GPT(Generates):
         """Read ids (B, t) that stand from `start` (B,) on in a cache k, v (L, B, H, S, D), written in place.
 
         S must be the end of the longest row. Returns logits (B, t, V) and that layer's attention
-        probabilities (B, H, t, S), if asked for. `niels_gpt.infer.kv_cache` checks what comes in.
+        probabilities (B, H, t, S), if asked for. `niels_gpt.model.kv_cache` checks what comes in.
         """
         layers = self.layers()
         places = layers[0].attn.place(start, x.shape[1], k.shape[3])

@@ -6,8 +6,8 @@ weights or files.
 
 from __future__ import annotations
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.model.bdh import BDH
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 
 Model = GPT | BDH

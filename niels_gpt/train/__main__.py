@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(argv)
     for name, value in TORCH_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from niels_gpt.train.assembly import assemble  # noqa: PLC0415 - torch, after the flags are known to be good
-    from niels_gpt.train.parallel import leave  # noqa: PLC0415 - the same
+    from niels_gpt.train.build import assemble  # noqa: PLC0415 - torch, after the flags are known to be good
+    from niels_gpt.train.distributed import leave  # noqa: PLC0415 - the same
 
     try:
         return _run(assemble(options, note=_say), options)

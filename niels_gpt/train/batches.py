@@ -19,10 +19,10 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from niels_gpt.template import Template
+from niels_gpt.text.chat_template import Template
 from niels_gpt.train.batch import Batch
 from niels_gpt.train.dialogues import Dialogue
-from niels_gpt.train.objective import mean_loss
+from niels_gpt.train.loss import mean_loss
 
 POOL = 1024
 """Dialogues sorted by length together: large leaves less padding, small mixes the batches better."""

@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from niels_gpt.chat_format import ROLES
 from niels_gpt.data.primer import DIALOGUE_DELIM
+from niels_gpt.text.transcript import ROLES
 from niels_gpt.train.errors import TrainingError
 
 Dialogue = tuple[dict[str, str], ...]  # {"role", "content"} messages, oldest first

@@ -17,19 +17,19 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig
 from niels_gpt.files import remove_stale
-from niels_gpt.lr_schedule import lr_at_step
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.mode import eval_mode
 from niels_gpt.model.registry import Model
 from niels_gpt.rng import set_seed
-from niels_gpt.tokenizer import Tokenizer
+from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.train.batch import Batch, TrainingData
+from niels_gpt.train.distributed import World
 from niels_gpt.train.errors import TrainingError
-from niels_gpt.train.objective import batch_loss
-from niels_gpt.train.parallel import World
-from niels_gpt.train.seeds import dropout_seed
+from niels_gpt.train.loss import batch_loss
+from niels_gpt.train.lr_schedule import lr_at_step
+from niels_gpt.train.rng import dropout_seed
 
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1

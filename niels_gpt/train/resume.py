@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.checkpoint import CheckpointError, load_checkpoint, validate_model_config_match
-from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.model.checkpoint import CheckpointError, load_checkpoint, validate_model_config_match
+from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.registry import Model
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Start

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from niels_gpt.kernels.bdh_layout import PackedBDH, pack_bdh
+from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
 from niels_gpt.model.bdh import BDH, BDHConfig
 
 Array = NDArray[np.float64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.kernels import KERNEL_VERSION
-from niels_gpt.kernels.bdh_layout import PackedBDH
+from niels_gpt.kernels.bdh_packing import PackedBDH
+from niels_gpt.model.config import ModelConfig
 from tests.bdh.reading import read
 from tests.kernels.golden import numbers, whole_numbers
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from niels_gpt.kernels.bdh import forward
-from niels_gpt.kernels.bdh_layout import PackedBDH
+from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.gpt import Rows
 
 

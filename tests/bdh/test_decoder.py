@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.infer.backends import BackendError, open_backend
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import DecoderError, GenerationRequest
-from niels_gpt.infer.state_decoder import TorchStateDecoder
-from niels_gpt.kernels.bdh_layout import pack_bdh
-from niels_gpt.loading import load_model
+from niels_gpt.decoding.backend import BackendError, open_backend
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import DecoderError, GenerationRequest
+from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
+from niels_gpt.kernels.bdh_packing import pack_bdh
 from niels_gpt.model.bdh import BDH
+from niels_gpt.model.loading import load_model
 from niels_gpt.sampling import Sampling
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.kernels.bdh_layout import PackedBDH
+from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.gpt import Rows
-from niels_gpt.kernels.phases import phase_tables
+from niels_gpt.kernels.rope_angles import phase_tables
 from niels_gpt.model.bdh import BDH
 from tests.bdh.conftest import random_ids
 from tests.bdh.golden import golden

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.config import NO_LIMIT, ModelConfig, config_from_dict
-from niels_gpt.kernels.bdh_layout import PackedBDH
+from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.model.bdh import BDH, BDHConfig
+from niels_gpt.model.config import NO_LIMIT, ModelConfig, config_from_dict
 from niels_gpt.model.registry import build_model
 from tests.bdh.conftest import ODD, make_model, random_ids, reference_logits
 from tests.bdh.reading import read

@@ -10,9 +10,9 @@ import pytest
 
 from bench import engine, engine_figures, thousand_jobs
 from bench.models import SHAPES, random_model, tokenizer_for
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.kernels.layout import pack_gpt
-from niels_gpt.loading import load_model
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.kernels.gpt_packing import pack_gpt
+from niels_gpt.model.loading import load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 

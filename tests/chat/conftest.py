@@ -59,10 +59,10 @@ def ear() -> type[Ear]:
 def _save(path: Path, *, pieces: int | None) -> Path:
     import torch  # noqa: PLC0415 - only the tests that start the program need it
 
-    from niels_gpt.bpe import train_bpe  # noqa: PLC0415
-    from niels_gpt.checkpoint import save_checkpoint  # noqa: PLC0415
-    from niels_gpt.config import ModelConfig, TrainConfig  # noqa: PLC0415
+    from niels_gpt.model.checkpoint import save_checkpoint  # noqa: PLC0415
+    from niels_gpt.model.config import ModelConfig, TrainConfig  # noqa: PLC0415
     from niels_gpt.model.gpt import GPT  # noqa: PLC0415
+    from niels_gpt.text.bpe import train_bpe  # noqa: PLC0415
 
     tokenizer = None if pieces is None else train_bpe(["the kv cache of niels-gpt " * 20], pieces)
     V = 256 if tokenizer is None else tokenizer.vocab_size

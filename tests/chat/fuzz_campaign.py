@@ -27,13 +27,14 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from niels_gpt.chat.commands import Say, parse
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.render import Screen, harmless
+from niels_gpt.chat.commands.registry import Say, parse
 from niels_gpt.chat.repl import Repl
-from niels_gpt.chat.wrap import width_of
-from niels_gpt.text_stream import TextAssembler
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.terminal.line_wrapper import width_of
+from niels_gpt.terminal.render import Screen
+from niels_gpt.text.control_characters import harmless
+from niels_gpt.text.detokenizer import TextAssembler
 from sessions import open_store
 from tests.chat.scripted_model import ScriptedModel
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import Step
-from niels_gpt.chat.settings import Settings
+from niels_gpt.conversation.settings import Settings
 
 
 @dataclass

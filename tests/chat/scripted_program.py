@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from niels_gpt.chat import app
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options, parse_options
+from niels_gpt.cli.options import parse_options
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
 from tests.chat.scripted_model import ScriptedModel
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from niels_gpt.chat.commands import COMMANDS, Call, Say, Unknown, help_text, parse
-from niels_gpt.chat.record import Record
-from niels_gpt.chat.settings import Settings
+from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, help_text, parse
+from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.settings import Settings
 from sessions import Store
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.options import build_parser
-from niels_gpt.chat.subcommands import SUBCOMMANDS
-from niels_gpt.chat.subcommands.completion import SHELLS, script
+from niels_gpt.cli.options import build_parser
+from niels_gpt.cli.subcommands import SUBCOMMANDS
+from niels_gpt.cli.subcommands.completion import SHELLS, script
 
 BASH = shutil.which("bash")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.config import FILE_VARIABLE, PREFIX, WrongConfig, configured
-from niels_gpt.chat.options import found, parse_options
-from niels_gpt.chat.preferences import CONFIGURABLE, DEFAULTS
-from niels_gpt.chat.settings import show
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.config import FILE_VARIABLE, PREFIX, WrongConfig, configured
+from niels_gpt.cli.options import found, parse_options
+from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
+from niels_gpt.conversation.settings import show
 
 
 def environment(folder: Path, text: str = "", **variables: str) -> dict[str, str]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from niels_gpt.chat.context import Exchange, Fitted, exchanges_of, fit, prompt_hash
-from niels_gpt.chat.errors import MessageTooLong
+from niels_gpt.conversation.context import Exchange, Fitted, exchanges_of, fit, prompt_hash
+from niels_gpt.conversation.errors import MessageTooLong
 
 
 class OneIdAWord:

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
-from niels_gpt.chat.conversation import Conversation, converse
-from niels_gpt.chat.errors import MessageTooLong, ReplyFailed, SessionTrouble
-from niels_gpt.chat.record import Record
-from niels_gpt.chat.settings import Settings
-from niels_gpt.prompts import DEFAULT_SYSTEM_PROMPT
+from niels_gpt.conversation.conversation import Conversation, converse
+from niels_gpt.conversation.errors import MessageTooLong, ReplyFailed, SessionTrouble
+from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.settings import Settings
+from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import NewGeneration, SessionNotFound, Store
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from niels_gpt.chat.commands import COMMANDS
-from niels_gpt.chat.options import build_parser
-from niels_gpt.chat.status import MEANINGS
+from niels_gpt.chat.commands.registry import COMMANDS
+from niels_gpt.cli.exit_codes import MEANINGS
+from niels_gpt.cli.options import build_parser
 from tools.generate_manual import GUIDE, PAGE, guide, page
 
 GROFF = shutil.which("groff")

@@ -10,11 +10,11 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from niels_gpt.chat.desk import Desk
-from niels_gpt.chat.editing import CommandCompleter
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.render import Screen
+from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.line_editor import CommandCompleter
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.terminal.render import Screen
 from tests.chat.typist import CTRL_C, CTRL_D, Typist
 
 

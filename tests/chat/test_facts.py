@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from niels_gpt.chat.facts import Facts, Spent, stats, status_line
-from niels_gpt.chat.settings import Settings
-from niels_gpt.config import NO_LIMIT
+from niels_gpt.chat.stats import Facts, Spent, stats, status_line
+from niels_gpt.conversation.settings import Settings
+from niels_gpt.model.config import NO_LIMIT
 
 SPENT = Spent(prompt_tokens=40, reply_tokens=11, first_token=0.5, total=1.0)
 

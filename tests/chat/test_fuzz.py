@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.render import Screen
+from niels_gpt.terminal.render import Screen
 from sessions import open_store
 from tests.chat.fuzz_campaign import FORBIDDEN, check_keys, check_reply, check_stored, is_within, settled
 

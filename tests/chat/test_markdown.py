@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from niels_gpt.chat.markdown import Markdown
-from niels_gpt.chat.render import Screen
+from niels_gpt.terminal.markdown import Markdown
+from niels_gpt.terminal.render import Screen
 
 BOLD, ITALIC, CODE, PLAIN = "\x1b[0;1m", "\x1b[0;3m", "\x1b[0;36m", "\x1b[0m"
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.errors import LoadFailed
-from niels_gpt.chat.options import DEFAULT_CHECKPOINT, check_checkpoint, check_session_name, parse_options
-from niels_gpt.chat.settings import SETTINGS
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.options import parse_options
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, check_checkpoint, check_session_name
+from niels_gpt.conversation.settings import SETTINGS
 
 
 def test_without_flags_nothing_is_given_and_the_shipped_checkpoint_is_used() -> None:

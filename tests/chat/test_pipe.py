@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from engine import TokenGenerated, from_json
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
 from niels_gpt.chat.pipe import run_pipe
-from niels_gpt.chat.render import Screen
-from niels_gpt.chat.status import OK
+from niels_gpt.cli.exit_codes import OK
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.terminal.render import Screen
 from sessions import open_store
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.status import BROKEN_PIPE, INTERRUPTED, OK, TERMINATED
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, TERMINATED
 
 COMMAND = [sys.executable, "-m", "niels_gpt.chat_cli"]
 HEAVY = {"torch", "sqlmodel", "sqlalchemy", "alembic", "tokenizers", "numpy", "engine", "sessions"}

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from niels_gpt.chat.render import Harmless, Screen, harmless, may_style
+from niels_gpt.terminal.render import Screen, may_style
+from niels_gpt.text.control_characters import Harmless, harmless
 
 HOSTILE = [
     "\x1b[2J",

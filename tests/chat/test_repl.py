@@ -14,11 +14,11 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from niels_gpt.chat.errors import LoadFailed
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.render import Screen
 from niels_gpt.chat.repl import Repl
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.terminal.render import Screen
 from sessions import open_store
 from tests.chat.typist import CTRL_C, CTRL_D, ESC, Typist, Watched
 

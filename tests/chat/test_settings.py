@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from niels_gpt.chat.settings import SETTINGS, Settings, show
+from niels_gpt.conversation.settings import SETTINGS, Settings, show
 
 
 @pytest.mark.parametrize(

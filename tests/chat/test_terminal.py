@@ -15,7 +15,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from niels_gpt.chat.status import HUNG_UP, TERMINATED
+from niels_gpt.cli.exit_codes import HUNG_UP, TERMINATED
 
 pyte = pytest.importorskip("pyte")
 

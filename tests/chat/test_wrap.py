@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pyte
 import pytest
 
-from niels_gpt.chat.wrap import Wrapper, clipped, width_of
+from niels_gpt.terminal.line_wrapper import Wrapper, clipped, width_of
 
 
 def shown(text: str, width: int, *, cuts: Callable[[str], list[str]]) -> list[str]:

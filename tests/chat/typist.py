@@ -14,10 +14,10 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.render import Screen
 from niels_gpt.chat.repl import Repl
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
+from niels_gpt.terminal.render import Screen
 from sessions import open_store
 
 CTRL_C, CTRL_D, ESC = "\x03", "\x04", "\x1b"

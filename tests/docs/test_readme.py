@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from niels_gpt.chat.commands import COMMANDS
-from niels_gpt.chat.options import build_parser
-from niels_gpt.chat.subcommands import SUBCOMMANDS
+from niels_gpt.chat.commands.registry import COMMANDS
+from niels_gpt.cli.options import build_parser
+from niels_gpt.cli.subcommands import SUBCOMMANDS
 
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text("utf-8")

@@ -10,9 +10,10 @@ from typing import get_args
 
 import pytest
 
-from niels_gpt.chat.replay.report import STATUS, WORDS
-from niels_gpt.chat.subcommands import SUBCOMMANDS
-from sessions.comparison import Kind
+from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
+from niels_gpt.cli.subcommands import SUBCOMMANDS
+from niels_gpt.replay.report import WORDS
+from niels_gpt.replay.verdict import Kind
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = (REPO / "docs/replay.md").read_text("utf-8")
@@ -34,4 +35,4 @@ def test_every_flag_of_replay_and_why_is_on_the_page() -> None:
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_verdict_has_its_meaning_and_its_status(kind: Kind) -> None:
     [row] = [line for line in PAGE.splitlines() if line.startswith(f"| {WORDS[kind]} |")]
-    assert row.split("|")[-2].strip() == str(STATUS[kind])
+    assert row.split("|")[-2].strip() == str(STATUS_OF_VERDICT[kind])

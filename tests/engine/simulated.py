@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 import anyio.lowlevel
 
 from engine import Step
-from engine.compute import Pending
 from engine.testing import Script, ScriptedDecoder, ScriptedSequence
+from engine.worker import Pending
 
 T = TypeVar("T")
 

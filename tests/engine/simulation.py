@@ -25,8 +25,8 @@ import anyio
 import anyio.lowlevel
 
 from engine import Engine, EngineClosed, EngineFull, Job, JobFailed, JobState, TokenGenerated
+from engine.event_log import Cursor
 from engine.events import Event
-from engine.log import Cursor
 from engine.testing import check_history
 from tests.engine.simulated import Clock, InlineCompute, NumberedScript, SimulatedDecoder, random_script
 

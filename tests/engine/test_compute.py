@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from engine.compute import ComputeThread
-from engine.wakeup import Wakeup
+from engine.notifier import Wakeup
+from engine.worker import ComputeThread
 
 pytestmark = pytest.mark.anyio
 

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from engine import JobCancelled, JobDone, JobFailed, JobQueued, JobStarted, TokenGenerated
+from engine.event_log import Cursor, EventLog
 from engine.events import Event
-from engine.log import Cursor, EventLog
-from engine.record import JobRecord
+from engine.job_state import JobRecord
 from engine.testing import check_history
 
 

@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from engine import JobQueued, SubscriberLagged
+from engine.event_log import YIELD_EVERY, Cursor, EventLog
 from engine.events import Event
-from engine.log import YIELD_EVERY, Cursor, EventLog
 
 pytestmark = pytest.mark.anyio
 

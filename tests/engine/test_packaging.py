@@ -41,7 +41,7 @@ def test_the_engines_tests_import_nothing_heavy_either() -> None:
     heavy = re.compile(rf"^\s*(?:from|import) (?:{'|'.join(HEAVY)})\b", re.MULTILINE)
     assert len(sources) > 15
     assert [name for name, source in sources.items() if heavy.search(source)] == []
-    assert heavy.search("    from niels_gpt.infer import request")
+    assert heavy.search("    from niels_gpt.decoding import request")
 
 
 def test_the_example_prints_a_whole_history_as_json_lines() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.bpe import BPETokenizer, train_bpe
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import ModelConfig
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.registry import build_model
 from niels_gpt.rng import set_seed
-from niels_gpt.tokenizer import ByteTokenizer, Tokenizer
+from niels_gpt.text.bpe import BPETokenizer, train_bpe
+from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 MakeCheckpoint = Callable[..., Path]
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.bpe import BPETokenizer
-from niels_gpt.byte_level import adopt
-from niels_gpt.config import ModelConfig
-from niels_gpt.hf.__main__ import main
-from niels_gpt.hf.export import export
-from niels_gpt.hf.load import load_folder
-from niels_gpt.hf.weights import adjacent, half_split
-from niels_gpt.loading import load_model
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.hf.__main__ import main
+from niels_gpt.model.hf.export import export
+from niels_gpt.model.hf.load import load_folder
+from niels_gpt.model.hf.weights import adjacent, half_split
+from niels_gpt.model.loading import load_model
+from niels_gpt.text.bpe import BPETokenizer
+from niels_gpt.text.hf_bpe import adopt
 
 from .conftest import MakeCheckpoint
 

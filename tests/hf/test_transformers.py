@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.bpe import BPETokenizer
-from niels_gpt.generate import generate_ids_greedy_cached
-from niels_gpt.hf.export import export
-from niels_gpt.hf.load import load_folder
-from niels_gpt.hf.text import byte_pieces
-from niels_gpt.loading import load_model
+from niels_gpt.generation.reference import generate_ids_greedy_cached
+from niels_gpt.model.hf.export import export
+from niels_gpt.model.hf.load import load_folder
+from niels_gpt.model.hf.text import byte_pieces
+from niels_gpt.model.loading import load_model
 from niels_gpt.rng import set_seed
+from niels_gpt.text.bpe import BPETokenizer
 
 from .conftest import MakeCheckpoint
 from .test_forms import LLAMA, NEOX

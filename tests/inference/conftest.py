@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from niels_gpt.bpe import train_bpe
-from niels_gpt.config import ModelConfig
 from niels_gpt.model.bdh import BDHConfig
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.registry import Model, build_model
+from niels_gpt.text.bpe import train_bpe
 
 CONFIGS = {
     "gpt": ModelConfig(T=64, C=24, L=2, H=2, d_ff=40),

@@ -1,4 +1,4 @@
-"""`python -m niels_gpt.inference`, as a user meets it."""
+"""`python -m niels_gpt.generate_cli`, as a user meets it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.inference.command import main
-from niels_gpt.inference.options import parse_options
+from niels_gpt.cli.generate.options import parse_options
+from niels_gpt.generate_cli import main
 
 PROMPTS = ["one", "the second prompt", "3", "and a fourth one"]
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from niels_gpt.generation.methods import Generates
-from niels_gpt.inference.options import _parser
+from niels_gpt.cli.generate.options import _parser
+from niels_gpt.model.delegates import ModelMethods
 from niels_gpt.sampling import Sampling
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def test_every_setting_of_sampling_is_in_its_table():
 
 def test_the_signatures_are_those_of_the_methods():
     for name, said in re.findall(r"^\| `(\w+)\((.*?)\)` \|", DOCUMENT, re.MULTILINE):
-        parameters = inspect.signature(getattr(Generates, name)).parameters.values()
+        parameters = inspect.signature(getattr(ModelMethods, name)).parameters.values()
         shown = [
             p.name if p.default is p.empty else f"{p.name}={p.default!r}".replace("'", '"')
             for p in parameters

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.errors import ChatError
-from niels_gpt.chat.status import FAILED, INTERRUPTED
-from niels_gpt.inference import command
-from niels_gpt.inference.journal import Journal
-from niels_gpt.inference.progress import Progress
+from niels_gpt import generate_cli as command
+from niels_gpt.cli.exit_codes import FAILED, INTERRUPTED
+from niels_gpt.cli.generate.journal import Journal
+from niels_gpt.cli.generate.progress import Progress
+from niels_gpt.conversation.errors import ChatError
 
 
 class StoppedError(Exception):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from niels_gpt.checkpoint import CheckpointError
-from niels_gpt.generation.pretrained import from_pretrained
-from niels_gpt.generation.stepper import Stepper
-from niels_gpt.loading import load_model
+from niels_gpt.generation.batched_decoder import Stepper
 from niels_gpt.model.bdh import BDH, BDHConfig
+from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.loading import load_model
+from niels_gpt.model.pretrained import from_pretrained
 from niels_gpt.model.registry import Model
 from tests.inference.conftest import CONFIGS, make_model
 

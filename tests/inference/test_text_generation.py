@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from niels_gpt.checkpoint import CheckpointError, save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig
-from niels_gpt.model.registry import Model
-from niels_gpt.text_generation import (
+from niels_gpt.generation.functions import (
     generate_from_text,
     generate_text,
     load_model_from_checkpoint,
     sample_next_token,
 )
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.model.checkpoint import CheckpointError, save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig
+from niels_gpt.model.registry import Model
+from niels_gpt.text.tokenizer import ByteTokenizer
 from tests.inference.conftest import make_model
 
 SIZES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sessions import NewGeneration, Session, SessionArchive, Store, open_store
-from sessions.interchange import Source, read_sessions
+from sessions.formats import Source, read_sessions
 
 Read = Callable[..., list[SessionArchive]]
 
@@ -95,7 +95,7 @@ def read(tmp_path: Path) -> Read:
     """Read a file that holds this text, these bytes, or this value as JSON."""
 
     def run(content: object, *, format_name: str = "auto", **limits: int) -> list[SessionArchive]:
-        from sessions.interchange import Limits  # noqa: PLC0415
+        from sessions.formats import Limits  # noqa: PLC0415
 
         path = tmp_path / "file.json"
         if isinstance(content, bytes):

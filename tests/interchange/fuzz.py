@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sessions import SessionArchive, StoreError, open_store
-from sessions.interchange import Limits, Source, read_sessions, write_sessions
+from sessions.formats import Limits, Source, read_sessions, write_sessions
 from tests.interchange.conftest import told_bytes
 from tests.interchange.test_chatgpt import branched
 from tests.interchange.test_llm_logs import SAID, WITH_FRAGMENTS, logs

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sessions import Store
-from sessions.interchange import ImportRefused
-from sessions.interchange.drafts import path_of
+from sessions.formats import ImportRefused
+from sessions.formats.builder import path_of
 
 from .conftest import Read
 

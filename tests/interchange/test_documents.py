@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sessions import SessionArchive, Store
-from sessions.interchange import ExportRefused, write_sessions
+from sessions.formats import ExportRefused, write_sessions
 
 from .conftest import ask
 

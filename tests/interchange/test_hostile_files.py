@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sessions.interchange import FORMATS, ImportRefused, Source, read_sessions
-from sessions.interchange.errors import quoted
+from sessions.formats import FORMATS, ImportRefused, Source, read_sessions
+from sessions.formats.errors import quoted
 
 from .conftest import Read
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sessions import SessionArchive, Store
-from sessions.interchange import ImportRefused, Limits, Source, read_sessions
-from sessions.interchange.drafts import path_of
+from sessions.formats import ImportRefused, Limits, Source, read_sessions
+from sessions.formats.builder import path_of
 
 FIRST = """
 CREATE TABLE conversations (id TEXT PRIMARY KEY, name TEXT, model TEXT);

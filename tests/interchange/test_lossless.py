@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sessions import Session, SessionArchive, SessionExists, Store, open_store
-from sessions.interchange import ImportRefused, write_sessions
+from sessions.formats import ImportRefused, write_sessions
 
 from .conftest import Read, ask
 

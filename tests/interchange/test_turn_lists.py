@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessions import Session, Store
-from sessions.interchange import ImportRefused, Source, read_sessions, write_sessions
-from sessions.interchange.drafts import in_a_row, path_of
+from sessions.formats import ImportRefused, Source, read_sessions, write_sessions
+from sessions.formats.builder import in_a_row, path_of
 
 from .conftest import Read
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.kernels import KERNEL_VERSION, WeightForm
+from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.layout import KINDS, PACKS, PackedModel, StepMemory, aligned, new_state
+from niels_gpt.kernels.gpt_packing import KINDS, PACKS, PackedModel, StepMemory, aligned, new_state
 from niels_gpt.kernels.linear import linear, padded
-from niels_gpt.kernels.run import new_scratch
 from niels_gpt.kernels.sampler import choose, new_settings
+from niels_gpt.model.config import ModelConfig
 
 CONFIGS = {
     "layernorm, gelu": ModelConfig(V=300, T=64, C=64, L=3, H=2, d_ff=128),

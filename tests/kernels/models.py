@@ -9,12 +9,12 @@ from typing import get_args
 import numpy as np
 import torch
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.int8 import quantised
-from niels_gpt.kernels.layout import PackedModel, StepMemory, new_state, pack_gpt
+from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state, pack_gpt
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.int8 import quantised
 
 SHAPES = {
     "default form": ModelConfig(V=64, T=48, C=32, L=2, H=2, d_ff=64),

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from niels_gpt.kernels import functions
-from niels_gpt.kernels.compiled import compiled
-from niels_gpt.kernels.vector import ADDRESS, COUNT, Emitter, Value, kernel
+from niels_gpt.kernels import math as kernel_math
+from niels_gpt.kernels.jit import compiled
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, Emitter, Value, kernel
 
 
 def _over_rows(function):
@@ -19,8 +19,8 @@ def _over_rows(function):
     return kernel(emit, [ADDRESS, ADDRESS, COUNT])
 
 
-row_exp, row_erf = _over_rows(functions.exp), _over_rows(functions.erf)
-row_gelu, row_silu = _over_rows(functions.gelu), _over_rows(functions.silu)
+row_exp, row_erf = _over_rows(kernel_math.exp), _over_rows(kernel_math.erf)
+row_gelu, row_silu = _over_rows(kernel_math.gelu), _over_rows(kernel_math.silu)
 
 
 @compiled

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.layout import StepMemory
+from niels_gpt.kernels.gpt_packing import StepMemory
 from tests.kernels.models import SHAPES, Reader, build, read_in, step
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.fingerprint import int8_weights_digest, weights_digest
-from niels_gpt.kernels.int8 import quantised
-from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.kernels.gpt_packing import pack_gpt
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.fingerprint import int8_weights_digest, weights_digest
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.int8 import quantised
 from tests.kernels.models import SHAPES, build, read_in
 
 

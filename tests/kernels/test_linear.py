@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.int8 import quantised
-from niels_gpt.kernels.layout import KINDS, PACKS, aligned
+from niels_gpt.kernels.gpt_packing import KINDS, PACKS, aligned
 from niels_gpt.kernels.linear import linear, padded
+from niels_gpt.model.int8 import quantised
 
 
 def product(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, form: WeightForm = "float32") -> np.ndarray:

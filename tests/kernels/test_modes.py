@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import pack_gpt
-from niels_gpt.kernels.modes import ieee_arithmetic
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.fp_env import ieee_arithmetic
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.sampling import Sampling
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 from tests.kernels.models import SHAPES as KERNEL_SHAPES
 from tests.kernels.models import Built, build, read_in
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from niels_gpt.kernels.rotary import rotary_tables
+from niels_gpt.kernels.rope import rotary_tables
 
 
 @pytest.mark.parametrize(

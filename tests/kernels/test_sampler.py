@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.run import new_scratch
 from niels_gpt.kernels.sampler import NOTHING_LEFT, SPOILED, choose, new_settings, set_slot
 from niels_gpt.sampling import Sampling, draw
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.kernels import WeightForm
+from niels_gpt.model.config import ModelConfig
 from tests.kernels.models import Built, build, read_in
 
 WINDOWS = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from niels_gpt.config import ModelConfig
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 
 Array = NDArray[np.float64]

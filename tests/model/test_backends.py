@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig
-from niels_gpt.fingerprint import int8_weights_digest
-from niels_gpt.infer.backends import BackendError, open_backend
-from niels_gpt.infer.decoder import TorchDecoder
-from niels_gpt.infer.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.backend import BackendError, open_backend
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.kernels import KERNEL_VERSION
-from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig
+from niels_gpt.model.fingerprint import int8_weights_digest
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.loading import LoadedModel, load_model
 
 
 @pytest.fixture

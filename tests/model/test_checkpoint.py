@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from niels_gpt.checkpoint import (
+from niels_gpt.model.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
     validate_model_config_match,
 )
-from niels_gpt.config import ModelConfig, TrainConfig, to_dict
+from niels_gpt.model.config import ModelConfig, TrainConfig, to_dict
 
 CFG = ModelConfig(V=61, T=32, C=24, L=3, H=3, d_ff=40)
 SIX = {"model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss"}
@@ -118,8 +118,8 @@ def test_writing_in_place_and_failing_midway_loses_the_old_file(save):
 
 KILLED_BEFORE_RENAMING = """
 import os, pathlib, sys, torch
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig
 pathlib.Path.replace = lambda self, target: os.kill(os.getpid(), 9)
 save_checkpoint(sys.argv[1], model_cfg=ModelConfig(), train_cfg=TrainConfig(), model=torch.nn.Linear(2, 2),
                 optimizer=None, step=2, best_val_loss=None)

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from niels_gpt.config import (
+from niels_gpt.model.config import (
     ModelConfig,
     TrainConfig,
     default_p_train,

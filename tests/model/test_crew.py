@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from niels_gpt.infer.crew import FEWEST_CALLS, MOST_CALLS, TURNS, Crew, Pace, default_threads
+from niels_gpt.decoding.threads import FEWEST_CALLS, MOST_CALLS, TURNS, Crew, Pace, default_threads
 
 
 def run(pace: Pace, seconds: Callable[[int], float], calls: int) -> list[int]:

@@ -11,13 +11,13 @@ import torch
 
 from engine import Engine, GenerationFailed, JobFailed
 from engine.testing import check_history
-from niels_gpt.config import ModelConfig
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.gpt_packing import pack_gpt
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import LogitsError, Sampling
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 pytestmark = pytest.mark.anyio
 POISON = 0  # its embedding is NaN

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench.exactness import Circumstance, circumstances, compare, dequantise, parse
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig
-from niels_gpt.loading import LoadedModel, load_model
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.loading import LoadedModel, load_model
 
 HERE = [place for place in circumstances() if not place.restarted]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.fingerprint import Fingerprint, config_digest, fingerprint, weights_digest
-from niels_gpt.template import template_for
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.fingerprint import Fingerprint, config_digest, fingerprint, weights_digest
+from niels_gpt.text.chat_template import template_for
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 CFG = ModelConfig(V=61, T=32, C=24, L=1, H=3, d_ff=8)
 

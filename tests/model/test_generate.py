@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.generate import (
+from niels_gpt.generation.reference import (
     generate_ids,
     generate_ids_cached,
     generate_ids_greedy_cached,
@@ -17,7 +16,8 @@ from niels_gpt.generate import (
     sample_next_token,
     top_k_filter,
 )
-from niels_gpt.infer.kv_cache import allocate_kv_cache, decode_step, prefill
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.kv_cache import allocate_kv_cache, decode_step, prefill
 from niels_gpt.rng import make_generator
 
 BY_TOKEN = (generate_ids_cached, generate_ids_greedy_cached, generate_ids_greedy_full)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.model import rope
 from niels_gpt.model.blocks import MLP, Block, CausalSelfAttention, init_weights
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 
 

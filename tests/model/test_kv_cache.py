@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from niels_gpt.infer.kv_cache import KVCache, allocate_kv_cache, decode_step, forward_cached, prefill
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.kv_cache import KVCache, allocate_kv_cache, decode_step, forward_cached, prefill
 
 
 def empty_cache(model: GPT, B: int = 1, T_max: int | None = None) -> KVCache:

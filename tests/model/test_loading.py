@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.bpe import train_bpe
-from niels_gpt.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig, to_dict
-from niels_gpt.loading import load_model, model_from_checkpoint
+from niels_gpt.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig, to_dict
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.model.loading import load_model, model_from_checkpoint
+from niels_gpt.text.bpe import train_bpe
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 EIGHT = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
 SMALL = {"V": 256, "T": 32, "C": 24, "L": 2, "H": 2, "d_ff": 40}

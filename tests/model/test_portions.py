@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from niels_gpt.infer.portions import CALL_SECONDS, MOST, Portions
+from niels_gpt.decoding.prefill_budget import CALL_SECONDS, MOST, Portions
 
 
 def lengths(portions: Portions, unread: int, *, token_seconds: float) -> list[int]:

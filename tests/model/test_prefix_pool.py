@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.infer.kernel_decoder import KernelDecoder, KernelSequence
-from niels_gpt.infer.prefix_pool import PrefixPool, State
-from niels_gpt.infer.request import GenerationRequest
-from niels_gpt.kernels.layout import PackedModel, new_state, pack_gpt
+from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
+from niels_gpt.decoding.prefix_cache import PrefixPool, State
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.gpt_packing import PackedModel, new_state, pack_gpt
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import Sampling
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 SYSTEM = tuple(b"you are short and honest. ")  # 26 tokens: a whole block of positions and a part of the next
 PLENTY = 2**20

@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.infer.backends import torch_decoder
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.logits_hash import logits_hash, row_sums
-from niels_gpt.infer.request import GenerationRequest, RequestError
-from niels_gpt.infer.trace import attention_row, logits_rows
+from niels_gpt.decoding.backend import torch_decoder
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.logits_hash import logits_hash, row_sums
+from niels_gpt.decoding.request import GenerationRequest, RequestError
+from niels_gpt.decoding.rescoring import attention_row, logits_rows
 from niels_gpt.kernels.packing import pack_model
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.registry import build_model
 from niels_gpt.sampling import Sampling
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 CONFIGS = {
     "gpt": ModelConfig(T=160, C=32, L=2, H=2, d_ff=48),

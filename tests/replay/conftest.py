@@ -12,12 +12,12 @@ from typing import Any
 import anyio
 import pytest
 
-from niels_gpt.chat import branching
-from niels_gpt.chat.conversation import Conversation
-from niels_gpt.chat.model import LoadedModel
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.replay.checkpoints import Load
-from niels_gpt.chat.replay.replay import Replay, replay
+from niels_gpt.conversation import branching
+from niels_gpt.conversation.conversation import Conversation
+from niels_gpt.conversation.model import LoadedModel
+from niels_gpt.conversation.options import Options
+from niels_gpt.replay.find_checkpoint import Load
+from niels_gpt.replay.replay import Replay, replay
 from sessions import open_store
 from tests.replay.recordings import (
     Ear,

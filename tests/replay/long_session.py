@@ -13,9 +13,9 @@ from pathlib import Path
 
 import anyio
 
-from niels_gpt.chat import branching
-from niels_gpt.chat.conversation import Conversation
-from niels_gpt.chat.model import LoadedModel
+from niels_gpt.conversation import branching
+from niels_gpt.conversation.conversation import Conversation
+from niels_gpt.conversation.model import LoadedModel
 from sessions import Store, open_store
 from tests.replay.recordings import Ear, loaded, talking
 

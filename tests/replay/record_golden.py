@@ -13,11 +13,11 @@ from pathlib import Path
 
 import anyio
 
-from niels_gpt.chat import branching
-from niels_gpt.chat.conversation import Conversation
+from niels_gpt.conversation import branching
+from niels_gpt.conversation.conversation import Conversation
 from niels_gpt.kernels import KERNEL_VERSION
 from sessions import open_store
-from sessions.interchange import write_sessions
+from sessions.formats import write_sessions
 from tests.replay.recordings import Ear, loaded, record_session, say, tiny_checkpoint
 
 DATA = Path(__file__).parent / "data"

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from engine import Step
-from niels_gpt.chat.conversation import Conversation, converse
-from niels_gpt.chat.model import LoadedModel, load_model
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.record import Record
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.conversation.conversation import Conversation, converse
+from niels_gpt.conversation.model import LoadedModel, load_model
+from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.session import Record
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
 from sessions import Store, open_store
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from niels_gpt.chat.model import LoadedModel
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.replay.replay import replay
+from niels_gpt.conversation.model import LoadedModel
+from niels_gpt.conversation.options import Options
+from niels_gpt.replay.replay import replay
 from sessions import open_store
 from tests.replay import campaign, long_session
 from tests.replay.recordings import loaded

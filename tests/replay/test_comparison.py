@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niels_gpt.chat.replay.difference import Piece, shown, word_difference
-from sessions.comparison import Account, Verdict, compare, differences, overall
+from niels_gpt.replay.verdict import Account, Verdict, compare, differences, overall
+from niels_gpt.replay.word_diff import Piece, shown, word_difference
 
 ONE = Account(prompt_hash="p", token_ids=(1, 2, 3), text="abc", finish_reason="stop", logits_hash="h")
 

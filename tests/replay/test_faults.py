@@ -13,19 +13,20 @@ import anyio
 import pytest
 import torch
 
-from niels_gpt.bpe import BPETokenizer, train_bpe
-from niels_gpt.chat.model import LoadedModel
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.replay.replay import Replay, replay
-from niels_gpt.chat.replay.report import STATUS, turn_lines
-from niels_gpt.fingerprint import fingerprint
-from niels_gpt.infer.kernel_decoder import KernelDecoder, KernelSequence
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
+from niels_gpt.conversation.model import LoadedModel
+from niels_gpt.conversation.options import Options
+from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
+from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import KERNEL_VERSION
-from niels_gpt.kernels.layout import pack_gpt
-from niels_gpt.template import TranscriptTemplate
+from niels_gpt.kernels.gpt_packing import pack_gpt
+from niels_gpt.model.fingerprint import fingerprint
+from niels_gpt.replay.replay import Replay, replay
+from niels_gpt.replay.report import turn_lines
+from niels_gpt.replay.verdict import Verdict
+from niels_gpt.text.bpe import BPETokenizer, train_bpe
+from niels_gpt.text.chat_template import TranscriptTemplate
 from sessions import open_store
-from sessions.comparison import Verdict
 from tests.replay.recordings import integer_model, loaded, record_session, save_model, say
 
 Replayed = Callable[..., Replay]
@@ -58,7 +59,7 @@ def test_a_weight_of_the_checkpoint(replayed: Replayed, tmp_path: Path) -> None:
     found = replayed(path=save_model(tmp_path / "other.pt", model))
     assert [parts(verdict) for verdict in found.verdicts] == [["weights"]] * 6
     assert {verdict.kind for verdict in found.verdicts} == {"unverifiable"}
-    assert STATUS[found.kind] == 4
+    assert STATUS_OF_VERDICT[found.kind] == 4
     assert "other.pt' has other weights" in found.verdicts[0].why
 
 
@@ -72,7 +73,7 @@ def test_a_weight_in_memory_that_the_fingerprint_cannot_see(replayed: Replayed) 
     found = replayed(load=swapped(flip))
     first = found.verdicts[0]
     assert {verdict.kind for verdict in found.verdicts} <= {"diverged", "tokens_only"}
-    assert STATUS[found.kind] == 3
+    assert STATUS_OF_VERDICT[found.kind] == 3
     assert first.differing == ()
     assert first.divergence is not None
     assert first.divergence.place == "token"
@@ -148,7 +149,7 @@ def test_one_stored_token(replayed: Replayed, damage: Damage) -> None:
     assert (second.divergence.margin or 0.0) > 0.0
     assert "this one was changed after it was drawn" in remarks(second)
     assert [fault.message_id for fault in found.faults] == [reply.id]
-    assert STATUS[found.kind] == 3
+    assert STATUS_OF_VERDICT[found.kind] == 3
 
 
 def test_one_letter_of_a_stored_reply(replayed: Replayed, damage: Damage) -> None:

@@ -16,16 +16,16 @@ import anyio
 import pytest
 import torch
 
-from niels_gpt.chat.model import LoadedModel
-from niels_gpt.chat.options import Options
-from niels_gpt.chat.replay.replay import Replay, replay
-from niels_gpt.infer.kernel_decoder import KernelDecoder
+from niels_gpt.conversation.model import LoadedModel
+from niels_gpt.conversation.options import Options
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
-from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.paths import REPO_ROOT
+from niels_gpt.replay.replay import Replay, replay
 from sessions import open_store
-from sessions.interchange import read_sessions
-from sessions.interchange.source import Source
+from sessions.formats import read_sessions
+from sessions.formats.json_reader import Source
 from tests.replay.record_golden import DATA, golden_file
 from tests.replay.recordings import integer_model, loaded
 

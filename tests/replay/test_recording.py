@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from niels_gpt.infer.decoder import TorchDecoder
-from niels_gpt.infer.kernel_decoder import KernelDecoder
-from niels_gpt.infer.logits_hash import logits_hash, row_sums
-from niels_gpt.infer.request import GenerationRequest, RequestError
-from niels_gpt.kernels.layout import pack_gpt
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.logits_hash import logits_hash, row_sums
+from niels_gpt.decoding.request import GenerationRequest, RequestError
+from niels_gpt.decoding.torch_decoder import TorchDecoder
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.sampling import Sampling
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 from tests.replay.recordings import integer_model
 
 SAMPLINGS = {

@@ -10,11 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from niels_gpt.chat import branching
-from niels_gpt.chat.model import LoadedModel
-from niels_gpt.chat.replay.replay import Replay
-from niels_gpt.chat.replay.report import STATUS
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
+from niels_gpt.conversation import branching
+from niels_gpt.conversation.model import LoadedModel
+from niels_gpt.replay.replay import Replay
 from sessions import Message, open_store
 from tests.replay.recordings import Ear, talking
 
@@ -28,7 +28,7 @@ def kinds(found: Replay) -> list[str]:
 def test_every_turn_of_a_path_comes_out_again_to_the_bit(replayed: Replayed) -> None:
     found = replayed()
     assert kinds(found) == ["exact"] * 6
-    assert (found.kind, found.faults, STATUS[found.kind]) == ("exact", (), 0)
+    assert (found.kind, found.faults, STATUS_OF_VERDICT[found.kind]) == ("exact", (), 0)
 
 
 def test_the_recording_has_what_makes_a_replay_hard(replayed: Replayed) -> None:
@@ -61,8 +61,8 @@ def test_the_batch_changes_nothing(replayed: Replayed, batch: int) -> None:
 
 
 def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, checkpoint: Path) -> None:
-    from niels_gpt.chat.model import load_model  # noqa: PLC0415
-    from niels_gpt.infer.decoder import TorchDecoder  # noqa: PLC0415
+    from niels_gpt.conversation.model import load_model  # noqa: PLC0415
+    from niels_gpt.decoding.torch_decoder import TorchDecoder  # noqa: PLC0415
     from tests.replay.recordings import integer_model  # noqa: PLC0415
 
     def load(options: Any) -> LoadedModel:
@@ -72,7 +72,7 @@ def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, 
 
     found = replayed(load=load)
     assert set(kinds(found)) == {"tokens_only"}
-    assert STATUS[found.kind] == 0
+    assert STATUS_OF_VERDICT[found.kind] == 0
 
 
 def test_an_interrupted_reply_is_finished_to_the_bit(
@@ -201,7 +201,7 @@ def test_what_cannot_be_done_is_one_line(
 
 
 def test_watching_waits_as_long_as_it_took(replayed: Replayed) -> None:
-    from niels_gpt.chat.replay.watch import play  # noqa: PLC0415
+    from niels_gpt.replay.playback import play  # noqa: PLC0415
 
     turn = replayed(turn=2).questions[0].recorded
     shown: list[str] = []

@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 import anyio
 import pytest
 
-from niels_gpt.chat.model import LoadedModel
-from niels_gpt.chat.replay.picture import Attention, to_html, to_svg
-from niels_gpt.chat.replay.rebuild import ask
-from niels_gpt.chat.replay.replay import Replay
-from niels_gpt.chat.replay.why import Explained, explain, explain_last, step_lines
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.conversation.model import LoadedModel
+from niels_gpt.replay.explain import Explained, explain, explain_last, step_lines
+from niels_gpt.replay.html_report import Attention, to_html, to_svg
+from niels_gpt.replay.reconstruct import ask
+from niels_gpt.replay.replay import Replay
 from sessions import open_store
 from tests.replay.recordings import talking
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from niels_gpt.config import ModelConfig
 from niels_gpt.generation.beam import beam_search
 from niels_gpt.generation.options import Options, make_options
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 
 V, M, END = 5, 4, 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.kernels.run import new_scratch
+from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.sampler import choose, new_settings, set_slot
 from niels_gpt.sampling import Sampling
 

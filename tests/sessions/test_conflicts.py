@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sessions import GenerationFinished, HeadMoved, ReplyPending, changes, open_store
+from sessions import GenerationFinished, HeadMoved, ReplyPending, mutations, open_store
 
 
 def interleaved(path) -> bool:
@@ -149,12 +149,12 @@ def test_without_the_check_of_the_head_turns_do_interleave(store, session):
     users = []
     for name in ("one", "two"):
         with store._database.writing() as transaction:
-            row = changes.locked_session(transaction, session.id)
+            row = mutations.locked_session(transaction, session.id)
             users.append(
-                changes.append(transaction, row, parent_id=row.head_id, role="user", content=name).id
+                mutations.append(transaction, row, parent_id=row.head_id, role="user", content=name).id
             )
     for user, name in zip(users, ("one", "two"), strict=True):
         with store._database.writing() as transaction:
-            row = changes.locked_session(transaction, session.id)
-            changes.append(transaction, row, parent_id=user, role="assistant", content=f"to {name}")
+            row = mutations.locked_session(transaction, session.id)
+            mutations.append(transaction, row, parent_id=user, role="assistant", content=f"to {name}")
     assert interleaved(store.path(session.id))

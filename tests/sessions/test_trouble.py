@@ -18,7 +18,7 @@ from sessions import (
     StoreError,
     StoreReadOnly,
     StoreUnavailable,
-    mounts,
+    network_fs,
     open_store,
     recover_store,
     sqlite_file,
@@ -127,7 +127,7 @@ MOUNTS = r"""
     ],
 )
 def test_a_network_mount_is_told_by_the_table_of_mounts(path, kind):
-    assert mounts.network_filesystem(Path(path), MOUNTS) == kind
+    assert network_fs.network_filesystem(Path(path), MOUNTS) == kind
 
 
 def test_on_a_network_mount_no_version_of_sqlite_shares_memory_between_machines():

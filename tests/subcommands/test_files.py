@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.subcommands import export, import_file
+from niels_gpt.cli.subcommands import export, import_file
 from sessions import Store, open_store
-from sessions.interchange import READABLE, WRITABLE
+from sessions.formats import READABLE, WRITABLE
 
 from .conftest import Command, Say
 

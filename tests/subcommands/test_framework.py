@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.status import BROKEN_PIPE, FAILED, OK, USAGE, run_to_status
-from niels_gpt.chat.subcommands import SUBCOMMANDS
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.exit_codes import BROKEN_PIPE, FAILED, OK, USAGE, run_to_status
+from niels_gpt.cli.subcommands import SUBCOMMANDS
 from sessions import Store
 
 from .conftest import Say

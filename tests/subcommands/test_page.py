@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat.status import MEANINGS
-from niels_gpt.chat.subcommands import SUBCOMMANDS
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.exit_codes import MEANINGS
+from niels_gpt.cli.subcommands import SUBCOMMANDS
 from sessions import Checkpoint, Generation, Message, Session, open_store
-from sessions.interchange import FORMATS, Limits
+from sessions.formats import FORMATS, Limits
 from sessions.sqlite_file import default_path
 
 from .conftest import Say

@@ -11,7 +11,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth
 
-from niels_gpt.chat.picker import Choice, pick
+from niels_gpt.terminal.picker import Choice, pick
 from sessions import Store
 
 from .conftest import Say
@@ -76,7 +76,7 @@ def test_a_thousand_sessions_show_ten_at_a_time() -> None:
 
 
 def test_choices_come_from_the_list_of_sessions(store: Store, say: Say) -> None:
-    from niels_gpt.chat.picker import choice_of  # noqa: PLC0415
+    from niels_gpt.terminal.picker import choice_of  # noqa: PLC0415
 
     say("a", "hi there", "ho")
     (choice,) = map(choice_of, store.sessions())

@@ -7,12 +7,13 @@ from typing import NoReturn
 
 import pytest
 
-from niels_gpt.chat.errors import LoadFailed
-from niels_gpt.chat.loader import Loader
-from niels_gpt.chat.opened import Opened
-from niels_gpt.chat.options import Options, parse_options
-from niels_gpt.chat.resuming import with_latest, with_picked
+from niels_gpt.chat.session_selection import with_latest, with_picked
+from niels_gpt.chat.workspace import Opened
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.options import parse_options
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.loader import Loader
+from niels_gpt.conversation.options import Options
 from sessions import Store
 
 from .conftest import Say

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.utils import get_cwidth
 
-from niels_gpt.chat.subcommands.names import names
 from niels_gpt.chat_cli import run_chat_cli
+from niels_gpt.cli.subcommands.names import names
 from sessions import Store
 
 from .conftest import Command, Say

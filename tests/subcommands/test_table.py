@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
 
-from niels_gpt.chat.render import harmless
-from niels_gpt.chat.subcommands.table import Column, cut, packed, padded, table, wrapped
+from niels_gpt.terminal.table import Column, cut, packed, padded, table, wrapped
+from niels_gpt.text.control_characters import harmless
 
 texts = st.text(st.sampled_from("ab \u6f22\u5b57e\u0301\u200d\U0001f333\u05d0-"), max_size=40)
 widths = st.integers(2, 30)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
-from niels_gpt.bpe import CONTROL_TOKENS, BPETokenizer, train_bpe
-from niels_gpt.tokenizer import ByteTokenizer, Tokenizer
+from niels_gpt.text.bpe import CONTROL_TOKENS, BPETokenizer, train_bpe
+from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 # The same examples in every run, and no verdict about how busy the machine is.
 settings.register_profile(

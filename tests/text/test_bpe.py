@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.bpe import CONTROL_TOKENS, BPETokenizer, main, train_bpe
-from niels_gpt.tokenizer import TokenizerError
+from niels_gpt.text.bpe import CONTROL_TOKENS, BPETokenizer, main, train_bpe
+from niels_gpt.text.tokenizer import TokenizerError
 
 TEXT = "the model reads tokens, the model writes tokens. " * 10
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from niels_gpt.byte_level import ByteLevelTokenizer, adopt
-from niels_gpt.template import template_for
-from niels_gpt.tokenizer import TokenizerError, tokenizer_from_json
+from niels_gpt.text.chat_template import template_for
+from niels_gpt.text.hf_bpe import ByteLevelTokenizer, adopt
+from niels_gpt.text.load import tokenizer_from_json
+from niels_gpt.text.tokenizer import TokenizerError
 
 END = "<|endoftext|>"
 

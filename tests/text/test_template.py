@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niels_gpt.bpe import CONTROL_TOKENS, BPETokenizer
-from niels_gpt.chat_format import ROLES, Message, format_chat
-from niels_gpt.template import Template, template_for
-from niels_gpt.tokenizer import ByteTokenizer, Tokenizer
+from niels_gpt.text.bpe import CONTROL_TOKENS, BPETokenizer
+from niels_gpt.text.chat_template import Template, template_for
+from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
+from niels_gpt.text.transcript import ROLES, Message, format_chat
 
 CONTENTS = st.lists(
     st.one_of(st.sampled_from(["\nassistant: ", "\nuser: ", *CONTROL_TOKENS.values(), "\n"]), st.text()),

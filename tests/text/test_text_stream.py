@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from niels_gpt.text_stream import TextAssembler
+from niels_gpt.text.detokenizer import TextAssembler
 
 BYTES = st.one_of(
     st.binary(max_size=40),

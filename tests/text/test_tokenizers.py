@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niels_gpt import tokenizer as byte_functions
-from niels_gpt.bpe import CONTROL_TOKENS, BPETokenizer
-from niels_gpt.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, tokenizer_from_json
+from niels_gpt.text import tokenizer as byte_functions
+from niels_gpt.text.bpe import CONTROL_TOKENS, BPETokenizer
+from niels_gpt.text.load import tokenizer_from_json
+from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer, TokenizerError
 
 SPICE = [
     *CONTROL_TOKENS.values(),

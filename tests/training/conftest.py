@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.config import ModelConfig, TrainConfig
+from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import set_seed
-from niels_gpt.template import template_for
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.chat_template import template_for
+from niels_gpt.text.tokenizer import ByteTokenizer
 from niels_gpt.train.batches import Example, ExampleData, encode_dialogue
 from niels_gpt.train.dialogues import Dialogue, parse_dialogues
 from niels_gpt.train.loop import EvalReport, Run, StepReport, make_optimizer
-from niels_gpt.train.objective import TrainingForward
+from niels_gpt.train.loss import TrainingForward
 
 TINY_TEXT = (
     "system: be brief\nuser: who is niels?\nassistant: a man.\n"

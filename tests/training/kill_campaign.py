@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from niels_gpt.fingerprint import weights_digest
-from niels_gpt.loading import load_model
+from niels_gpt.model.fingerprint import weights_digest
+from niels_gpt.model.loading import load_model
 
 
 def train_until(config: Path, out: Path, *, resume: Path | None, kill_after: int | None) -> None:

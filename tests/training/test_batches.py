@@ -4,9 +4,9 @@ import itertools
 
 import torch
 
-from niels_gpt.bpe import train_bpe
-from niels_gpt.template import template_for
-from niels_gpt.tokenizer import ByteTokenizer, Tokenizer
+from niels_gpt.text.bpe import train_bpe
+from niels_gpt.text.chat_template import template_for
+from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
 from niels_gpt.train.batch import Batch
 from niels_gpt.train.batches import Example, ExampleData, collate, encode_dialogue, fill
 from niels_gpt.train.dialogues import Dialogue

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from niels_gpt.checkpoint import load_checkpoint
-from niels_gpt.loading import load_model
+from niels_gpt.model.checkpoint import load_checkpoint
+from niels_gpt.model.loading import load_model
 from niels_gpt.train.__main__ import main
 
 ConfigFile = Callable[..., Path]

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from niels_gpt.paths import REPO_ROOT
+from niels_gpt.train.config import DIALOGUE_KEYS, ComputePlan
 from niels_gpt.train.options import parse_options
-from niels_gpt.train.recipe import DIALOGUE_KEYS, ComputePlan
-from niels_gpt.train.stream_plan import STREAM_KEYS
+from niels_gpt.train.stream_config import STREAM_KEYS
 
 TEXT = (REPO_ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.chat_format import Message
-from niels_gpt.checkpoint import save_checkpoint
-from niels_gpt.config import TrainConfig
-from niels_gpt.heldout import (
+from niels_gpt.model.checkpoint import save_checkpoint
+from niels_gpt.model.config import TrainConfig
+from niels_gpt.model.gpt import GPT
+from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
+from niels_gpt.text.transcript import Message
+from niels_gpt.train.evaluate import (
     HeldOut,
     HeldOutError,
     Score,
@@ -21,8 +23,6 @@ from niels_gpt.heldout import (
     scores,
     with_system,
 )
-from niels_gpt.model.gpt import GPT
-from niels_gpt.prompts import DEFAULT_SYSTEM_PROMPT
 
 
 def asked(kind: str, question: str = "how?", *must: Sequence[str]) -> HeldOut:

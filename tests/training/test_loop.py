@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from niels_gpt.checkpoint import load_checkpoint
-from niels_gpt.config import ModelConfig
-from niels_gpt.infer.decoder import TorchDecoder
+from niels_gpt.decoding.torch_decoder import TorchDecoder
+from niels_gpt.generation.greedy import greedy_replies
+from niels_gpt.model.checkpoint import load_checkpoint
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
-from niels_gpt.replies import greedy_replies
 from niels_gpt.rng import set_seed
-from niels_gpt.template import template_for
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.chat_template import template_for
+from niels_gpt.text.tokenizer import ByteTokenizer
 from niels_gpt.train.dialogues import Dialogue
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Run, make_optimizer, train

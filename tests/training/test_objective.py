@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from niels_gpt.model.gpt import GPT
 from niels_gpt.train.batches import Example, collate
-from niels_gpt.train.objective import TrainingForward, batch_loss, mean_loss
+from niels_gpt.train.loss import TrainingForward, batch_loss, mean_loss
 
 
 def learned_logits(model: GPT, examples: list[Example]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.plot import HEIGHT, as_text, curves_of, main
+from niels_gpt.train.plot import HEIGHT, as_text, curves_of, main
 
 LINES = [
     {"step": 1, "loss": 5.0, "lr": 0.0},

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.checkpoint import load_checkpoint
+from niels_gpt.model.checkpoint import load_checkpoint
 from niels_gpt.train.__main__ import main
+from niels_gpt.train.distributed import World, leave
 from niels_gpt.train.metrics import read_metrics
-from niels_gpt.train.parallel import World, leave
 
 
 def free_ports(count: int) -> list[str]:

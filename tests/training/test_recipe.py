@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from niels_gpt.paths import CONFIG_DIR
-from niels_gpt.train.recipe import ComputePlan, TokenizerPlan, load_recipe
+from niels_gpt.train.config import ComputePlan, TokenizerPlan, load_recipe
 
 ConfigFile = Callable[..., Path]
 

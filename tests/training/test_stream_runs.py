@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.checkpoint import load_checkpoint
-from niels_gpt.config import load_config_from_json
-from niels_gpt.loading import load_model
+from niels_gpt.model.checkpoint import load_checkpoint
+from niels_gpt.model.config import load_config_from_json
+from niels_gpt.model.loading import load_model
 from niels_gpt.paths import CONFIG_DIR
 from niels_gpt.train.__main__ import main
 from niels_gpt.train.metrics import read_metrics

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from niels_gpt.data import DIALOGUE_DELIM, split_primer_dialogues, wikitext
-from niels_gpt.streams import StreamBuildConfig, build_sources
+from niels_gpt.data.streams import StreamBuildConfig, build_sources
 
 Configure = Callable[..., StreamBuildConfig]
 PRIMER = DIALOGUE_DELIM.join(f"user: what is {n}?\nassistant: {n} it is.\n" for n in range(200))

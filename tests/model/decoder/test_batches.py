@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.infer.decoder import CachedSequence, TorchDecoder, TorchSequence
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.decoding.torch_decoder import CachedSequence, TorchDecoder, TorchSequence
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import LogitsError, Sampling
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.generate import generate_ids_greedy_cached
-from niels_gpt.infer.decoder import TorchDecoder
-from niels_gpt.infer.logits_hash import logits_hash, row_sums
-from niels_gpt.infer.request import GenerationRequest
+from niels_gpt.decoding.logits_hash import logits_hash, row_sums
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.decoding.torch_decoder import TorchDecoder
+from niels_gpt.generation.reference import generate_ids_greedy_cached
 from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import LogitsError, Sampling, draw
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0.0)
 SAMPLINGS = [GREEDY, Sampling(), Sampling(1.3, top_k=None, top_p=0.9, repetition_penalty=1.3)]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.config import ModelConfig
-from niels_gpt.infer.decoder import TorchDecoder
-from niels_gpt.infer.request import DecoderError, GenerationRequest, RequestError
+from niels_gpt.decoding.request import DecoderError, GenerationRequest, RequestError
+from niels_gpt.decoding.torch_decoder import TorchDecoder
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 RequestFor = Callable[..., GenerationRequest]
 

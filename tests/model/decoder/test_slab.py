@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from niels_gpt.infer.slab import KVSlab, Row
+from niels_gpt.decoding.torch_kv_slab import KVSlab, Row
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""The engine's own record of a job: its state, its log, and the only code that publishes its events.
+
+Each method is one legal step in a job's life: it moves the state, appends the event to the job's log, then
+to the log over all jobs. Knows nothing of decoders and threads; runs on the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import anyio
+
+from engine.event_log import Cursor, EventLog
+from engine.events import (
+    CancelCause,
+    Event,
+    FailureScope,
+    FinishReason,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobQueued,
+    JobStarted,
+    TokenGenerated,
+)
+from engine.states import JobState, check_transition
+
+RequestT = TypeVar("RequestT")
+
+
+class JobRecord(Generic[RequestT]):
+    """One job, from its JobQueued event on; times are seconds of the engine's clock."""
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        request: RequestT,
+        at: float,
+        feed: EventLog,
+        on_left: Callable[[], object] | None = None,
+    ) -> None:
+        """`on_left` is told, from any thread, of every follower that is gone; None: nobody counts them."""
+        self.id = job_id
+        self.request = request
+        self.state = JobState.QUEUED
+        self.log = EventLog()
+        self.ended = anyio.Event()
+        """Set after the terminal event."""
+        self.cancel_cause: CancelCause = "asked"
+        """Why it is cancelled, if it is: the first reason counts."""
+        self.failure: BaseException | None = None
+        """What failed the job."""
+        self.queued_at = at
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+        self.ended_at: float | None = None
+        self.tokens = 0
+        self.receipt: Mapping[str, object] = {}
+        self.followers = 0
+        """Cursors that were not seen to go, where they are counted."""
+        self._feed = feed
+        self._on_left = on_left
+        self._publish(JobQueued(job_id=self.id, seq=0, at=at))
+
+    def follow(self, start: int) -> Cursor:
+        """Return a new cursor over the job's log."""
+        cursor = Cursor(self.log, start, self._on_left)
+        self.followers += 1
+        return cursor
+
+    def start(self, at: float) -> None:
+        """Queued to running."""
+        self._move(JobState.RUNNING)
+        self.started_at = at
+        self._publish(JobStarted(job_id=self.id, seq=self.log.end, at=at))
+
+    def ask_to_cancel(self, cause: CancelCause) -> None:
+        """Running to cancelling; nothing is published before the compute thread released the sequence."""
+        self._move(JobState.CANCELLING)
+        self.cancel_cause = cause
+
+    def add_tokens(self, tokens: Sequence[tuple[int, str]], at: float) -> None:
+        """Publish what one step decoded, at least one token."""
+        if self.first_token_at is None:
+            self.first_token_at = at
+        self.last_token_at = at
+        for token_id, text in tokens:
+            index = self.tokens
+            self.tokens += 1
+            seq = self.log.end
+            self._publish(
+                TokenGenerated(job_id=self.id, seq=seq, at=at, token_id=token_id, text=text, index=index)
+            )
+
+    def finish(self, reason: FinishReason, receipt: Mapping[str, object], at: float) -> None:
+        """End with a whole reply."""
+        event = JobDone(job_id=self.id, seq=self.log.end, at=at, reason=reason, receipt=receipt)
+        self._end(JobState.DONE, event, receipt)
+
+    def cancelled(self, receipt: Mapping[str, object], at: float) -> None:
+        """End before the reply was whole."""
+        seq, cause = self.log.end, self.cancel_cause
+        event = JobCancelled(job_id=self.id, seq=seq, at=at, cause=cause, receipt=receipt)
+        self._end(JobState.CANCELLED, event, receipt)
+
+    def fail(self, error: BaseException, scope: FailureScope, at: float) -> None:
+        """End with an error."""
+        self.failure = error
+        kind, message = type(error).__name__, str(error) or repr(error)
+        seq = self.log.end
+        event = JobFailed(job_id=self.id, seq=seq, at=at, error=message, kind=kind, scope=scope)
+        self._end(JobState.FAILED, event, {})
+
+    def _end(self, state: JobState, event: Event, receipt: Mapping[str, object]) -> None:
+        self._move(state)
+        self.ended_at, self.receipt = event.at, receipt
+        self._publish(event)
+        self.log.close()
+        self.ended.set()
+
+    def _move(self, state: JobState) -> None:
+        check_transition(self.id, self.state, state)
+        self.state = state
+
+    def _publish(self, event: Event) -> None:
+        self.log.append(event)
+        self._feed.append(event)

@@ -1,0 +1,1 @@
+"""The commands that a line beginning with a slash calls, one file per subject."""

@@ -1,0 +1,102 @@
+"""How a line is edited: keys, completion, suggestions, the line at the bottom of the screen.
+
+Enter sends. Alt-Enter and Ctrl-J begin a new line, Ctrl-X Ctrl-E opens $EDITOR, Ctrl-R searches what was
+typed before. Knows a Desk for what can be completed and shown; no store and no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.filters import Condition, emacs_mode, vi_navigation_mode
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import History
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
+
+from niels_gpt.chat.commands.registry import COMMANDS
+from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.stats import status_line
+from niels_gpt.text.control_characters import harmless
+
+PROMPT = FormattedText([("bold", "> ")])
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse"})
+
+
+class CommandCompleter(Completer):
+    """Completes commands, and after one what its row of the registry offers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Yield what can stand at the cursor."""
+        del complete_event
+        text = document.text_before_cursor
+        name, space, value = text.partition(" ")
+        if not text.startswith("/"):
+            return
+        if not space:
+            for command in COMMANDS.values():
+                if command.name.startswith(name):
+                    yield Completion(command.name, start_position=-len(name), display_meta=command.help)
+        elif name in COMMANDS:
+            for found in self._desk.completions(name, value):
+                yield Completion(found, start_position=-len(value), display=harmless(found))
+
+
+def line_editor(
+    desk: Desk, *, history: History, keyboard: Input | None, display: Output | None
+) -> PromptSession[str | None]:
+    """Return a prompt over `desk`; `keyboard` and `display` None: those of the current app session."""
+    session: PromptSession[str | None] = PromptSession(
+        PROMPT,
+        prompt_continuation=lambda width, _number, _wrapped: " " * width,
+        completer=CommandCompleter(desk),
+        # Without this the prompt keeps lines free for a menu that only commands have.
+        complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),
+        auto_suggest=AutoSuggestFromHistory(),
+        history=history,
+        key_bindings=_keys(),
+        enable_suspend=True,
+        vi_mode=bool(desk.preference("vi")),
+        bottom_toolbar=lambda: harmless(status_line(desk.facts(), session.output.get_size().columns - 1)),
+        style=_STYLE,
+        input=keyboard,
+        output=display,
+    )
+    return session
+
+
+def set_vi_mode(session: PromptSession[str | None], *, on: bool) -> None:
+    """Edit with the keys of vi, or of emacs."""
+    session.editing_mode = EditingMode.VI if on else EditingMode.EMACS
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def alt_enter(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    # Those that prompt-toolkit has would send the message when the editor is left.
+    @keys.add("c-x", "c-e", filter=emacs_mode)
+    @keys.add("v", filter=vi_navigation_mode)
+    def open_editor(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor(validate_and_handle=False)
+
+    # A dumb terminal, Emacs say, ends its lines with a newline.
+    @keys.add("c-j", filter=~Condition(is_dumb_terminal))
+    def control_j(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys

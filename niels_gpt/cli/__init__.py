@@ -1,0 +1,1 @@
+"""Command lines: parsers, exit codes, configuration, subcommands and niels-generate."""

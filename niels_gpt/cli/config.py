@@ -1,0 +1,118 @@
+"""Where a value comes from: a flag, over a variable of the environment, over a file, over the default.
+
+`NIELS_CHAT_TOP_K=40`, or `top_k = 40` in config.toml of the user's configuration folder. What is wrong in
+either is an error that names the variable, or file and line. Knows the tables of what there is to set, and
+nothing of what a value does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
+from niels_gpt.conversation.errors import ChatError
+from niels_gpt.conversation.settings import Value
+
+PREFIX = "NIELS_CHAT_"
+FILE_VARIABLE = f"{PREFIX}CONFIG"
+_MOST_BYTES = 1 << 20
+
+
+class WrongConfig(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
+    """A variable or a line of the file that cannot be used; nothing was started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A value and where it was found: a flag, a variable, `FILE:LINE` or "default"."""
+
+    value: Value
+    source: str
+
+
+def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where the file is, or would be: `NIELS_CHAT_CONFIG`, or config.toml in the user's folder."""
+    if environ.get(FILE_VARIABLE):
+        return Path(environ[FILE_VARIABLE])
+    from platformdirs import user_config_path  # noqa: PLC0415 - --help needs none of this
+
+    return user_config_path("niels-gpt", appauthor=False) / "config.toml"
+
+
+def defaults() -> dict[str, Found]:
+    """Return what holds when nobody says anything."""
+    return {key: Found(value=value, source="default") for key, value in DEFAULTS.items()}
+
+
+def configured(environ: Mapping[str, str] = os.environ) -> dict[str, Found]:
+    """Return what the environment and the file say, the environment first. Raises WrongConfig."""
+    return {**dict(_of_file(config_file(environ))), **dict(_of_environment(environ))}
+
+
+def _of_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Found]]:
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
+            continue
+        key = variable.removeprefix(PREFIX).lower()
+        if key not in CONFIGURABLE:
+            raise WrongConfig(f"{variable} sets nothing: {_advice(key, upper=True)}")
+        yield key, Found(value=_read(key, environ[variable], variable), source=variable)
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, Found]]:
+    text = _text(path)
+    if not text:
+        return
+    import tomllib  # noqa: PLC0415 - only who has a file needs it
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WrongConfig(f"{path} is not TOML: {error}") from error
+    for key, value in table.items():
+        place = f"{path}:{_line_of(key, text)}"
+        if key not in CONFIGURABLE:
+            raise WrongConfig(f"{place}: {key!r} sets nothing: {_advice(key, upper=False)}")
+        if isinstance(value, bool):
+            word = "on" if value else "off"
+        elif isinstance(value, (int, float, str)):
+            word = str(value)
+        else:
+            raise WrongConfig(f"{place}: {key} is a {type(value).__name__}: {CONFIGURABLE[key].allowed}")
+        yield key, Found(value=_read(key, word, place), source=place)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise WrongConfig(f"cannot read {path}: {reason}") from error
+
+
+def _read(key: str, text: str, place: str) -> Value:
+    try:
+        return CONFIGURABLE[key].read(text)
+    except ValueError as error:
+        raise WrongConfig(f"{place}: {key} {error}") from None
+
+
+def _line_of(key: str, text: str) -> int:
+    """Return the number of the line that sets a key; the parser keeps no places."""
+    pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _advice(key: str, *, upper: bool) -> str:
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), CONFIGURABLE, n=1)
+    if not near:
+        return "`niels-chat config` lists what can be set"
+    return f"did you mean {PREFIX + near[0].upper() if upper else near[0]}?"

@@ -1,0 +1,173 @@
+"""Parse the command line of `niels-chat` into `Options`.
+
+Flags come from the tables in settings.py and preferences.py; what no flag says comes from config.py. Knows
+no store, no model and no terminal, and imports nothing heavy: `niels-chat --help` is as quick as Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from niels_gpt.cli.config import Found, configured, defaults
+from niels_gpt.cli.parser import OneLineParser
+from niels_gpt.cli.preferences import PREFERENCES, SWITCHES
+from niels_gpt.cli.subcommands import listing
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, Options
+from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
+from niels_gpt.kernels import WeightForm
+
+FROM_INPUT = "-"
+"""As a message: read it from standard input, to its end."""
+
+
+_IN_THE_CHAT = """\
+In the chat: /help lists the commands, ctrl-c stops a reply, ctrl-d leaves. Input
+that is no terminal is read line by line; the replies alone go to standard output."""
+
+
+def _reader(setting: Setting) -> Callable[[str], Value]:
+    def read(text: str) -> Value:
+        try:
+            return setting.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _add(group: argparse._ArgumentGroup, row: Setting, meaning: str) -> None:
+    if row.key in SWITCHES:
+        group.add_argument(
+            row.flag,
+            dest=row.key,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=meaning,
+        )
+    else:
+        group.add_argument(
+            row.flag,
+            dest=row.key,
+            metavar=row.placeholder,
+            type=_reader(row),
+            default=argparse.SUPPRESS,
+            help=meaning,
+        )
+
+
+def add_configurable(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of everything that the environment and the file can say too."""
+    initial, group = Settings(), parser.add_argument_group("settings of the conversation")
+    for setting in SETTINGS.values():
+        value = show(getattr(initial, setting.key))
+        _add(group, setting, f"{setting.meaning} (default: {value}; {setting.allowed})")
+    group = parser.add_argument_group("model, store and looks")
+    for preference in PREFERENCES.values():
+        _add(group, preference, preference.meaning)
+
+
+def found(flags: Mapping[str, Value], environ: Mapping[str, str] = os.environ) -> dict[str, Found]:
+    """Return each configurable value and where it came from, first of all `flags`. Raises WrongConfig."""
+    rows = {**SETTINGS, **PREFERENCES}
+    given = {key: Found(value=value, source=rows[key].flag) for key, value in flags.items() if key in rows}
+    return {**defaults(), **configured(environ), **given}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `niels-chat`."""
+    parser = OneLineParser(
+        prog="niels-chat",
+        usage="niels-chat [flags]\n       niels-chat COMMAND ...",
+        description="Talk to a checkpoint. Every conversation is kept and can be resumed.",
+        epilog=f"{listing()}\n\n{_IN_THE_CHAT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--session", metavar="NAME", help="go on with this session, or begin it (default: a new one)"
+    )
+    which.add_argument(
+        "-c", "--continue", dest="latest", action="store_true", help="go on with the session used last"
+    )
+    which.add_argument("--pick", action="store_true", help="choose a session from a list")
+    add(
+        "-p",
+        "--prompt",
+        metavar="TEXT",
+        help="send one message, print the reply and end; - reads the message from standard input",
+    )
+    add("--no-session", action="store_true", help="keep nothing of what is said")
+    add("--json", action="store_true", help="print the engine's events, one JSON object a line")
+    add_configurable(parser)
+    add("--greedy", action="store_true", help="always take the likeliest token: the same as --temperature 0")
+    add("--system-file", metavar="PATH", type=Path, help="read the system prompt from a UTF-8 file")
+    add("--no-kv-cache", action="store_true", help="recompute the whole context for every token: slower")
+    return parser
+
+
+def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Options:
+    """Return the options of a command line, what it does not say from the environment and the file.
+
+    Raises SystemExit as argparse does (--help, a wrong flag), WrongConfig, and LoadFailed when a file that
+    the flags name cannot be read.
+    """
+    parser = build_parser()
+    flags = vars(parser.parse_args(argv))
+    if flags["no_session"] and (flags["session"] is not None or flags["latest"] or flags["pick"]):
+        parser.error("--no-session keeps nothing and resumes nothing: leave it out, or the session")
+    if flags["greedy"]:
+        flags["temperature"] = 0.0
+    everything = found(flags, environ)
+    values = {key: each.value for key, each in everything.items()}
+    if values["weights"] == "int8" and values["device"] != "cpu":
+        parser.error(
+            f"--weights int8 runs on the CPU alone: leave out --device {values['device']}, or --weights"
+        )
+    elsewhere = frozenset(
+        key for key, each in everything.items() if key not in flags and each.source != "default"
+    )
+    return Options(
+        checkpoint=_path(values["ckpt"]) or DEFAULT_CHECKPOINT,
+        checkpoint_given=values["ckpt"] is not None,
+        session=flags["session"],
+        latest=flags["latest"],
+        pick=flags["pick"],
+        ephemeral=flags["no_session"],
+        store=cast("str | None", values["store"]),
+        device=str(values["device"]),
+        weights=cast("WeightForm", values["weights"]),
+        threads=cast("int | None", values["threads"]),
+        use_cache=not flags["no_kv_cache"],
+        system=_system_prompt(flags.get("system"), flags["system_file"]),
+        default_system=cast("str | None", values["system"]),
+        settings={key: flags[key] for key in SETTINGS if key in flags},
+        defaults={key: values[key] for key in SETTINGS if key in elsewhere},
+        configured=elsewhere,
+        prompt=flags["prompt"],
+        as_events=flags["json"],
+        quiet=bool(values["quiet"]),
+        markdown=bool(values["markdown"]),
+        vi=bool(values["vi"]),
+    )
+
+
+def _path(value: Value) -> Path | None:
+    return None if value is None else Path(str(value)).expanduser()
+
+
+def _system_prompt(text: str | None, path: Path | None) -> str | None:
+    if path is None:
+        return text
+    try:
+        # The last newline belongs to the file, not to the prompt.
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise LoadFailed(f"cannot read --system-file {str(path)!r}: {reason}") from error

@@ -1,0 +1,143 @@
+"""What can be configured beside the settings of a conversation: the model, the store, how the chat looks.
+
+Rows of the same kind as in settings.py. They belong to the program and not to a session: nothing of them is
+stored. Knows no argparse, no file and no environment; config.py reads those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, switch
+from niels_gpt.kernels import WeightForm
+
+DEVICES = ("cpu", "auto", "mps", "cuda")
+_MOST_THREADS = 256
+
+
+def _one_of(words: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+def _threads(text: str) -> int | None:
+    if text.lower() == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        raise ValueError(text)
+    return int(text)
+
+
+PREFERENCES: dict[str, Setting] = {
+    preference.key: preference
+    for preference in (
+        Setting(
+            key="ckpt",
+            flag="--ckpt",
+            placeholder="PATH",
+            meaning="the checkpoint (default: the one that comes with niels-gpt)",
+            allowed="the path of a .pt file",
+            parse=_text,
+        ),
+        Setting(
+            key="store",
+            flag="--store",
+            placeholder="PATH_OR_URL",
+            meaning="where sessions are kept (default: your data folder)",
+            allowed="a path, or an SQLAlchemy URL",
+            parse=_text,
+        ),
+        Setting(
+            key="system",
+            flag="--system",
+            placeholder="TEXT",
+            meaning="the system prompt (default: that of a new session is built in)",
+            allowed="any text",
+            parse=str,
+        ),
+        Setting(
+            key="device",
+            flag="--device",
+            placeholder="{" + ",".join(DEVICES) + "}",
+            meaning="where the model runs (default: cpu)",
+            allowed=", ".join(DEVICES),
+            examples=DEVICES,
+            parse=_one_of(DEVICES),
+        ),
+        Setting(
+            key="weights",
+            flag="--weights",
+            placeholder="{" + ",".join(get_args(WeightForm)) + "}",
+            meaning="int8: a quarter of the memory and a model of its own, on the CPU (default: float32)",
+            allowed=", ".join(get_args(WeightForm)),
+            examples=get_args(WeightForm),
+            parse=_one_of(get_args(WeightForm)),
+        ),
+        Setting(
+            key="threads",
+            flag="--threads",
+            placeholder="N",
+            meaning="how many threads compute; no number changes a reply (default: auto)",
+            allowed=f"a whole number from 1 to {_MOST_THREADS}, or auto for what was measured as best",
+            examples=("auto", "1", "2"),
+            parse=_threads,
+        ),
+        Setting(
+            key="markdown",
+            flag="--markdown",
+            command="/markdown",
+            placeholder="on|off",
+            meaning="show Markdown as bold, italic and colour",
+            allowed="on or off",
+            examples=("on", "off"),
+            parse=switch,
+        ),
+        Setting(
+            key="vi",
+            flag="--vi",
+            command="/vi",
+            placeholder="on|off",
+            meaning="edit lines with the keys of vi instead of emacs",
+            allowed="on or off",
+            examples=("on", "off"),
+            parse=switch,
+        ),
+        Setting(
+            key="quiet",
+            flag="--quiet",
+            placeholder="on|off",
+            meaning="print replies and errors alone",
+            allowed="on or off",
+            examples=("on", "off"),
+            parse=switch,
+        ),
+    )
+}
+
+SWITCHES = ("markdown", "vi", "quiet")
+"""Those that a flag turns on, and off with --no- before its name."""
+
+CONFIGURABLE: dict[str, Setting] = {**SETTINGS, **PREFERENCES}
+"""Everything that a flag, a variable of the environment or the file can say."""
+
+DEFAULTS: dict[str, Value] = {
+    **{key: getattr(Settings(), key) for key in SETTINGS},
+    "ckpt": None,
+    "store": None,
+    "system": None,
+    "device": "cpu",
+    "weights": "float32",
+    "threads": None,
+    **dict.fromkeys(SWITCHES, False),
+}

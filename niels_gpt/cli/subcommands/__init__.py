@@ -1,0 +1,135 @@
+"""`niels-chat NAME ...`: what can be done to stored sessions without talking, one module a command.
+
+A module has `add_arguments(parser)` and `run(flags) -> int`, is imported only when its command is called, and
+raises ChatError for what goes wrong. Standard output carries the result alone. Importing this package
+imports nothing heavy; it knows no command but by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from niels_gpt.cli.exit_codes import USAGE, run_to_status
+from niels_gpt.cli.parser import OneLineParser
+from niels_gpt.conversation.errors import ChatError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subcommand:
+    """One row of the table below; `module` is the dotted name of what is imported when it is called."""
+
+    name: str
+    summary: str
+    module: str
+
+
+SUBCOMMANDS: dict[str, Subcommand] = {
+    command.name: command
+    for command in (
+        Subcommand(name="sessions", summary="list the sessions", module=f"{__name__}.sessions"),
+        Subcommand(name="show", summary="print a session, or all of its branches", module=f"{__name__}.show"),
+        Subcommand(name="search", summary="find messages by their words", module=f"{__name__}.search"),
+        Subcommand(name="rename", summary="give a session another name", module=f"{__name__}.rename"),
+        Subcommand(
+            name="delete",
+            summary="archive a session; delete an archived one for ever",
+            module=f"{__name__}.delete",
+        ),
+        Subcommand(name="restore", summary="take a session out of the archive", module=f"{__name__}.restore"),
+        Subcommand(
+            name="export",
+            summary="write sessions to a file, for this or another program",
+            module=f"{__name__}.export",
+        ),
+        Subcommand(
+            name="import",
+            summary="bring in sessions of this or another program",
+            module=f"{__name__}.import_file",
+        ),
+        Subcommand(
+            name="replay",
+            summary="make every reply again and compare it with what is stored",
+            module=f"{__name__}.replay",
+        ),
+        Subcommand(
+            name="verify",
+            summary="print the digest of a session, and what was changed in it",
+            module=f"{__name__}.verify",
+        ),
+        Subcommand(
+            name="why",
+            summary="say what else a reply could have said, in numbers or as a picture",
+            module=f"{__name__}.why",
+        ),
+        Subcommand(name="backup", summary="copy the store to a new file", module=f"{__name__}.backup"),
+        Subcommand(
+            name="doctor",
+            summary="look for damage in the store, and say what to do",
+            module=f"{__name__}.doctor",
+        ),
+        Subcommand(
+            name="config",
+            summary="show every value that can be configured, and where it comes from",
+            module=f"{__name__}.config",
+        ),
+        Subcommand(
+            name="completion",
+            summary="print what a shell needs to complete niels-chat",
+            module=f"{__name__}.completion",
+        ),
+    )
+}
+
+
+class UnknownSubcommand(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
+    """The first word is no flag and names no subcommand."""
+
+    def __init__(self, name: str) -> None:
+        near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
+        super().__init__(f"{name!r} is no command: {hint} (niels-chat --help lists every command)")
+
+
+def listing() -> str:
+    """Return the lines of `niels-chat --help` about subcommands."""
+    width = max(map(len, SUBCOMMANDS))
+    rows = (f"  {command.name:<{width}}  {command.summary}" for command in SUBCOMMANDS.values())
+    return "\n".join(["commands (niels-chat COMMAND --help says more):", *rows])
+
+
+def is_subcommand(argv: Sequence[str]) -> bool:
+    """Return whether a command line calls a subcommand: its first word is no flag."""
+    return bool(argv) and not argv[0].startswith("-")
+
+
+def run_subcommand(argv: Sequence[str]) -> int:
+    """Run the subcommand that `argv[0]` names and return its exit status.
+
+    Raises UnknownSubcommand; what goes wrong in the command itself has become a line and a status.
+    """
+    name, *rest = argv
+    if name not in SUBCOMMANDS:
+        raise UnknownSubcommand(name)
+    for stream in (sys.stdout, sys.stderr):
+        # A locale without UTF-8 shows a question mark; it must not end the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    command = SUBCOMMANDS[name]
+    module = importlib.import_module(command.module)
+    program = f"niels-chat {name}"
+    parser = OneLineParser(prog=program, description=f"{command.summary.capitalize()}.", allow_abbrev=False)
+    add_arguments = cast("Callable[[argparse.ArgumentParser], None]", module.add_arguments)
+    run = cast("Callable[[argparse.Namespace], int]", module.run)
+    add_arguments(parser)
+    try:
+        flags = parser.parse_args(rest)
+    except SystemExit as stop:  # --help, or what argparse has reported
+        return stop.code if isinstance(stop.code, int) else USAGE
+    return run_to_status(program, lambda: run(flags))

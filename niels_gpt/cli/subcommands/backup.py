@@ -1,0 +1,48 @@
+"""`niels-chat backup [PATH]`: a copy of the store, also while chats are using it."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.subcommands import helpers
+from niels_gpt.conversation.errors import SessionTrouble
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        type=Path,
+        nargs="?",
+        help="the new file (default: one with the date, in the folder backups beside the store)",
+    )
+    helpers.add_store(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Copy the store and print where to."""
+    with helpers.opened_store(flags) as store:
+        path = flags.path.expanduser() if flags.path is not None else _dated(helpers.store_place(flags))
+        store.backup(path)
+    helpers.emit(str(path))
+    return OK
+
+
+def _dated(place: str | None) -> Path:
+    from sessions.sqlite_file import default_path  # noqa: PLC0415 - heavy, as the store is
+
+    if place is not None and "://" in place:
+        raise SessionTrouble(
+            "the store is given as a URL: say where the copy shall lie, niels-chat backup PATH"
+        )
+    store = default_path() if place is None else Path(place).expanduser()
+    folder = store.parent / "backups"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SessionTrouble(f"{str(folder)!r} cannot be made: {error.strerror}") from error
+    return folder / f"{store.stem}-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}{store.suffix}"

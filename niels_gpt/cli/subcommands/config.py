@@ -1,0 +1,37 @@
+"""`niels-chat config`: every value that can be configured, and where it comes from.
+
+Takes the chat's flags, to show what they would change. Knows no store and no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from niels_gpt.cli.config import config_file
+from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.options import add_configurable, found
+from niels_gpt.cli.subcommands import helpers
+from niels_gpt.conversation.settings import show
+from niels_gpt.terminal.table import Column, table, width_of_output
+
+_COLUMNS = (Column(title="KEY"), Column(title="VALUE"), Column(title="FROM"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    helpers.add_json(parser)
+    add_configurable(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Print the values."""
+    everything = found(vars(flags))
+    if flags.json:
+        for key, each in everything.items():
+            helpers.emit_json({"key": key, "value": each.value, "from": each.source})
+    else:
+        rows = [[key, show(each.value), each.source] for key, each in everything.items()]
+        print("\n".join(table(_COLUMNS, rows, width_of_output())))
+    path = config_file()
+    helpers.remark(f"the file is {path}" + ("" if path.is_file() else " (not there)"))
+    return OK

@@ -1,0 +1,126 @@
+"""`niels-chat export NAME...`: sessions as a file, or on standard output.
+
+A file appears whole or not at all, readable by its owner alone. Knows nothing of what formats look like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.subcommands import helpers
+from niels_gpt.conversation.errors import SessionTrouble
+from niels_gpt.terminal.table import counted
+from niels_gpt.text.control_characters import harmless
+
+if TYPE_CHECKING:
+    from sessions import SessionArchive, Store
+
+_FORMATS = ("jsonl", "openai", "sharegpt", "markdown", "html")
+_BY_SUFFIX = {".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("names", metavar="NAME", nargs="*", help="sessions")
+    parser.add_argument("--all", action="store_true", help="every session, archived ones too")
+    parser.add_argument(
+        "--format",
+        choices=_FORMATS,
+        help="what to write (default: what the file's name says, or jsonl, which loses nothing)",
+    )
+    parser.add_argument(
+        "--output", "-o", metavar="FILE", default="-", help="where to (default: -, standard output)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it is there")
+    helpers.add_store(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Write the sessions."""
+    if bool(flags.names) == flags.all:
+        raise SessionTrouble("give the names of sessions, or --all")
+    with helpers.opened_store(flags) as store:
+        # All names are looked up before anything is written.
+        named = [store.session(name) for name in flags.names]
+        chosen = store.sessions(archived=True) if flags.all else named
+        archives = _Stored(store, [each.id for each in chosen])
+        if flags.output == "-":
+            _to_standard_output(archives, flags.format or "jsonl")
+            return OK
+        path = Path(flags.output).expanduser()
+        format_name = write_file(archives, path, format_name=flags.format, force=flags.force)
+    helpers.remark(f"wrote {counted(len(archives), 'session')} to {path} ({format_name})")
+    return OK
+
+
+class _Stored(Sequence["SessionArchive"]):
+    """Sessions that are read when they are written, so that never more than one is in memory."""
+
+    def __init__(self, store: Store, ids: Sequence[int]) -> None:
+        self._store = store
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, at: int) -> SessionArchive: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[SessionArchive]: ...
+    def __getitem__(self, at: int | slice) -> SessionArchive | Sequence[SessionArchive]:
+        if isinstance(at, slice):
+            return _Stored(self._store, self._ids[at])
+        return self._store.export_session(self._ids[at])
+
+
+def _to_standard_output(archives: Sequence[SessionArchive], format_name: str) -> None:
+    from sessions.formats import write_sessions  # noqa: PLC0415 - heavy, as the store is
+
+    if sys.stdout.isatty():
+        write_sessions(archives, _Shown(), format_name=format_name)
+    else:
+        write_sessions(archives, sys.stdout, format_name=format_name)
+
+
+class _Shown:
+    """A terminal that shows control characters instead of obeying them."""
+
+    def write(self, text: str) -> None:
+        """Show a text."""
+        sys.stdout.write(harmless(text))
+
+
+def write_file(
+    archives: Sequence[SessionArchive], path: Path, *, format_name: str | None = None, force: bool = False
+) -> str:
+    """Write sessions to a file, whole or not at all, and return the format: the file's name chooses if None.
+
+    Raises SessionTrouble for a file that cannot be written, or that is there already unless `force`.
+    """
+    from sessions.formats import write_sessions  # noqa: PLC0415 - heavy, as the store is
+
+    format_name = format_name or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
+    if path.exists() and not force:
+        raise SessionTrouble(f"{str(path)!r} is there already: give another name, or --force")
+    unfinished = None
+    try:
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - a descriptor
+            write_sessions(archives, file, format_name=format_name)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(unfinished).replace(path)
+    except BaseException as error:
+        if unfinished is not None:
+            Path(unfinished).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SessionTrouble(f"{str(path)!r} cannot be written: {error.strerror}") from error
+        raise
+    return format_name

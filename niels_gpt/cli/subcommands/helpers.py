@@ -1,0 +1,122 @@
+"""What the subcommands share: the store that `--store` names, JSON lines, and lines that are safe to print.
+
+Imports the store only when it is opened, so that a wrong flag or `--help` costs nothing. Knows no single
+command, no model and no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from niels_gpt.cli.config import configured
+from niels_gpt.conversation.errors import LoadFailed, SessionTrouble
+from niels_gpt.text.control_characters import harmless
+
+if TYPE_CHECKING:
+    from sessions import Store
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add `--store`, as the chat has it."""
+    parser.add_argument(
+        "--store", metavar="PATH_OR_URL", help="where sessions are kept (default: your data folder)"
+    )
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a session."""
+    parser.add_argument("name", metavar="NAME", help="the session")
+
+
+def add_page(parser: argparse.ArgumentParser, what: str, *, limit: int | None) -> None:
+    """Add `--limit` and `--offset` for a list of `what`; `limit` None is no limit."""
+    default = "all" if limit is None else limit
+    parser.add_argument(
+        "--limit", metavar="N", type=_count, default=limit, help=f"at most N {what} (default: {default})"
+    )
+    parser.add_argument("--offset", metavar="N", type=_count, default=0, help=f"leave out the first N {what}")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+
+
+def store_place(flags: argparse.Namespace) -> str | None:
+    """Return the path or URL of the store, from `--store` or what is configured; None is the user's own.
+
+    Raises WrongConfig.
+    """
+    if flags.store is not None:
+        return flags.store
+    found = configured().get("store")
+    return None if found is None or found.value is None else str(found.value)
+
+
+@contextmanager
+def opened_store(flags: argparse.Namespace, *, make: bool = False) -> Iterator[Store]:
+    """Lend the store that `--store` names; what goes wrong with it is a ChatError.
+
+    A file that is not there is only made for `make`: a name mistyped must not look like an empty store.
+    """
+    place = store_place(flags)
+    if not make and place is not None and "://" not in place:
+        path = Path(place).expanduser()
+        if not path.exists():
+            raise LoadFailed(f"there is no store at {str(path)!r}: give the path of one with --store")
+    from sessions import StoreError, open_store  # noqa: PLC0415 - heavy, and --help must not wait for it
+
+    try:
+        store = open_store(place)
+    except StoreError as error:
+        raise LoadFailed(str(error)) from error
+    with store:
+        try:
+            yield store
+        except StoreError as error:
+            raise SessionTrouble(str(error)) from error
+
+
+def json_line(value: object) -> str:
+    """Return a record, mapping or list as one line of JSON; moments become ISO 8601 in UTC.
+
+    Text stands as it is, but for characters that would steer a terminal: those are escaped.
+    """
+    from sessions.formats.json_lines import json_line  # noqa: PLC0415 - heavy, as the store is
+
+    return json_line(value)
+
+
+def emit(text: str) -> None:
+    """Print lines on standard output, with control characters made visible instead of obeyed."""
+    sys.stdout.write(harmless(text) + "\n")
+
+
+def emit_json(value: object) -> None:
+    """Print one value as a JSON line."""
+    sys.stdout.write(json_line(value) + "\n")
+
+
+def remark(text: str) -> None:
+    """Print a line beside the result, on standard error."""
+    sys.stderr.write(harmless(text) + "\n")
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; anything but a yes is a no. SessionTrouble where there is no terminal."""
+    if not sys.stdin.isatty():
+        raise SessionTrouble("this needs a yes, and there is no terminal to ask on: give --yes")
+    sys.stderr.write(f"{harmless(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)

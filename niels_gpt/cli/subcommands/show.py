@@ -1,0 +1,137 @@
+"""`niels-chat show NAME`: a session as a transcript, or as a tree with all of its branches."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.subcommands import helpers
+from niels_gpt.terminal.render import BOLD, DIM
+from niels_gpt.terminal.table import (
+    counted,
+    cut,
+    local_time,
+    one_line,
+    packed,
+    styled,
+    width_of_output,
+    wrapped,
+)
+from niels_gpt.text.control_characters import harmless
+
+if TYPE_CHECKING:
+    from sessions import Message, SessionArchive
+
+_ON_PATH, _ASIDE = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}"
+_LEAST_TEXT = 26  # columns that a message with its marks gets, however deep its branch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    helpers.add_name(parser)
+    helpers.add_store(parser)
+    helpers.add_json(parser)
+    parser.add_argument("--tree", action="store_true", help="every branch, a line a message")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Print the session."""
+    with helpers.opened_store(flags) as store:
+        from sessions.formats.builder import path_of  # noqa: PLC0415 - heavy, as the store is
+
+        archive = store.export_session(store.session(flags.name).id)
+    path = path_of(archive)
+    if flags.json:
+        helpers.emit_json(archive if flags.tree else _only(archive, path))
+        return OK
+    width = width_of_output()
+    lines = list(_heading(archive, width))
+    lines += _tree(archive, path, width) if flags.tree else _transcript(path, width)
+    print("\n".join(lines))
+    return OK
+
+
+def _only(archive: SessionArchive, path: Sequence[Message]) -> SessionArchive:
+    """Return the archive without what is not on the path."""
+    ids = {message.id for message in path}
+    generations = tuple(each for each in archive.generations if each.user_message_id in ids)
+    return replace(archive, messages=tuple(path), generations=generations)
+
+
+def _heading(archive: SessionArchive, width: int) -> Iterator[str]:
+    session = archive.session
+    yield from (styled(line, BOLD) for line in wrapped(one_line(session.name), width))
+    questions = sum(message.role == "user" for message in archive.messages)
+    facts = [
+        counted(questions, "turn"),
+        f"last used {local_time(session.last_used)}",
+        f"begun {local_time(session.created)}",
+        f"seed {session.seed}",
+        *(["archived"] if session.archived else []),
+        *(f"checkpoint {PurePath(each.path).name}" for each in archive.checkpoints),
+        f"digest {archive.digest[:16]}",
+    ]
+    yield from (styled(line, DIM) for line in packed(map(one_line, facts), width))
+
+
+def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:
+    """Yield the path as the chat shows it, with a blank line before each message."""
+    for message in path:
+        yield ""
+        text = harmless(message.content).expandtabs(4)
+        match message.role:
+            case "user":
+                for number, line in enumerate(wrapped(text, width - 2)):
+                    yield ("  " if number else "> ") + line
+            case "system":
+                yield from (styled(line, DIM) for line in wrapped(f"(system) {text}", width))
+            case "assistant":
+                stopped = " (stopped)" if message.status == "cancelled" else ""
+                yield from wrapped(text + stopped, width)
+
+
+def _tree(archive: SessionArchive, path: Sequence[Message], width: int) -> Iterator[str]:
+    """Yield a line a message; what has one reply goes straight on, what has several branches out."""
+    yield ""
+    children: dict[int | None, list[Message]] = {}
+    for message in archive.messages:
+        children.setdefault(message.parent_id, []).append(message)
+    on_path = {message.id for message in path}
+    # Each waits with what stands before its own line, and before those below it.
+    waiting = _branches("", children.get(None, []))
+    while waiting:
+        message, before, below = waiting.pop()
+        mark = _ON_PATH if message.id in on_path else _ASIDE
+        yield _node(message, mark, before, width, head=archive.session.head_id)
+        following = children.get(message.id, [])
+        if len(following) == 1:
+            waiting.append((following[0], below, below))
+        else:
+            waiting += _branches(below, following)
+
+
+def _branches(below: str, messages: Sequence[Message]) -> list[tuple[Message, str, str]]:
+    if len(messages) == 1:
+        return [(messages[0], below, below)]
+    last = len(messages) - 1
+    return [
+        (message, below + ("└ " if number == last else "├ "), below + ("  " if number == last else "│ "))
+        for number, message in enumerate(messages)
+    ][::-1]
+
+
+def _node(message: Message, mark: str, before: str, width: int, *, head: int | None) -> str:
+    # Beyond that, the outer branches give way: their lines are far above anyway.
+    room = max(width - _LEAST_TEXT, 2)
+    before = before if len(before) <= room else "…" + before[-(room - 1) :]
+    words = _WORDS[message.role] + one_line(message.content)
+    end = "  (stopped)" if message.status == "cancelled" else ""
+    end += f"  [{message.id}, head]" if message.id == head else f"  [{message.id}]"
+    return f"{before}{mark} {cut(words, max(width - len(before) - 2 - len(end), 4))}{end}"
+
+
+_WORDS: Mapping[str, str] = {"user": "> ", "assistant": "", "system": "(system) "}

@@ -1,0 +1,40 @@
+"""`niels-chat verify NAME`: the one line that two people compare, and every stored byte that does not hold.
+
+Needs no checkpoint and no torch: the digests are recomputed from what is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from niels_gpt.cli.exit_codes import DIVERGED, OK
+from niels_gpt.cli.subcommands import helpers
+from niels_gpt.terminal.table import counted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("name", metavar="NAME", help="the session")
+    helpers.add_store(parser)
+    helpers.add_json(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Print the digest of the session's path, and what was changed anywhere in its tree."""
+    with helpers.opened_store(flags) as store:
+        session = store.session(flags.name)
+        found = store.verify(session.id)
+    if flags.json:
+        helpers.emit_json({"session": session.name, **asdict(found)})
+    else:
+        helpers.emit(found.digest)
+    for fault in found.faults:
+        helpers.remark(f"{fault.where} does not hold: expected {fault.expected}, found {fault.got}")
+    messages, generations = (
+        counted(found.messages, "message"),
+        counted(found.generations, "generation"),
+    )
+    verdict = f"{counted(len(found.faults), 'fault')} in" if found.faults else "nothing was changed in"
+    helpers.remark(f"{verdict} {messages} and {generations}")
+    return DIVERGED if found.faults else OK

@@ -1,0 +1,85 @@
+"""What the user asked for, as one frozen value, and the checks of it that cost nothing.
+
+The command line fills it in (`cli/options.py`); a server or a test can make one too.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.settings import Value
+from niels_gpt.kernels import WeightForm
+from niels_gpt.paths import SHIPPED_CHECKPOINT
+
+DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for.
+
+    `settings` and `system` hold only what was given by a flag: they change a session that is resumed.
+    `defaults` and `default_system` come from the environment and the file and count for new sessions.
+    `configured` names what came from there and need not be said again to resume.
+    """
+
+    checkpoint: Path = DEFAULT_CHECKPOINT
+    checkpoint_given: bool = False
+    session: str | None = None
+    latest: bool = False
+    pick: bool = False
+    ephemeral: bool = False
+    store: str | None = None
+    device: str = "cpu"
+    weights: WeightForm = "float32"
+    threads: int | None = None
+    use_cache: bool = True
+    system: str | None = None
+    default_system: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    configured: frozenset[str] = frozenset()
+    prompt: str | None = None
+    as_events: bool = False
+    quiet: bool = False
+    markdown: bool = False
+    vi: bool = False
+
+    def resume_arguments(self, session: str) -> list[str]:
+        """Return the command that goes on with `session`, as a list of words."""
+        words = ["niels-chat", "--session", session]
+        if self.store is not None and "store" not in self.configured:
+            words += ["--store", self.store]
+        if self.checkpoint_given and "ckpt" not in self.configured:
+            words += ["--ckpt", str(self.checkpoint)]
+        if self.weights != "float32" and "weights" not in self.configured:
+            words += ["--weights", self.weights]
+        return words
+
+
+def check_checkpoint(options: Options) -> None:
+    """Raise LoadFailed when the checkpoint's file is not there; what is inside is seen while loading."""
+    if options.checkpoint.is_file() or (options.checkpoint / "config.json").is_file():
+        return
+    what = "is not a file" if options.checkpoint.exists() else "does not exist"
+    advice = (
+        "give the path of a .pt file, or of a folder that save_pretrained wrote"
+        if options.checkpoint_given
+        else "train one with `python -m niels_gpt.train --config configs/primer.json` or give --ckpt PATH"
+    )
+    raise LoadFailed(f"checkpoint {str(options.checkpoint)!r} {what}: {advice}")
+
+
+def check_session_name(options: Options) -> None:
+    """Raise LoadFailed for what is plainly no session name; the store has the last word on it later."""
+    name = options.session
+    if name is None:
+        return
+    if not name or name != name.strip() or any(unicodedata.category(each) == "Cc" for each in name):
+        raise LoadFailed(
+            f"{name!r} cannot be a session name: give visible characters without a blank at either end"
+        )

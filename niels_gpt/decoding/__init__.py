@@ -1,0 +1,1 @@
+"""Inference: decode states and the decoders that drive them."""

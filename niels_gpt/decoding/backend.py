@@ -1,0 +1,123 @@
+"""Which arithmetic decodes: the kernels on a CPU, torch on other devices and where Numba cannot run.
+
+int8 weights are the kernels' own: nothing else answers for them, since its replies would be another model's.
+Knows nothing of engines, sessions or terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from niels_gpt.decoding.compile import compile_kernels
+from niels_gpt.decoding.torch_decoder import TorchDecoder
+from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
+from niels_gpt.errors import NielsGptError
+from niels_gpt.kernels import KERNEL_VERSION, WeightForm
+from niels_gpt.model.bdh import BDH
+from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
+from niels_gpt.model.loading import LoadedModel
+from niels_gpt.model.registry import Model
+from niels_gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from niels_gpt.decoding.kernel_decoder import KernelDecoder
+
+
+AnyTorchDecoder = TorchDecoder | TorchStateDecoder
+
+
+class BackendError(NielsGptError):
+    """What was asked for cannot be computed on this device or machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A decoder, what its replies depend on, and what explains their bits beside that."""
+
+    decoder: AnyTorchDecoder | KernelDecoder
+    fingerprint: Fingerprint
+    """The checkpoint's, with the digest of the weights in the form that the decoder multiplies."""
+    environment: dict[str, str | int]
+    notice: str | None = None
+    """What a person should know of the choice."""
+
+    def close(self) -> None:
+        """End the decoder's threads, once nothing uses it any more; closing again does nothing."""
+        self.decoder.close()
+
+
+def open_backend(
+    loaded: LoadedModel,
+    *,
+    device: str = "cpu",
+    weights: WeightForm = "float32",
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Backend:
+    """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
+
+    `threads` compute a step of the kernels; None: one, or two where that measures faster while they run
+    (`crew`). No number changes a bit. While kernels are compiled, which happens once, `on_progress` hears
+    (how many are done, of how many), first with none done. `BackendError` if `weights` are int8 and the
+    kernels cannot run, or if `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
+    if weights == "int8" and loaded.cfg.arch != "gpt":
+        raise BackendError(f"a {loaded.cfg.arch} model has no int8 weights; use float32 weights")
+    if weights == "int8" and device != "cpu":
+        raise BackendError(
+            f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
+        )
+    if device != "cpu":
+        return _torch(loaded, device)
+    try:
+        return _kernels(loaded, weights, threads, on_progress)
+    except Exception as error:  # whatever Numba cannot do here, torch still answers
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if weights == "int8":
+            msg = f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
+            raise BackendError(msg) from error
+        notice = f"the exact kernels cannot run here ({fault}); torch answers instead"
+        return _torch(loaded, device, notice=notice)
+
+
+def torch_decoder(model: Model, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
+    """Make the torch decoder for a model's architecture."""
+    if isinstance(model, BDH):
+        return TorchStateDecoder(model, tokenizer, device=device)
+    return TorchDecoder(model, tokenizer, device=device)
+
+
+def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Backend:
+    return Backend(
+        decoder=torch_decoder(loaded.model, loaded.tokenizer, device=device),
+        fingerprint=loaded.fingerprint,
+        environment=Fingerprint.environment(device=device, path="torch"),
+        notice=notice,
+    )
+
+
+def _kernels(
+    loaded: LoadedModel,
+    weights: WeightForm,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Backend:
+    import numba  # noqa: PLC0415 - half a second, and it may be what is missing
+
+    from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
+    from niels_gpt.kernels.packing import pack_model  # noqa: PLC0415
+
+    compile_kernels(weights, arch=loaded.cfg.arch, on_progress=on_progress)
+    environment = Fingerprint.environment(device="cpu", path="kernels")
+    fingerprint = loaded.fingerprint
+    if weights == "int8":
+        fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
+    decoder = KernelDecoder(pack_model(loaded.model, weights), loaded.tokenizer, threads=threads)
+    environment |= {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION}
+    return Backend(
+        decoder=decoder, fingerprint=fingerprint, environment=environment | {"threads": decoder.threads}
+    )

@@ -1,0 +1,95 @@
+"""Compile the kernels for this processor, once: `python -m niels_gpt.decoding.compile [--weights int8]`.
+
+A chat does the same behind its first prompt; this is for those who would rather wait before it. Knows no
+checkpoint: compiled code does not depend on a model's size. It does depend on the form of the weights, so
+what multiplies int8 weights is compiled only for those who ask for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared, mark_prepared
+
+PREPARING = "preparing the kernels for this processor (once)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile what is not compiled yet; 0, also where the kernels cannot run: a chat says what that means."""
+    parser = argparse.ArgumentParser(
+        prog="python -m niels_gpt.decoding.compile", description="Compile the kernels."
+    )
+    parser.add_argument(
+        "--weights", choices=get_args(WeightForm), default="float32", help="default %(default)s"
+    )
+    form: WeightForm = parser.parse_args(argv).weights
+    if is_prepared(form):
+        return 0
+    began = time.perf_counter()
+    try:
+        compile_kernels(form, on_progress=_show)
+    except Exception as error:  # noqa: BLE001 - whatever Numba cannot do here, the chat still works
+        instead = "torch will answer" if form == "float32" else f"{form} weights cannot be used"
+        _say(f"{PREPARING}: not possible here ({type(error).__name__}: {error}); {instead}\n")
+        return 0
+    _say(f"{PREPARING}: {time.perf_counter() - began:.0f} s, in {cache_folder()}\n")
+    return 0
+
+
+def _show(done: int, total: int) -> None:
+    # Where nobody watches, in a log, the first and the last line are enough.
+    if sys.stderr.isatty():
+        _say(f"{PREPARING}: {done} of {total}")
+    elif done == 0:
+        _say(f"{PREPARING} ...\n")
+
+
+def _say(line: str) -> None:
+    over = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{over}{line}", end="", flush=True, file=sys.stderr)
+
+
+def compile_kernels(
+    form: WeightForm = "float32",
+    *,
+    arch: str = "gpt",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Run one token through everything there is, in a model of the smallest size of an architecture.
+
+    `on_progress` hears (how many of the large kernels are compiled, of how many), first with none done, and
+    nothing where all are compiled already.
+    """
+    from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
+    from niels_gpt.decoding.request import GenerationRequest  # noqa: PLC0415
+    from niels_gpt.kernels.compile_progress import compilation  # noqa: PLC0415
+    from niels_gpt.kernels.packing import pack_model  # noqa: PLC0415
+    from niels_gpt.model.config import ModelConfig  # noqa: PLC0415 - torch and numba, only when they are needed
+    from niels_gpt.model.registry import build_model  # noqa: PLC0415
+    from niels_gpt.sampling import Sampling  # noqa: PLC0415
+    from niels_gpt.text.tokenizer import ByteTokenizer  # noqa: PLC0415
+
+    model = build_model(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16, arch=arch))
+    decoder = KernelDecoder(pack_model(model, form), ByteTokenizer(), threads=1)
+    request = GenerationRequest(
+        prompt_ids=(0,), max_new_tokens=1, sampling=Sampling(), seed=0,
+        stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
+    )  # fmt: skip
+    sequence = decoder.admit(request)
+    with compilation(arch, on_progress):
+        step = decoder.advance([sequence])[0]
+    decoder.release(sequence)
+    if step.error is not None:
+        raise step.error
+    if arch == "gpt":  # what nearly every chat runs, and so what it asks for
+        mark_prepared(form)
+    forget_other_versions()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""The kernels' decoder: what the engine drives on a CPU. Exact whatever else runs, and fast for that reason.
+
+One step reads at most one chunk of waiting prompts and moves every running reply by one token, all as rows of
+one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into about a
+millisecond. A reply is the same bits alone, in any batch, in any chunks, on any number of threads.
+Synchronous, to be called from one thread. Knows nothing of jobs, events or templates.
+
+N sequences that draw, V vocabulary, T context window.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from niels_gpt.decoding.logits_hash import row_multipliers
+from niels_gpt.decoding.prefill_budget import Portions
+from niels_gpt.decoding.prefix_cache import PrefixPool, State
+from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
+from niels_gpt.decoding.sequence import Reply
+from niels_gpt.decoding.slots import doubled, new_drawn, new_slots, take_back
+from niels_gpt.decoding.threads import Crew
+from niels_gpt.kernels.bdh_packing import PackedBDH
+from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch, run
+from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.gpt_packing import PackedModel
+from niels_gpt.kernels.sampler import set_slot
+from niels_gpt.text.tokenizer import Tokenizer
+
+# How long a call without the GIL may last: short beside what a person or the event loop notices, long
+# beside the work in Python between two calls.
+CALL_SECONDS = 0.001
+MOST_STEPS = 8
+CHUNK = 64
+RELEASED = -1  # the slot of a sequence that has none any more
+NO_STATE = State(np.zeros(0, np.float32), 0)
+POOL_BYTES = 64 * 2**20
+LEAST_REUSED = 8  # to copy fewer tokens' keys and values costs as much as to read them
+
+
+@dataclass(eq=False)
+class KernelSequence:
+    """A reply, its slot, and its keys and values."""
+
+    reply: Reply
+    slot: int
+    state: State
+    prompt: np.ndarray
+    """(tokens known before the first draw,) int32."""
+    read: int = 0
+    """Tokens whose keys and values are in the state, those of the step that runs included."""
+    settled: int = 0
+    """Tokens whose keys and values are in the state for certain: no step that failed wrote them."""
+    reused: int = 0
+    """Of these, how many have keys and values that came out of the pool."""
+    loan: int | None = None
+    """What the pool wants to know when the state is not this reply's any more."""
+    draft: list[int] = field(default_factory=list)
+    """Tokens that are expected to be drawn next; they are read ahead as a prompt is."""
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the model has not seen: 1 for a running reply, more while the prompt is being read."""
+        return len(self.reply.ids) + len(self.draft) - self.read
+
+    def agreed(self, drawn: Sequence[int]) -> int:
+        """How many of these draws count: none after the first that was not expected, and no draft then."""
+        for n, (token_id, expected) in enumerate(zip(drawn, self.draft, strict=False)):
+            if token_id != expected:
+                self.draft = []
+                return n + 1
+        self.draft = self.draft[len(drawn) :]
+        return len(drawn)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """The rows of one step, as lists: a token each, with its position and its sequence's slot."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    """The rows that are drawn from, and whose they are."""
+    drawing: list[KernelSequence] = field(default_factory=list)
+
+    def add(self, sequence: KernelSequence, count: int) -> None:
+        """The next `count` unread tokens of a sequence, which draws after its last and all of its draft."""
+        reply_ids, first, row = sequence.reply.ids, sequence.read, len(self.ids)
+        sequence.read += count
+        self.ids += (reply_ids + sequence.draft if sequence.draft else reply_ids)[first : sequence.read]
+        self.positions += range(first, sequence.read)
+        self.slots += [sequence.slot] * count
+        for position in range(max(first, len(reply_ids) - 1), sequence.read):
+            self.wanted.append(row + position - first)
+            self.drawing.append(sequence)
+
+
+class KernelDecoder:
+    """Decodes requests with a packed GPT on the CPU."""
+
+    def __init__(
+        self,
+        model: PackedModel | PackedBDH,
+        tokenizer: Tokenizer,
+        *,
+        prefill_chunk: int | None = None,
+        threads: int | None = None,
+        pool_bytes: int = POOL_BYTES,
+    ) -> None:
+        """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can.
+
+        None: a number that suits a chat, larger where a prompt is alone (`portions`), and threads share a
+        step where that measures faster (`crew`).
+        States of replies that ended, up to `pool_bytes` of them, serve prompts that begin alike; 0: none do.
+        """
+        if tokenizer.vocab_size != model.shape.V:
+            raise DecoderError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.shape.V}"
+            )
+        if (prefill_chunk is not None and prefill_chunk < 1) or (threads is not None and threads < 1):
+            raise DecoderError(f"got {prefill_chunk=!r} and {threads=!r}, expected at least 1")
+        self._model = model
+        self._tokenizer = tokenizer
+        self._chunk = prefill_chunk or CHUNK
+        self._portions = Portions(CHUNK) if prefill_chunk is None else None
+        self._crew = Crew(threads if model.may_split else 1)
+        self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._crew.threads)
+        self._scratch = new_scratch(model.shape.V, model.shape.head_row)
+        self._slots = new_slots(4, model.shape.V)
+        self._free = [3, 2, 1, 0]
+        self._drawn = new_drawn(1, 1, model.shape.head_row)
+        self._step_seconds = CALL_SECONDS
+        # A BDH's state is of all tokens that it has read: it serves no prompt that shares a beginning alone.
+        self._pool: PrefixPool | None = None
+        if pool_bytes and isinstance(model, PackedModel):
+            self._pool = PrefixPool(model.shape, most_bytes=pool_bytes)
+
+    @property
+    def model(self) -> PackedModel | PackedBDH:
+        """The packed weights that it decodes with."""
+        return self._model
+
+    @property
+    def reads_drafts(self) -> bool:
+        """Whether a draft makes it faster: a BDH cannot forget what it has read."""
+        return isinstance(self._model, PackedModel)
+
+    @property
+    def threads(self) -> int:
+        """The most threads that share a step."""
+        return self._crew.threads
+
+    def admit(self, request: GenerationRequest) -> KernelSequence:
+        """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
+        reply = Reply(request, self._tokenizer, context=self._model.T)
+        new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
+        state = State(*self._model.new_state(len(reply.ids) + new_tokens))
+        slot = self._take_slot()
+        slots = self._slots
+        slots.state[slot], slots.room[slot] = state.floats.ctypes.data, state.room
+        slots.remaining[slot], slots.used[slot] = new_tokens, UNIFORMS
+        set_slot(slots.settings, slot, request.sampling)
+        slots.counts[slot] = np.bincount(reply.ids, minlength=self._model.shape.V)
+        for flags, ids in ((slots.banned, request.banned_ids), (slots.stops, request.stop_ids)):
+            flags[slot] = False
+            flags[slot, list(ids)] = True
+        sequence = KernelSequence(reply, slot, state, np.array(reply.ids, np.int32))
+        if request.use_cache and self.reads_drafts:
+            known = itertools.takewhile(lambda token_id: token_id < self._model.shape.V, request.draft_ids)
+            sequence.draft = list(known)[: new_tokens - 1]
+        self._reuse(sequence)
+        return sequence
+
+    def release(self, sequence: KernelSequence) -> dict[str, object]:
+        """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
+        if sequence.slot != RELEASED:
+            self._free.append(sequence.slot)
+            if self._pool is not None and sequence.reply.request.use_cache:
+                if sequence.loan is not None:
+                    self._pool.take_back(sequence.loan)
+                self._pool.keep(sequence.reply.ids[: sequence.settled], sequence.state)
+            sequence.slot, sequence.state = RELEASED, NO_STATE
+        return sequence.reply.receipt("kernels") | {"reused_tokens": sequence.reused}
+
+    def close(self) -> None:
+        """End the threads that share steps."""
+        self._crew.close()
+
+    def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
+        """One step or more for each, in order; none of them may have finished or failed before."""
+        if not sequences:
+            return []
+        batch, shares = _Batch(), self._shares(sequences)
+        for sequence in sequences:
+            if not sequence.reply.request.use_cache:
+                sequence.read = 0  # everything anew, however long
+            batch.add(sequence, shares.get(sequence, sequence.unread))
+        results = self._run(batch)
+        for sequence in sequences:
+            sequence.settled = sequence.read
+        if self._pool is not None:
+            for sequence in shares:
+                if sequence.settled >= len(sequence.prompt):
+                    sequence.loan = self._pool.lend(sequence.prompt, sequence.state)
+        return [results.get(sequence, Step()) for sequence in sequences]
+
+    def _shares(self, sequences: Sequence[KernelSequence]) -> dict[KernelSequence, int]:
+        """How many tokens each prompt that is being read gets of this step's chunk.
+
+        Half of the chunk is for the prompt that came first, so that none waits for ever; the rest goes to
+        those that have the least left, so that a short one never waits until a long one has been read.
+        """
+        reading = [s for s in sequences if s.reply.request.use_cache and s.unread > 1]
+        shares, budget = dict.fromkeys(reading, 0), self._chunk
+        if self._portions is not None and len(reading) == len(sequences) == 1:
+            self._reuse(reading[0])
+            budget = self._portions.next(reading[0].unread)
+
+        def give(sequence: KernelSequence, most: int) -> int:
+            self._reuse(sequence)  # what others have read since this one came
+            share = min(self._readable(sequence) - shares[sequence], most)
+            shares[sequence] += share
+            return share
+
+        if len(reading) > 1:
+            budget -= give(reading[0], -(-budget // 2))
+        for sequence in sorted(reading, key=lambda s: s.unread - shares[s]):
+            if budget == 0:
+                break
+            budget -= give(sequence, budget)
+        return shares
+
+    def _readable(self, sequence: KernelSequence) -> int:
+        """How many unread tokens can be read now: of a draft as many as there are draws for."""
+        used = self._slots.used[sequence.slot]
+        draws = UNIFORMS - (0 if used == UNIFORMS else int(used))
+        return min(sequence.unread, len(sequence.reply.ids) - 1 + draws - sequence.read)
+
+    def _reuse(self, sequence: KernelSequence) -> None:
+        """Copy what the pool holds of the unread prompt but not its last token, whose logits are needed."""
+        model = self._model
+        if self._pool is None or isinstance(model, PackedBDH) or not sequence.reply.request.use_cache:
+            return
+        state, length = self._pool.longest(sequence.prompt)
+        length = min(length, len(sequence.prompt) - 1)
+        if state is not None and length >= sequence.read + LEAST_REUSED:
+            sequence.state.copy_from(state, model.shape, sequence.read, length)
+            sequence.reused += length - sequence.read
+            sequence.read = sequence.settled = length
+
+    def _run(self, batch: _Batch) -> dict[KernelSequence, Step]:
+        slots, drawing = self._slots, np.array([sequence.slot for sequence in batch.drawing], np.int64)
+        for sequence in batch.drawing:
+            self._refill(sequence)
+        owners = np.array(batch.slots, np.int64)
+        rows = Rows(
+            ids=np.array(batch.ids, np.int64),
+            positions=np.array(batch.positions, np.int64),
+            states=slots.state[owners],
+            rooms=slots.room[owners],
+        )
+        slots.position[drawing] = rows.positions[batch.wanted]
+        steps = 1
+        if len(batch.ids) == len(batch.drawing) and not any(each.draft for each in batch.drawing):
+            # Nobody reads a prompt or a draft.
+            steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
+        self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
+        done = self._share(
+            len(batch.ids), steps, self._model.shape, self._model.weights, self._memory.work, rows,
+            np.array(batch.wanted, np.int64), drawing, slots, self._scratch,
+            row_multipliers(self._model.shape.V), self._drawn,
+        )  # fmt: skip
+        results: dict[KernelSequence, Step] = {}
+        first = 0
+        for sequence, draws in itertools.groupby(batch.drawing):
+            columns = slice(first, first + len(list(draws)))
+            results[sequence] = self._take(sequence, columns, done)
+            first = columns.stop
+        return results
+
+    def _share(self, rows: int, steps: int, *arguments: object) -> int:
+        """Run the steps on all threads; how many were done."""
+        done, self._step_seconds = self._crew.run(run, *arguments, rows=rows, steps=steps)
+        if self._portions is not None and done == 1:
+            self._portions.took(rows, self._step_seconds)
+        return done
+
+    def _take(self, sequence: KernelSequence, columns: slice, steps: int) -> Step:
+        """What was drawn for a sequence, in one column by step or in one step by column."""
+        drawn, V = self._drawn, self._model.shape.V
+        ids, margins, sums = (
+            each[:steps, columns].ravel().tolist() for each in (drawn.ids, drawn.margins, drawn.sums)
+        )
+        logits = drawn.logits[:steps, columns, :V].reshape(len(ids), V)
+        agreed = sequence.agreed(ids)
+        take_back(self._slots, sequence.slot, ids[agreed:])
+        try:
+            rows = zip(ids[:agreed], logits, sums, margins, strict=False)
+            return sequence.reply.accept(rows)
+        except Exception as error:  # noqa: BLE001  # what fails for one reply ends that one alone
+            return Step(error=error)
+        finally:
+            sequence.read = len(sequence.reply.ids) - 1
+
+    def _refill(self, sequence: KernelSequence) -> None:
+        slot = sequence.slot
+        if self._slots.used[slot] == UNIFORMS:
+            self._slots.uniforms[slot] = sequence.reply.uniforms(UNIFORMS)
+            self._slots.used[slot] = 0
+
+    def _make_room(self, rows: int, room: int, steps: int, drawing: int) -> None:
+        memory = self._memory
+        if rows > memory.rows or room > memory.room:
+            self._memory = self._model.new_memory(
+                rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._crew.threads
+            )
+        have = self._drawn.ids.shape
+        if steps > have[0] or drawing > have[1]:
+            self._drawn = new_drawn(max(steps, have[0]), max(drawing, have[1]), self._model.shape.head_row)
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            count = len(self._slots.position)
+            self._slots = doubled(self._slots, self._model.shape.V)
+            self._free = list(range(2 * count - 1, count - 1, -1))
+        return self._free.pop()

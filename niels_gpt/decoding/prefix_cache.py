@@ -1,0 +1,143 @@
+"""Keys and values that another prompt may begin with: what one reply has read, the next need not read again.
+
+A position's keys and values depend on the tokens up to it and on nothing else, bit for bit, so a copy of them
+is what reading the tokens anew would give. States that ended are kept, the least recently used dropped first
+once their bytes exceed the bound; states of running replies are lent while they run, at no cost. Knows
+the layout of a state (`kernels.attention`), and nothing of requests, batches or sampling.
+
+n tokens, L layers, H heads, D head width, E = D in whole vectors, S room of a state.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from niels_gpt.kernels.gpt import Shape
+from niels_gpt.kernels.gpt_packing import new_state
+from niels_gpt.kernels.linear import padded
+from niels_gpt.kernels.simd_ir import LANES
+
+NO_ID = -1  # behind a row's tokens; no prompt holds it
+
+Ids = Sequence[int] | np.ndarray  # (n,)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Keys and values of a sequence, with room for `room` positions."""
+
+    floats: np.ndarray
+    room: int
+
+    def copy_from(self, other: State, shape: Shape, first: int, last: int) -> None:
+        """Take over positions `first` to `last` - 1 of another sequence with the same tokens."""
+        (keys, values), (their_keys, their_values) = self._views(shape), other._views(shape)
+        # Keys lie in blocks of LANES positions; what is behind `last` in one is written before it is read.
+        blocks = slice(first // LANES, -(-last // LANES))
+        keys[:, :, blocks] = their_keys[:, :, blocks]
+        values[:, :, :, first:last] = their_values[:, :, :, first:last]
+
+    def _views(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (L, H, S / 16, D, 16) and values (L, H, E / 16, S, 16)."""
+        L, H, D, S = shape.L, shape.H, shape.D, self.room
+        layers = self.floats.reshape(L, -1)
+        split = H * S * D
+        keys = layers[:, :split].reshape(L, H, S // LANES, D, LANES)
+        return keys, layers[:, split:].reshape(L, H, padded(D) // LANES, S, LANES)
+
+
+class PrefixPool:
+    """States by the tokens that they hold, at most `most_bytes` of those that no reply is using."""
+
+    def __init__(self, shape: Shape, *, most_bytes: int) -> None:
+        self._shape = shape
+        self._most_bytes = most_bytes
+        self._ids = np.full((8, 64), NO_ID, np.int32)  # a row of tokens for each state
+        self._free = list(range(8))
+        self._states: dict[int, tuple[State, int]] = {}  # by row, with the number of its tokens
+        self._kept: OrderedDict[int, int] = OrderedDict()  # bytes by row, least recently used first
+        self.bytes = 0
+        """Bytes of all kept states."""
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def longest(self, ids: np.ndarray) -> tuple[State | None, int]:
+        """Find the state with the longest common beginning with ids (n,), and that beginning's length."""
+        if not self._states:
+            return None, 0
+        lengths = self._common(ids)
+        row = int(lengths.argmax())
+        if row in self._kept:
+            self._kept.move_to_end(row)
+        return self._states.get(row, (None, 0))[0], int(lengths[row])
+
+    def lend(self, ids: Ids, state: State) -> int:
+        """Offer a running reply's positions, which must stay as they are; returns what `take_back` wants."""
+        return self._add(ids, state)
+
+    def take_back(self, row: int) -> None:
+        """End a loan."""
+        self._drop(row)
+
+    def keep(self, ids: Ids, state: State) -> None:
+        """Keep a state that its reply is done with, ids (n,) being all that it has read.
+
+        One that a kept state covers is left out, and what it covers itself makes room for it. Mostly empty
+        states are cut down first.
+        """
+        n = len(ids)
+        if n == 0:
+            return
+        lengths = self._common(np.asarray(ids, np.int32))
+        covering = [row for row in self._kept if lengths[row] == n]
+        if covering:
+            self._kept.move_to_end(covering[0])
+            return
+        for row in [row for row in self._kept if self._states[row][1] == lengths[row]]:
+            self._drop(row)
+        state = self._cut(state, n)
+        if state.floats.nbytes > self._most_bytes:
+            return
+        while self.bytes + state.floats.nbytes > self._most_bytes:
+            self._drop(next(iter(self._kept)))
+        self._kept[self._add(ids, state)] = state.floats.nbytes
+        self.bytes += state.floats.nbytes
+
+    def _cut(self, state: State, n: int) -> State:
+        if 2 * padded(n) > state.room:
+            return state
+        floats, room = new_state(self._shape, n)
+        small = State(floats, room)
+        small.copy_from(state, self._shape, 0, n)
+        return small
+
+    def _common(self, ids: np.ndarray) -> np.ndarray:
+        """How many tokens each row (states,) has in common with ids (n,) at the beginning."""
+        n = min(len(ids), self._ids.shape[1])
+        same = self._ids[:, :n] == ids[:n]
+        return np.where(same.all(1), n, same.argmin(1))
+
+    def _add(self, ids: Ids, state: State) -> int:
+        rows, width = self._ids.shape
+        if not self._free or len(ids) > width:
+            larger = np.full(
+                (rows if self._free else 2 * rows, max(width, padded(len(ids)))), NO_ID, np.int32
+            )
+            larger[:rows, :width] = self._ids
+            self._free += range(rows, len(larger))
+            self._ids = larger
+        row = self._free.pop()
+        self._ids[row, : len(ids)] = ids
+        self._states[row] = state, len(ids)
+        return row
+
+    def _drop(self, row: int) -> None:
+        del self._states[row]
+        self.bytes -= self._kept.pop(row, 0)
+        self._ids[row] = NO_ID
+        self._free.append(row)

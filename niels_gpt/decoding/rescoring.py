@@ -1,0 +1,96 @@
+"""A finished reply seen again: the logits that each of its tokens was drawn from, and what a token looked at.
+
+The logits come from the decoder's own arithmetic: over the kernels they are the bits that the reply was drawn
+from, read in batches as a prompt is, so that a reply of hundreds of tokens takes milliseconds. Attention
+rows come from the torch model, whose numbers are within about 1e-6 of the kernels'; they are to be looked at.
+Knows nothing of sampling, sessions or how any of it is shown.
+
+n tokens of a reply, t of prompt and reply, V vocabulary, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from niels_gpt.decoding.backend import AnyTorchDecoder, Backend
+from niels_gpt.decoding.request import RequestError
+from niels_gpt.model.gpt import GPT
+
+if TYPE_CHECKING:
+    from niels_gpt.decoding.kernel_decoder import KernelDecoder
+
+CHUNK = 64  # tokens read at once
+
+
+def logits_rows(
+    source: Backend | AnyTorchDecoder | KernelDecoder, prompt_ids: Sequence[int], reply_ids: Sequence[int]
+) -> np.ndarray:
+    """(n, V) float32: row i is what token i of the reply was drawn from, after the prompt and i tokens.
+
+    Of the kernels, every bit of it. A torch decoder reads everything in one forward, so its rows may differ
+    from those of the reply in the last bits. `RequestError` for a prompt or a reply without tokens, an id
+    outside of the vocabulary, or more tokens than the context window holds.
+    """
+    decoder = source.decoder if isinstance(source, Backend) else source
+    model = decoder.model
+    if isinstance(model, torch.nn.Module):
+        V, context = model.cfg.V, model.cfg.context
+        _check(prompt_ids, reply_ids, V, context)
+        with torch.inference_mode():
+            device = next(model.parameters()).device
+            read = torch.tensor([[*prompt_ids, *reply_ids[:-1]]], device=device)
+            return model(read)[0, len(prompt_ids) - 1 :].float().cpu().numpy()
+    from niels_gpt.kernels.forward import FORWARDS  # noqa: PLC0415 - Numba, which torch's users may lack
+    from niels_gpt.kernels.fp_env import ieee_arithmetic  # noqa: PLC0415
+    from niels_gpt.kernels.gpt import Rows  # noqa: PLC0415
+
+    shape = model.shape
+    _check(prompt_ids, reply_ids, shape.V, model.T)
+    ids = np.array([*prompt_ids, *reply_ids[:-1]], np.int64)
+    state, room = model.new_state(len(ids))
+    memory = model.new_memory(rows=CHUNK, room=room, parts=1)
+    logits = np.empty((len(reply_ids), shape.head_row), np.float32)
+    first_row = len(prompt_ids) - 1
+    for start in range(0, len(ids), CHUNK):
+        part = ids[start : start + CHUNK]
+        rows = Rows(
+            ids=part,
+            positions=np.arange(start, start + len(part)),
+            states=np.full(len(part), state.ctypes.data),
+            rooms=np.full(len(part), room),
+        )
+        wanted = np.arange(max(first_row - start, 0), len(part))
+        at = logits[max(start - first_row, 0) :]
+        with ieee_arithmetic():
+            FORWARDS[type(shape)](
+                shape, model.weights, memory.work, rows, wanted, at.ctypes.data if len(wanted) else 0, 0, 1
+            )
+    return logits[:, : shape.V]
+
+
+def attention_row(model: GPT, ids: Sequence[int], layer: int) -> np.ndarray:
+    """(H, t) float32: how much the last of `ids` attends to each of them in a layer, from 0; rows sum to 1.
+
+    `ValueError` for a layer that does not exist, `RequestError` for ids that do not fit.
+    """
+    _check(ids[:1], ids, model.cfg.V, model.cfg.context)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        _, trace = model.forward_with_attn_trace(torch.tensor([list(ids)], device=device), trace_layer=layer)
+    return cast("torch.Tensor", trace["attn_row"])[0].float().cpu().numpy()
+
+
+def _check(prompt_ids: Sequence[int], reply_ids: Sequence[int], V: int, context: int) -> None:
+    if not prompt_ids or not reply_ids:
+        raise RequestError(f"got {len(prompt_ids)} and {len(reply_ids)} tokens, expected at least one each")
+    outside = [token_id for token_id in (*prompt_ids, *reply_ids) if not 0 <= token_id < V]
+    if outside:
+        raise RequestError(f"the token id {outside[0]!r} is outside of the vocabulary, expected 0 to {V - 1}")
+    if len(prompt_ids) + len(reply_ids) > context:
+        raise RequestError(
+            f"{len(prompt_ids)} and {len(reply_ids)} tokens do not fit into the context window of {context}"
+        )

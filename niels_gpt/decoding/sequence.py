@@ -1,0 +1,141 @@
+"""One reply in the making: from a row of logits to a token, its text, and whether the reply ends with it.
+
+Every decoder uses it, so that all of them draw, stop and count in the same way. Knows nothing of models,
+caches or batches: the rows of logits come from somewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+from niels_gpt.decoding.logits_hash import logits_hash, row_sums
+from niels_gpt.decoding.request import FinishReason, GenerationRequest, RequestError, Step
+from niels_gpt.rng import make_generator
+from niels_gpt.sampling import LogitsError, draw
+from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.tokenizer import Tokenizer
+
+
+class Reply:
+    """The tokens of one sequence, prompt first, and the random generator that draws the next one."""
+
+    def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, context: int) -> None:
+        """`context` is the most tokens that prompt and reply have together.
+
+        `RequestError` where there is no room to draw, or where the forced ids end the reply already.
+        """
+        given = len(request.prompt_ids) + len(request.forced_ids)
+        if given >= context:
+            raise RequestError(
+                f"the prompt has {given} tokens, the context window holds {context}; expected fewer, "
+                "so that a reply fits: drop the oldest turns"
+            )
+        request.check_vocabulary(tokenizer.vocab_size)
+        self.request = request
+        self.watch: Callable[[np.ndarray], None] | None = None
+        """Sees every row of logits (V,) that a token was drawn from, in order; the row is gone afterwards."""
+        self.ids = [*request.prompt_ids, *request.forced_ids]
+        self._context = context
+        self._generator = make_generator(request.seed)
+        self._text = TextAssembler(tokenizer.token_bytes, request.stop_sequences)
+        self._sums: list[int] = []
+        self._smallest_margin, self._smallest_index = math.inf, 0
+        self._opening = self._forced()
+
+    def _forced(self) -> list[tuple[int, str]]:
+        """The forced ids with their texts; each spends the draw that it stands in for."""
+        forced_ids = self.request.forced_ids
+        self.uniforms(len(forced_ids))
+        opening = [(token_id, self._text.push(token_id)) for token_id in forced_ids]
+        if self._text.stopped or not self.request.stop_ids.isdisjoint(forced_ids):
+            raise RequestError(
+                f"the {len(forced_ids)} forced ids end the reply themselves; expected fewer, "
+                "so that something is left to draw"
+            )
+        return opening
+
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens of the reply so far: the forced ones count once the first one is drawn."""
+        return len(self.ids) - len(self.request.prompt_ids) - len(self._opening)
+
+    def take(self, logits: torch.Tensor) -> Step:
+        """Draw the next token from logits (V,), float32 on the CPU; `LogitsError` for NaN or infinity."""
+        if not torch.isfinite(logits).all():
+            raise self._spoiled(logits.numpy())
+        request = self.request
+        token_id = draw(logits, request.sampling, self.ids, request.banned_ids, self._generator)
+        row = logits.numpy()
+        # The torch path does not know how close the draw was.
+        return self.accept([(token_id, row, int(row_sums(row)), math.inf)])
+
+    def accept(self, drawn: Iterable[tuple[int, np.ndarray, int, float]]) -> Step:
+        """Take tokens that were drawn from this reply's `uniforms`, in order.
+
+        Each is (id, its logits (V,) float32, their `row_sums`, the draw's margin). What was drawn beyond
+        the reply's end is dropped. A negative id stands for logits that no token can be taken from:
+        `LogitsError`.
+        """
+        tokens, self._opening = self._opening, []
+        finish: FinishReason | None = None
+        for token_id, logits, row_sum, margin in drawn:
+            if token_id < 0:
+                raise self._spoiled(logits)
+            if self.watch is not None:
+                self.watch(logits)
+            self._sums.append(row_sum)
+            if margin < self._smallest_margin:
+                self._smallest_margin, self._smallest_index = margin, self.reply_tokens
+            text, finish = self._append(token_id)
+            tokens.append((token_id, text))
+            if finish is not None:
+                break
+        return Step(tokens=tuple(tokens), finish=finish)
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """The next doubles (count,) of the reply's generator, the same ones that `take` would draw singly."""
+        return torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
+
+    def _append(self, token_id: int) -> tuple[str, FinishReason | None]:
+        """Give the token's text and what it ends."""
+        self.ids.append(token_id)
+        text = self._text.push(token_id)
+        finish = self._finish(token_id)
+        return (text if finish is None else text + self._text.finish()), finish
+
+    def _spoiled(self, logits: np.ndarray) -> LogitsError:
+        bad = np.flatnonzero(~np.isfinite(logits))
+        if len(bad) == 0:
+            return LogitsError(f"all {len(logits)} tokens are ruled out; ban fewer ids")
+        return LogitsError(
+            f"the logit of token {bad[0]} is {float(logits[bad[0]])!r} after {len(self.ids)} tokens, "
+            "expected a finite number; the checkpoint is damaged, or its training diverged"
+        )
+
+    def _finish(self, token_id: int) -> FinishReason | None:
+        if token_id in self.request.stop_ids or self._text.stopped:
+            return "stop"
+        if self.reply_tokens >= self.request.max_new_tokens:
+            return "length"
+        return "context" if len(self.ids) >= self._context else None
+
+    def receipt(self, path: str) -> dict[str, object]:
+        """Give a JSON-able account of the reply; `path` names the arithmetic behind its logits.
+
+        `logits_hash` stands for the rows that were drawn from, in order (see `decoding.logits_hash`).
+        `smallest_margin` is the closest decision, {"value", "index" in the reply}: how far the draw was from
+        the nearest other token, as a share of the probability (of the logits for temperature 0); None where
+        the arithmetic does not tell.
+        """
+        closest = {"value": self._smallest_margin, "index": self._smallest_index}
+        return {
+            "prompt_tokens": len(self.request.prompt_ids),
+            "reply_tokens": self.reply_tokens,
+            "logits_hash": logits_hash(self._sums),
+            "smallest_margin": closest if self._smallest_margin < math.inf else None,
+            "path": path,
+        }

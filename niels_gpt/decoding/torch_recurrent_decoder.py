@@ -1,0 +1,109 @@
+"""The torch decoder for a model that carries a state of constant size instead of keys and values.
+
+Each sequence has a state of its own and is read alone, so what else runs cannot reach it; on a CPU the
+kernels do this faster and exactly. Fits the engine's protocol by its shape; synchronous, to be called from
+one thread. Knows nothing of jobs, events or templates.
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
+from niels_gpt.decoding.sequence import Reply
+from niels_gpt.model.bdh import BDH, BDHState
+from niels_gpt.text.tokenizer import Tokenizer
+
+
+@dataclass(eq=False)
+class StatefulSequence:
+    """A reply, and what its model has kept of the tokens that it has read."""
+
+    reply: Reply
+    state: BDHState | None
+    """None for a reply that is computed anew for every token."""
+    read: int = 0
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the model has not seen."""
+        return len(self.reply.ids) - self.read
+
+
+class TorchStateDecoder:
+    """Decodes requests with a `BDH`, which it moves to `device` and sets to eval mode."""
+
+    def __init__(
+        self, model: BDH, tokenizer: Tokenizer, *, device: str = "cpu", prefill_chunk: int = 128
+    ) -> None:
+        """At most `prefill_chunk` tokens of prompts are read a step.
+
+        A tokenizer of another vocabulary than the model's, or a chunk below 1, raises `DecoderError`.
+        """
+        if tokenizer.vocab_size != model.cfg.V:
+            raise DecoderError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.cfg.V}"
+            )
+        if prefill_chunk < 1:
+            raise DecoderError(f"got {prefill_chunk=!r}, expected at least 1")
+        self._model = model.to(device).eval()
+        self._tokenizer = tokenizer
+        self._device = device
+        self._chunk = prefill_chunk
+
+    @property
+    def model(self) -> BDH:
+        """The model that it decodes with."""
+        return self._model
+
+    def admit(self, request: GenerationRequest) -> StatefulSequence:
+        """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
+        reply = Reply(request, self._tokenizer, context=self._model.cfg.context)
+        state = self._model.new_state(1, self._model.cfg.context) if request.use_cache else None
+        return StatefulSequence(reply, state)
+
+    @torch.inference_mode()
+    def advance(self, sequences: Sequence[StatefulSequence]) -> list[Step]:
+        """One step for each, in order; none of them may have finished or failed before.
+
+        A running reply gets its next token. Prompts are read in chunks, first come first served, as many as
+        fit into the length of one.
+        """
+        budget, steps = self._chunk, []
+        for sequence in sequences:
+            if sequence.unread > 1 and sequence.state is not None:
+                if budget < min(sequence.unread, self._chunk):
+                    steps.append(Step())
+                    continue
+                budget -= min(sequence.unread, self._chunk)
+            try:
+                steps.append(self._step(sequence))
+            except Exception as error:  # noqa: BLE001 - what fails for one reply ends that one alone
+                steps.append(Step(error=error))
+        return steps
+
+    def release(self, sequence: StatefulSequence) -> dict[str, object]:
+        """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
+        sequence.state = None
+        return sequence.reply.receipt("torch")
+
+    def close(self) -> None:
+        """Nothing to end: torch's threads are the process's."""
+
+    def _step(self, sequence: StatefulSequence) -> Step:
+        reply, state = sequence.reply, sequence.state
+        if state is None:
+            return reply.take(self._model(self._tensor(reply.ids))[0, -1].cpu())
+        count = min(sequence.unread, self._chunk)
+        ids = reply.ids[sequence.read : sequence.read + count]
+        sequence.read += count
+        logits = self._model.forward_from(self._tensor(ids), state)
+        return reply.take(logits[0, -1].cpu()) if sequence.unread == 0 else Step()
+
+    def _tensor(self, ids: list[int]) -> torch.Tensor:
+        return torch.tensor([ids], dtype=torch.int64, device=self._device)

@@ -1,0 +1,113 @@
+"""A BDH's weights in the form that its kernels read, its state, and the arrays that a step works in.
+
+The same interface as `layout.PackedModel`, so that one decoder drives both. Takes weights by the names of
+`niels_gpt.model.bdh`; knows no torch.
+
+L times the layer, H heads, N latents of a head, C width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from niels_gpt.kernels.barrier import BARRIER_INTEGERS
+from niels_gpt.kernels.bdh import BDHShape, BDHWeights, BDHWork
+from niels_gpt.kernels.gpt_packing import aligned
+from niels_gpt.kernels.linear import pack, padded
+from niels_gpt.model.config import NO_LIMIT
+
+if TYPE_CHECKING:
+    from niels_gpt.model.bdh import BDH
+    from niels_gpt.model.config import ModelConfig
+
+
+class PackedBDH:
+    """A BDH's weights, packed: `shape` and `weights` are what the kernels take."""
+
+    T = NO_LIMIT
+    may_split = True
+
+    def __init__(self, cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
+        """Pack the parameters and the frequencies of a BDH, float32 by name."""
+        own = cfg.d_ff // cfg.H
+        N, C = padded(own), cfg.C
+        self.shape = BDHShape(
+            L=cfg.L, H=cfg.H, N=N, C=C, V=cfg.V, row=padded(C), head_row=padded(cfg.V)
+        )  # fmt: skip
+        columns, gates = np.zeros((cfg.H, N, C), np.float32), np.zeros((cfg.H, N, C), np.float32)
+        columns[:, :own] = state["encoder"].transpose(0, 2, 1)
+        gates[:, :own] = state["encoder_v"].transpose(0, 2, 1)
+        decoder = np.zeros((cfg.H, N, self.shape.row), np.float32)
+        decoder[:, :own, :C] = state["decoder"].reshape(cfg.H, own, C)
+        embedding = np.zeros((cfg.V, self.shape.row), np.float32)
+        embedding[:, :C] = state["embed.weight"]
+        ones = np.zeros(self.shape.row, np.float32)
+        ones[:C] = 1.0
+        arrays = (
+            embedding, pack(columns.reshape(-1, C)), np.stack([pack(head) for head in gates]), decoder,
+            pack(state["lm_head"].T), ones, np.zeros(max(cfg.H * N, padded(cfg.V), self.shape.row)),
+        )  # fmt: skip
+        self._memory = aligned(sum(padded(array.size) for array in arrays))
+        addresses, used = [], 0
+        for array in arrays:
+            place = self._memory[used : used + array.size]
+            place[...] = array.reshape(-1)
+            addresses.append(place.ctypes.data)
+            used += padded(array.size)
+        frequencies = np.zeros(N)
+        frequencies[:own] = state["attn.freqs"].reshape(-1)
+        *weights, unit, zeros = addresses
+        self.weights = BDHWeights(*weights, frequencies=frequencies, ones=unit, zeros=zeros)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all packed weights."""
+        return self._memory.nbytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one sequence's state, whatever its length."""
+        shape = self.shape
+        return 4 * shape.L * shape.H * shape.N * shape.row
+
+    def new_state(self, positions: int) -> tuple[np.ndarray, int]:
+        """(memories of all layers and heads, 0): the room does not depend on the number of positions."""
+        del positions
+        return aligned(self.state_bytes // 4), 0
+
+    def new_memory(self, *, rows: int, room: int, parts: int) -> BDHMemory:
+        """Arrays for steps of at most `rows` rows on `parts` threads."""
+        del room
+        return BDHMemory(self.shape, rows=rows, parts=parts)
+
+
+class BDHMemory:
+    """The arrays of a step; `room` is as much as anyone asks for."""
+
+    room = NO_LIMIT
+
+    def __init__(self, shape: BDHShape, *, rows: int, parts: int) -> None:
+        self.rows, self.parts = rows, parts
+        H, N = shape.H, shape.N
+        sizes = (shape.row, H * N, H * N, H * shape.row, shape.row)
+        shared = [aligned(rows * size) for size in sizes]
+        barrier = np.zeros(BARRIER_INTEGERS, np.int64)
+        self._arrays = [*shared, barrier]
+        self.work = BDHWork(
+            *(array.ctypes.data for array in shared),
+            cosine=np.zeros((rows, N), np.float32),
+            sine=np.zeros((rows, N), np.float32),
+            turned=np.zeros((parts, N), np.float32),
+            active=np.zeros((parts, H * N + 1), np.int64),
+            barrier=barrier.ctypes.data,
+            stop=np.zeros(1, np.int64),
+        )
+
+
+def pack_bdh(model: BDH) -> PackedBDH:
+    """The packed weights of a torch model."""
+    state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
+    return PackedBDH(model.cfg, state)

@@ -1,0 +1,140 @@
+"""What a reply depends on, as digests, and where it was computed, as words.
+
+Four digests decide whether a reply can be made again: weights, config, tokenizer, template. The environment
+(versions, processor, device, threads) only explains a difference. Knows nothing about files or sessions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from niels_gpt.model.config import ModelConfig, to_dict
+from niels_gpt.model.int8 import quantised
+from niels_gpt.text.chat_template import Template
+from niels_gpt.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """SHA-256 of each part, in hex."""
+
+    weights: str
+    config: str
+    tokenizer: str
+    template: str
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over the four parts, in hex."""
+        return _sha256("\n".join((self.weights, self.config, self.tokenizer, self.template)))
+
+    @staticmethod
+    def environment(*, device: str = "cpu", path: str = "torch") -> dict[str, str | int]:
+        """Return what may explain other bits from one fingerprint; `path` names the arithmetic that ran."""
+        return {
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "cpu": _cpu_name(),
+            "device": device,
+            "dtype": "float32",
+            "threads": torch.get_num_threads(),
+            "path": path,
+        }
+
+
+def fingerprint(
+    model: torch.nn.Module, cfg: ModelConfig, tokenizer: Tokenizer, template: Template
+) -> Fingerprint:
+    """Return the fingerprint of a model together with what turns text into its ids."""
+    rules = {
+        "name": template.name,
+        "version": template.version,
+        "stop_ids": sorted(template.stop_ids),
+        "stop_sequences": [stop.hex() for stop in template.stop_sequences],
+        "banned_ids": sorted(template.banned_ids),
+    }
+    stored = tokenizer.to_json()
+    return Fingerprint(
+        weights=weights_digest(model),
+        config=config_digest(cfg),
+        tokenizer=_sha256("bytes" if stored is None else stored),
+        template=_sha256(json.dumps(rules, sort_keys=True)),
+    )
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return SHA-256, in hex, over name, dtype, shape and little-endian bytes of each parameter, by name.
+
+    A weight that two names share is counted once, under the name that comes first in the model. Buffers that
+    a checkpoint holds count too.
+    """
+    stored = model.state_dict().keys()
+    weights = dict(model.named_parameters())
+    weights |= {name: value for name, value in model.named_buffers() if name in stored}
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(_little_endian_bytes(value))
+    return digest.hexdigest()
+
+
+def int8_weights_digest(model: torch.nn.Module) -> str:
+    """Return SHA-256, in hex, over the numbers that stand for the weights where linear layers are int8.
+
+    First, as in `weights_digest`, the parameters that stay float32: all but the linear layers' weights. Then
+    of each linear layer, by name: its name, "int8" and its shape, its integers, and its scales as
+    little-endian float32. A weight that is also an embedding counts in both forms.
+    """
+    linear = {
+        f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)
+    }
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        if name not in linear:
+            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            digest.update(_little_endian_bytes(value))
+    for name, layer in sorted(linear.items()):
+        integers, scales = quantised(layer.weight.detach().cpu().float().numpy())
+        digest.update(f"{name}\0int8\0{integers.shape}\0".encode())
+        digest.update(integers.tobytes() + scales.astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def config_digest(cfg: ModelConfig) -> str:
+    """Return SHA-256, in hex, over the fields that decide what a model computes when it generates.
+
+    Dropout acts in training alone, and a bias that follows from the MLP's form equals one that is spelled
+    out.
+    """
+    decisive = {**to_dict(cfg), "mlp_bias": cfg.mlp_has_bias}
+    del decisive["dropout"]
+    return _sha256(json.dumps(decisive, sort_keys=True))
+
+
+def _little_endian_bytes(value: torch.Tensor) -> bytes:
+    # Through uint8, because numpy knows fewer number types than torch does.
+    raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    if sys.byteorder == "big":
+        raw = raw.reshape(-1, value.element_size()).flip(1).contiguous()
+    return raw.numpy().tobytes()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cpu_name() -> str:
+    """Return the processor's name where the system tells it, and the instruction set that torch uses."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

@@ -1,0 +1,107 @@
+"""A model as a directory: config.json, model.safetensors and, for a learned vocabulary, tokenizer.json.
+
+The files that other tools expect under these names. A config.json in the terms of the BDH reference is read
+too. Knows nothing about training state: that stays in checkpoint files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from niels_gpt.device import device_named
+from niels_gpt.model.bdh import BDHConfig
+from niels_gpt.model.checkpoint import CheckpointError
+from niels_gpt.model.config import ConfigError, load_json, to_dict
+
+if TYPE_CHECKING:
+    from niels_gpt.model.registry import Model
+    from niels_gpt.text.tokenizer import Tokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+KIND = "niels-gpt"
+
+
+def save_pretrained(
+    model: Model, directory: str | Path, *, tokenizer: Tokenizer | None = None, step: int = 0
+) -> None:
+    """Write the directory, each file whole or not at all; OSError if it cannot be written."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tied = model.arch == "gpt" and model.cfg.tie_embeddings
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")  # the file holds a shared weight once
+    }
+    stored = None if tokenizer is None else tokenizer.to_json()
+    config = {"model_type": KIND, "step": step, "model": to_dict(model.cfg)}
+    _write(directory / WEIGHTS, lambda path: safetensors.torch.save_file(state, path))
+    if stored is None:
+        (directory / TOKENIZER).unlink(missing_ok=True)
+    else:
+        _write(directory / TOKENIZER, lambda path: path.write_text(stored, encoding="utf-8"))
+    text = json.dumps(config, indent=2) + "\n"
+    _write(directory / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_pretrained(directory: Path) -> dict[str, Any]:
+    """Return what a checkpoint file of the same model would hold of it; CheckpointError."""
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise CheckpointError(
+                f"the folder {str(directory)!r} has no {name}; give one that save_pretrained wrote, or a "
+                ".pt file"
+            )
+    try:
+        config = load_json(directory / CONFIG)
+        model_cfg, step = _model_config(config)
+        state = safetensors.torch.load_file(directory / WEIGHTS)
+    except (ConfigError, SafetensorError, TypeError) as error:
+        raise CheckpointError(f"{str(directory)!r} is no model, or is damaged: {error}") from error
+    content: dict[str, Any] = {"model_cfg": model_cfg, "model_state": state, "step": step}
+    tokenizer = directory / TOKENIZER
+    if tokenizer.is_file():
+        content["tokenizer"] = tokenizer.read_text(encoding="utf-8")
+    return content
+
+
+def _model_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    if "n_embd" in config:
+        names = BDHConfig.__dataclass_fields__
+        known = {name: value for name, value in config.items() if name in names}
+        return to_dict(BDHConfig(**known).model_config), 0
+    step, model_cfg = config.get("step", 0), config.get("model")
+    if not isinstance(model_cfg, dict) or not isinstance(step, int):
+        raise ConfigError(
+            f"{CONFIG} has no object 'model' with the sizes, expected what save_pretrained writes"
+        )
+    return model_cfg, step
+
+
+def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type | None = None) -> Model:
+    """Load a model of any architecture, or of `kind` alone, with its tokenizer; CheckpointError."""
+    from niels_gpt.model.loading import load_model  # noqa: PLC0415 - it reads directories with this module
+
+    loaded = load_model(directory, device=device_named(device))
+    if kind is not None and not isinstance(loaded.model, kind):
+        raise CheckpointError(
+            f"{str(directory)!r} holds a {loaded.cfg.arch} model, expected {kind.__name__}; use its own class"
+        )
+    loaded.model.tokenizer = loaded.tokenizer
+    return loaded.model
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

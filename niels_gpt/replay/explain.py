@@ -1,0 +1,194 @@
+"""Why a reply is what it is: at each token what else could have been said, and how likely that was.
+
+The logits are computed again in the reply's own arithmetic; the filters and the draw are those of the
+sampling. Knows no terminal and no picture.
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import torch
+
+from niels_gpt.conversation.branching import last_turn
+from niels_gpt.conversation.conversation import Conversation
+from niels_gpt.conversation.errors import ChatError
+from niels_gpt.decoding.logits_hash import logits_hash, row_sums
+from niels_gpt.decoding.rescoring import logits_rows
+from niels_gpt.errors import NielsGptError
+from niels_gpt.replay.reconstruct import Asked, Question, ask
+from niels_gpt.rng import make_generator
+from niels_gpt.sampling import filtered_probs, likeliest, scored
+
+if TYPE_CHECKING:
+    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.decoding.request import GenerationRequest
+
+CANDIDATES = 10
+_ON_A_LINE = 4
+_LEAST_SHOWN = 0.005  # of the probability: less would read as 0%
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A token that could stand in a place: its probability among all, and among what the filters leave."""
+
+    token_id: int
+    text: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One token of a reply. `candidates` are the likeliest ones, the chosen one first in `chosen`.
+
+    `low` and `high` are the ends of the chosen token's interval in [0, 1], `draw` the number that fell into
+    it; greedy and forced tokens have none. `fits` says whether that number gives this token.
+    """
+
+    index: int
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    forced: bool
+    draw: float | None
+    low: float
+    high: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the draw gives the token that stands here."""
+        if self.forced:
+            return True
+        return self.chosen.after > 0 and (self.draw is None or self.low <= self.draw < self.high)
+
+    @property
+    def margin(self) -> float | None:
+        """How far the draw was from the nearest other token; None where nothing was drawn."""
+        return None if self.draw is None else min(abs(self.draw - self.low), abs(self.draw - self.high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A whole reply. `same_bits`: the logits are the recorded ones; None where none were recorded."""
+
+    question: Question
+    request: GenerationRequest
+    steps: tuple[Step, ...]
+    same_bits: bool | None
+
+
+def explain(model: LoadedModel, asked: Asked) -> Explained:
+    """Return every step of a recorded reply; ChatError if it has no tokens, or they do not fit the model."""
+    question, request = asked.question, asked.request
+    reply_ids = question.recorded.reply.token_ids or ()
+    if not reply_ids:
+        raise ChatError("the reply has no tokens")
+    try:
+        rows = logits_rows(model.decoder, request.prompt_ids, reply_ids)
+    except NielsGptError as error:
+        raise ChatError(str(error)) from error
+    forced = len(request.forced_ids)
+    receipt = question.recorded.generation.receipt or {}
+    recorded = receipt.get("logits_hash")
+    same = logits_hash(row_sums(rows[forced:]).tolist()) == recorded
+    return Explained(
+        question=question,
+        request=request,
+        steps=tuple(_steps(model, request, reply_ids, torch.from_numpy(rows))),
+        same_bits=same if isinstance(recorded, str) else None,
+    )
+
+
+async def explain_last(conversation: Conversation) -> Explained:
+    """Explain the last reply of the path. Raises SessionTrouble, ChatError."""
+    turn = await last_turn(conversation.record)
+    if turn.generation.checkpoint_id != await conversation.checkpoint_id():
+        raise ChatError("the last reply was made by another checkpoint: niels-chat why NAME finds it")
+    path = tuple(conversation.record.messages[: turn.user.position])
+    question = Question(turn=1, recorded=turn, path=path)
+    model: Any = conversation.model
+    return await anyio.to_thread.run_sync(lambda: explain(model, ask(model, question)))
+
+
+def step_lines(explained: Explained, only: int | None = None) -> Iterator[str]:
+    """Give a line a token, or all candidates of one; ChatError if the reply has no such token."""
+    steps = explained.steps
+    if only is None:
+        for step in steps:
+            others = [
+                each
+                for each in step.candidates
+                if each.token_id != step.chosen.token_id and each.after >= _LEAST_SHOWN
+            ]
+            also = "  ".join(f"{each.text!r} {each.after:.0%}" for each in others[:_ON_A_LINE])
+            how = "forced" if step.forced else f"{step.chosen.after:.0%}"
+            yield f"{step.index:>4}  {step.chosen.text!r:<14} {how:>6}  {also}".rstrip()
+    else:
+        if not 0 <= only < len(steps):
+            raise ChatError(f"there is no token {only}: the reply has tokens 0 to {len(steps) - 1}")
+        step = steps[only]
+        yield "      token          drawn from  of all"
+        for each in step.candidates:
+            mark = "*" if each.token_id == step.chosen.token_id else " "
+            yield f"{mark} {each.token_id:>5} {each.text!r:<14} {each.after:>8.2%} {each.before:>8.2%}"
+        if step.draw is not None:
+            yield f"drawn: {step.draw:.6f}, which is in [{step.low:.6f}, {step.high:.6f})"
+    yield _bits(explained)
+
+
+def _bits(explained: Explained) -> str:
+    if explained.same_bits is None:
+        return "no hash of the logits was recorded"
+    return (
+        "the logits are the recorded ones" if explained.same_bits else "the logits are not the recorded ones"
+    )
+
+
+def _steps(
+    model: LoadedModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
+) -> Iterator[Step]:
+    generator = make_generator(request.seed)
+    draws = torch.rand(len(reply_ids), dtype=torch.float64, generator=generator).tolist()
+    for index, token_id in enumerate(reply_ids):
+        history = (*request.prompt_ids, *reply_ids[:index])
+        row = scored(rows[index], request.sampling, history, request.banned_ids)
+        greedy = request.sampling.temperature == 0
+        after = _one_hot(row) if greedy else filtered_probs(row, request.sampling)
+        before = rows[index].double().softmax(dim=-1)
+        bounds = after.cumsum(dim=-1) / after.sum()
+        forced = index < len(request.forced_ids)
+        shown = torch.topk(after + before * 1e-9, min(CANDIDATES, len(row))).indices.tolist()
+        yield Step(
+            index=index,
+            chosen=_candidate(model, token_id, before, after),
+            candidates=tuple(_candidate(model, each, before, after) for each in shown),
+            forced=forced,
+            draw=None if greedy or forced else draws[index],
+            low=float(bounds[token_id - 1]) if token_id else 0.0,
+            high=float(bounds[token_id]),
+        )
+
+
+def token_text(model: LoadedModel, token_id: int) -> str:
+    """Return what a token says; of a control token its name."""
+    names = {special: f"<|{name}|>" for name, special in model.tokenizer.special_token_ids().items()}
+    return names.get(token_id) or model.tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
+
+
+def _one_hot(row: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(row).index_fill(0, torch.tensor([likeliest(row)]), 1.0)
+
+
+def _candidate(model: LoadedModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
+    return Candidate(
+        token_id=token_id,
+        text=token_text(model, token_id),
+        before=float(before[token_id]),
+        after=float(after[token_id]),
+    )

@@ -1,0 +1,131 @@
+"""From a stored session to the very requests that its replies were generated from.
+
+The path to each user message, the system prompt on it, the turns that were left out and the template give the
+prompt again; what is stored with the reply gives the rest. Knows no engine and no terminal; a loaded model
+only as what makes prompts and requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from niels_gpt.conversation.context import exchanges_of, fit, prompt_hash, system_of
+from niels_gpt.conversation.conversation import Model
+from niels_gpt.conversation.errors import ChatError
+from niels_gpt.conversation.settings import Settings
+from sessions import Message, RecordedTurn, Session, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One recorded turn with the messages before it; `turn` counts from 1 along what is replayed."""
+
+    turn: int
+    recorded: RecordedTurn
+    path: tuple[Message, ...]
+    """From the root to what the user's message answers."""
+
+    @property
+    def position(self) -> int:
+        """The reply's place on its path."""
+        return self.recorded.reply.position
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the recorded reply has."""
+        return len(self.recorded.reply.token_ids or ())
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether the reply was stopped by a person: then it is made again up to its last stored token."""
+        return self.recorded.reply.status == "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question as it is put to a model again."""
+
+    question: Question
+    prompt_hash: str
+    trimmed_turns: int
+    request: Any
+    """None where there is nothing to generate: the reply was cancelled before its first token."""
+
+
+def questions(store: Store, session: Session, *, every_branch: bool) -> list[Question]:
+    """Return the answered turns of the session's path, or of its whole tree, in the order they were made."""
+    by_id = {message.id: message for message in store.export_session(session.id).messages}
+    return [
+        Question(turn=number, recorded=turn, path=_path_before(turn.user, by_id))
+        for number, turn in enumerate(store.recorded_turns(session.id, every_branch=every_branch), start=1)
+    ]
+
+
+def settings_of(question: Question) -> Settings:
+    """Return the settings that a reply was generated with; ChatError if they are damaged."""
+    generation = question.recorded.generation
+    try:
+        return Settings.from_stored(
+            {**generation.sampling, "max_new_tokens": generation.max_new_tokens}, seed=0
+        )
+    except ValueError as error:
+        raise ChatError(f"its settings are damaged: {error}") from error
+
+
+def ask(model: Model, question: Question, *, whole: bool = False) -> Asked:
+    """Return the request for a recorded reply.
+
+    A cancelled reply is asked for up to its last stored token, unless `whole` asks for what it would have
+    become. Raises ChatError where the model cannot be asked: no room, damaged settings.
+    """
+    settings, generation = settings_of(question), question.recorded.generation
+    fitted = fit(
+        template=model.template,
+        context_length=model.context_length,
+        max_new_tokens=settings.max_new_tokens,
+        system=system_of(question.path),
+        exchanges=exchanges_of(question.path, keep_stopped=settings.keep_stopped),
+        message=question.recorded.user.content,
+    )
+    request = None
+    if whole or not question.was_cancelled:
+        wanted = settings
+    else:
+        wanted = replace(settings, max_new_tokens=question.tokens)
+    if wanted.max_new_tokens:
+        request = model.request(
+            prompt_ids=fitted.prompt_ids,
+            settings=wanted,
+            seed=generation.seed,
+            forced_ids=generation.forced_ids,
+        )
+        # What is recorded is what is expected: a decoder that can read it ahead judges it many times faster.
+        recorded_ids = question.recorded.reply.token_ids or ()
+        request = replace(request, draft_ids=recorded_ids[len(generation.forced_ids) :])
+    return Asked(
+        question=question,
+        prompt_hash=prompt_hash(fitted.prompt_ids),
+        trimmed_turns=fitted.trimmed_turns,
+        request=request,
+    )
+
+
+def _path_before(user: Message, by_id: dict[int, Message]) -> tuple[Message, ...]:
+    path: list[Message] = []
+    at = user.parent_id
+    while at is not None:
+        message = by_id[at]
+        path.append(message)
+        at = message.parent_id
+    return tuple(reversed(path))
+
+
+def chosen_turns(found: Sequence[Question], turn: int | None) -> list[Question]:
+    """Return all turns, or the one of that number; ChatError if there is none."""
+    if turn is None:
+        return list(found)
+    if not 1 <= turn <= len(found):
+        raise ChatError(f"there is no turn {turn}: the session has {len(found)} answered turns")
+    return [found[turn - 1]]

@@ -1,0 +1,132 @@
+"""From a question and what came of asking it again to a verdict, with every remark that explains it.
+
+Knows no engine and no terminal: results are values here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from engine import GenerationFailed, Result
+from niels_gpt.conversation.conversation import SeedSource
+from niels_gpt.decoding.logits_hash import logits_hash
+from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
+from niels_gpt.replay.reconstruct import Asked, Question
+from niels_gpt.replay.verdict import Account, Difference, Verdict, compare
+from niels_gpt.rng import reply_seed
+from niels_gpt.text.detokenizer import TextAssembler
+
+_SOURCE = {field.name for field in fields(SeedSource)}
+
+
+def unverifiable(question: Question, why: str, differing: Iterable[Difference] = ()) -> Verdict:
+    """Return the verdict on a turn that could not be asked again."""
+    return Verdict(
+        kind="unverifiable",
+        turn=question.turn,
+        position=question.position,
+        why=why,
+        differing=tuple(differing),
+        remarks=tuple(_remarks(question)),
+    )
+
+
+def judge(
+    asked: Asked,
+    result: Result | GenerationFailed | None,
+    *,
+    model: Any,
+    differing: Iterable[Difference],
+) -> Verdict:
+    """Return the verdict on a turn; `result` None where there was nothing to generate."""
+    question = asked.question
+    if isinstance(result, GenerationFailed):
+        return unverifiable(question, f"it cannot be generated again: {result}", differing)
+    verdict = compare(
+        recorded_account(question),
+        _found_account(asked, result, model),
+        turn=question.turn,
+        position=question.position,
+        decode=lambda ids: _text(model, ids, whole=True),
+        differing=differing,
+    )
+    remarks = [*_remarks(question), *_prompt_remarks(asked)]
+    return replace(verdict, remarks=tuple(remarks))
+
+
+def recorded_account(question: Question) -> Account:
+    """Return what is stored of a reply."""
+    generation, reply = question.recorded.generation, question.recorded.reply
+    return Account(
+        prompt_hash=generation.prompt_hash,
+        token_ids=reply.token_ids or (),
+        text=reply.content,
+        finish_reason=generation.finish_reason or "",
+        logits_hash=_recorded_hash(question),
+    )
+
+
+def _recorded_hash(question: Question) -> str | None:
+    receipt: Mapping[str, object] = question.recorded.generation.receipt or {}
+    found = receipt.get("logits_hash")
+    # Before the closest decision was recorded, the hash was made otherwise.
+    return found if isinstance(found, str) and "smallest_margin" in receipt else None
+
+
+def _found_account(asked: Asked, result: Result | None, model: Any) -> Account:
+    if result is None:
+        ids, reason, receipt = (), "cancelled", {"logits_hash": logits_hash([])}
+    else:
+        ids, reason, receipt = result.token_ids, result.reason, result.receipt
+    stopped_again = asked.question.was_cancelled and reason == "length"
+    found = receipt.get("logits_hash")
+    return Account(
+        prompt_hash=asked.prompt_hash,
+        token_ids=ids,
+        text=_text(model, ids, whole=not (stopped_again or result is None)),
+        finish_reason="cancelled" if stopped_again else reason,
+        logits_hash=found if isinstance(found, str) else None,
+    )
+
+
+def _text(model: Any, ids: Sequence[int], *, whole: bool) -> str:
+    """Return what tokens say, up to a stop sequence; unless `whole`, without what was still held back."""
+    text = TextAssembler(model.tokenizer.token_bytes, model.template.stop_sequences)
+    said = "".join([text.push(token_id) for token_id in ids])
+    return said + text.finish() if whole else said
+
+
+def _remarks(question: Question) -> Iterable[str]:
+    generation = question.recorded.generation
+    version = generation.environment.get("kernel_version")
+    if version is not None and version != KERNEL_VERSION:
+        since = KERNEL_HISTORY[KERNEL_VERSION] if _is_older(version) else "a newer program made it"
+        yield f"recorded under kernel version {version}, this program computes {KERNEL_VERSION}: {since}"
+    source = generation.environment.get("seed_source")
+    if isinstance(source, Mapping) and source.keys() == _SOURCE:
+        made_of = SeedSource(**source)
+        seed = reply_seed(made_of.session_seed, made_of.turn, made_of.attempt)
+        if seed != generation.seed:
+            yield (
+                f"the stored seed is {generation.seed}, but session seed {made_of.session_seed}, position "
+                f"{made_of.turn} and attempt {made_of.attempt} give {seed}"
+            )
+    if generation.environment.get("path") == "torch":
+        yield "made by torch, which promises tokens: its bits depend on what else was in the batch"
+    if _recorded_hash(question) is None:
+        yield "no comparable hash of the logits was recorded"
+
+
+def _is_older(version: object) -> bool:
+    return isinstance(version, int) and version < KERNEL_VERSION
+
+
+def _prompt_remarks(asked: Asked) -> Iterable[str]:
+    generation = asked.question.recorded.generation
+    if asked.trimmed_turns != generation.trimmed_turns:
+        yield (
+            f"{generation.trimmed_turns} oldest turns were left out of the prompt then, "
+            f"{asked.trimmed_turns} now"
+        )

@@ -1,0 +1,1 @@
+"""What the screen shows: rendering, line wrapping, Markdown, tables, a spinner, a picker."""

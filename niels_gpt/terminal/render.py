@@ -1,0 +1,162 @@
+"""What reaches the terminal: replies as they stream, notices dim, control characters made harmless.
+
+Replies, messages and names are data. Nothing in them may move the cursor, ring the bell, set the title or
+reorder the line, even when an escape sequence is split over deltas. Knows no store, engine or prompt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TextIO
+
+from niels_gpt.terminal.line_wrapper import Wrapper, clipped
+from niels_gpt.terminal.markdown import Markdown, Styled
+from niels_gpt.text.control_characters import Harmless, harmless
+
+DIM, BOLD, PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
+
+
+def may_style(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether escape sequences may go to `stream`: a terminal that is not dumb, and no NO_COLOR."""
+    return (
+        stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM", "") not in {"dumb", "unknown"}
+    )
+
+
+def columns_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Callable[[], int] | None:
+    """Return what tells the width of a terminal now; None where `stream` is none, or a dumb one."""
+    if not stream.isatty() or environ.get("TERM", "") in {"dumb", "unknown"}:
+        return None
+
+    def columns() -> int:
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or 80
+        except OSError:  # it was closed
+            return 80
+
+    return columns
+
+
+class Screen:
+    """Writes replies to one stream and everything else to another; on a terminal both are the same.
+
+    `styled` allows bold and dim. `columns` tells the width of the terminal that the notices go to, None where
+    its cursor cannot be moved: then no line is broken and nothing is shown that has to be taken back.
+    `quiet` leaves the notices out, errors excepted.
+    """
+
+    def __init__(
+        self,
+        replies: TextIO,
+        notices: TextIO,
+        *,
+        styled: bool,
+        columns: Callable[[], int] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._replies = replies
+        self._notices = notices
+        self._styled = styled
+        self._columns = columns
+        self._quiet = quiet
+        self._harmless = Harmless()
+        self._wrapper = Wrapper(columns) if columns is not None and replies is notices else None
+        self._markdown: Markdown | None = None
+        self._line_open = False
+        self._waiting = False
+        self._busy = False
+
+    @property
+    def columns(self) -> int:
+        """How wide a line of a notice may be; 80 where it is not known."""
+        return 80 if self._columns is None else self._columns()
+
+    def render_markdown(self, *, wanted: bool) -> bool:
+        """Show Markdown as styles from the next reply on; False where the terminal has no styles."""
+        possible = self._styled and self._wrapper is not None
+        self._markdown = Markdown() if wanted and possible else None
+        return possible
+
+    def text(self, delta: str) -> None:
+        """Print the next piece of a reply at once."""
+        self._reply(self._harmless.feed(delta))
+
+    def end_reply(self) -> None:
+        """Finish the reply's last line."""
+        self._reply(self._harmless.finish())
+        if self._markdown is not None:
+            self._write(self._laid_out(self._markdown.finish()))
+        self._close_line()
+
+    def notice(self, text: str, *, breakable: bool = True) -> None:
+        """Print whole lines that are not a reply; a command to copy should not be broken."""
+        if not self._quiet:
+            self._lines(harmless(text), DIM, breakable=breakable)
+
+    def say(self, text: str) -> None:
+        """Print whole lines that were asked for, not dimmed."""
+        self._lines(harmless(text), "")
+
+    def error(self, text: str) -> None:
+        """Print what went wrong, in one line."""
+        self._lines(harmless(" ".join(text.split())), BOLD)
+
+    def wait(self) -> None:
+        """From here until a reply's text or `idle`, `busy` may show a line."""
+        self._waiting = self._columns is not None and not self._quiet and not self._line_open
+
+    def busy(self, text: str) -> bool:
+        """Show, or replace, a line that lasts until something else is printed; False when not waiting."""
+        if self._waiting and self._columns is not None:
+            line = clipped(harmless(text), self._columns() - 1)
+            self._notices.write(_ERASE_LINE + self._in_style(line, DIM))
+            self._notices.flush()
+            self._busy = True
+        return self._waiting
+
+    def idle(self) -> None:
+        """Take the busy line back, and show none any more."""
+        self._waiting = False
+        self._take_back()
+
+    def _take_back(self) -> None:
+        if self._busy:
+            self._busy = False
+            self._notices.write(_ERASE_LINE)
+            self._notices.flush()
+
+    def _reply(self, text: str) -> None:
+        if text:
+            pieces = [Styled(text=text)] if self._markdown is None else self._markdown.feed(text)
+            self._write(self._laid_out(pieces))
+
+    def _laid_out(self, pieces: Iterable[Styled]) -> str:
+        lay, mark = (str, str) if self._wrapper is None else (self._wrapper.feed, self._wrapper.style)
+        return "".join(mark(each.sequence) if each.sequence else lay(each.text) for each in pieces)
+
+    def _write(self, text: str) -> None:
+        if not text:
+            return
+        self.idle()
+        self._replies.write(text)
+        self._replies.flush()
+        self._line_open = not text.endswith("\n") if self._wrapper is None else self._wrapper.column > 0
+
+    def _close_line(self) -> None:
+        if self._line_open:
+            self._write("\n" if self._wrapper is None else self._wrapper.feed("\n"))
+
+    def _lines(self, text: str, style: str, *, breakable: bool = True) -> None:
+        self._take_back()
+        # A reply cut in mid-line keeps its line to itself; on a stream of its own it is left as it is.
+        if self._replies is self._notices:
+            self._close_line()
+        if self._columns is not None and breakable:
+            text = Wrapper(self._columns).feed(text)
+        for line in text.split("\n"):
+            self._notices.write(self._in_style(line, style) + "\n")
+        self._notices.flush()
+
+    def _in_style(self, line: str, style: str) -> str:
+        return f"{style}{line}{PLAIN}" if self._styled and style and line else line

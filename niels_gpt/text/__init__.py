@@ -1,0 +1,1 @@
+"""Tokenizers, chat templates, the transcript format and the detokenizer."""

@@ -1,0 +1,21 @@
+"""Make the tokenizer of a checkpoint from its stored form."""
+
+from __future__ import annotations
+
+from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
+
+
+def tokenizer_from_json(json_text: str | None) -> Tokenizer:
+    """Return the tokenizer of a checkpoint: bytes for None, else the stored BPE.
+
+    Raises:
+        TokenizerError: `json_text` is not a stored tokenizer.
+
+    """
+    if json_text is None:
+        return ByteTokenizer()
+    # Byte models should not pay for importing the BPE library.
+    from niels_gpt.text.bpe import BPETokenizer  # noqa: PLC0415
+    from niels_gpt.text.hf_bpe import ByteLevelTokenizer, is_adopted  # noqa: PLC0415
+
+    return (ByteLevelTokenizer if is_adopted(json_text) else BPETokenizer).from_json(json_text)

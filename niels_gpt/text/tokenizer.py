@@ -1,0 +1,122 @@
+"""Text to token ids and back: the contract that every tokenizer keeps, and the byte tokenizer.
+
+One token is one byte of the text's UTF-8 here, so any text round-trips and no file is needed. Knows nothing
+of chat turns (`template`), of learned pieces (`bpe`) or of the model that reads the ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from niels_gpt.errors import NielsGptError
+
+
+class TokenizerError(NielsGptError):
+    """Text, ids or a stored tokenizer that cannot be used; the message says what was expected."""
+
+
+class Tokenizer(Protocol):
+    """What the rest of the package needs to know of a tokenizer.
+
+    Concatenating `token_bytes` over `encode_ids(text)` gives exactly the UTF-8 of `text`.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; they run from 0 without gaps."""
+        ...
+
+    def encode_ids(self, text: str) -> list[int]:
+        """Ids of ordinary pieces, never of a control token. Text that UTF-8 cannot hold: `TokenizerError`."""
+        ...
+
+    def encode(self, text: str) -> torch.LongTensor:
+        """Give the same ids as an int64 tensor (n,) on the CPU."""
+        ...
+
+    def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
+        """Text of the ids, invalid UTF-8 as U+FFFD, control ids as nothing. Unknown id: `TokenizerError`."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Raw bytes of one piece; b"" for a control id. Unknown id: `TokenizerError`."""
+        ...
+
+    def special_token_ids(self) -> dict[str, int]:
+        """Control ids by name, "sys", "usr", "asst" and "eot"; empty if the tokenizer has none."""
+        ...
+
+    def to_json(self) -> str | None:
+        """What travels in a checkpoint so that `tokenizer_from_json` makes an equal tokenizer."""
+        ...
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8 of a text; a lone surrogate, which is no character, raises `TokenizerError`."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"text holds {text[error.start : error.start + 1]!r} at position {error.start}, half of a "
+            "surrogate pair; expected whole characters: read the text with errors='replace'"
+        ) from error
+
+
+def as_id_list(ids: Iterable[int] | torch.Tensor) -> list[int]:
+    """Plain ints of a tensor of any shape, or of any iterable of ids."""
+    return ids.flatten().tolist() if isinstance(ids, torch.Tensor) else [int(i) for i in ids]
+
+
+def encode(text: str) -> torch.LongTensor:
+    """UTF-8 bytes of a text as int64 ids (n,) in 0..255 on the CPU."""
+    ids = np.frombuffer(utf8(text), dtype=np.uint8).astype(np.int64)
+    return torch.from_numpy(ids)  # pyright: ignore[reportReturnType]  # int64 on the CPU is a LongTensor
+
+
+def decode(ids: Iterable[int] | torch.Tensor) -> str:
+    """Text of byte ids; invalid UTF-8 becomes U+FFFD. An id outside 0..255 raises `TokenizerError`."""
+    values = as_id_list(ids)
+    try:
+        return bytes(values).decode("utf-8", errors="replace")
+    except ValueError as error:
+        bad = next(value for value in values if not 0 <= value < 256)
+        raise TokenizerError(f"token id {bad!r} is no byte; expected 0..255") from error
+
+
+class ByteTokenizer:
+    """One id a byte: 256 ids, no control tokens, nothing to store."""
+
+    @property
+    def vocab_size(self) -> int:
+        """256."""
+        return 256
+
+    def encode_ids(self, text: str) -> list[int]:
+        """UTF-8 bytes of the text."""
+        return list(utf8(text))
+
+    def encode(self, text: str) -> torch.LongTensor:
+        """Give the same ids as an int64 tensor (n,) on the CPU."""
+        return encode(text)
+
+    def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
+        """Text of the bytes; invalid UTF-8 becomes U+FFFD."""
+        return decode(ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the byte itself."""
+        if not 0 <= token_id < 256:
+            raise TokenizerError(f"token id {token_id!r} is no byte; expected 0..255")
+        return bytes((token_id,))
+
+    def special_token_ids(self) -> dict[str, int]:
+        """Bytes have no room for control tokens."""
+        return {}
+
+    def to_json(self) -> str | None:
+        """Nothing needs to travel."""
+        return None

@@ -1,0 +1,93 @@
+"""A checkpoint made small enough to ship: the weights, the configs and the tokenizer, without the optimizer.
+
+`python -m niels_gpt.train.strip_checkpoint --ckpt runs/mine/latest.pt --out checkpoints/niels-gpt.pt`.
+Several checkpoints of one run become the mean of their weights, which generalises better than the last of them (Izmailov et al.
+2018, arXiv 1803.05407). The result loads like any checkpoint; only training cannot go on from it. Knows
+nothing about training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch comes after the command line is known to be good
+    from niels_gpt.model.loading import LoadedModel
+
+
+def release(sources: Sequence[Path], target: Path) -> int:
+    """Write the mean of `sources` to `target` without an optimizer; return the new file's size in bytes.
+
+    Config, tokenizer and step are the last one's. Raises CheckpointError (a ValueError) for a file that
+    cannot be loaded and for checkpoints of different runs, OSError where none can be written.
+    """
+    from niels_gpt.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: PLC0415
+    from niels_gpt.model.loading import load_model  # noqa: PLC0415
+
+    last = load_model(sources[-1])
+    _average(last, [load_model(source) for source in sources[:-1]])
+    content = load_checkpoint(sources[-1], device="cpu")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(
+        target,
+        model_cfg=last.cfg,
+        train_cfg=content["train_cfg"],
+        model=last.model,
+        optimizer=None,
+        step=last.step,
+        best_val_loss=content["best_val_loss"],
+        tokenizer=last.tokenizer,
+    )
+    return target.stat().st_size
+
+
+def _average(last: LoadedModel, others: Sequence[LoadedModel]) -> None:
+    """Turn the weights of `last` into the mean of all, summed in float64."""
+    import torch  # noqa: PLC0415
+
+    from niels_gpt.model.checkpoint import CheckpointError  # noqa: PLC0415
+
+    for other in others:
+        if other.cfg != last.cfg or other.fingerprint.tokenizer != last.fingerprint.tokenizer:
+            raise CheckpointError(
+                f"{str(other.path)!r} and {str(last.path)!r} have another config or tokenizer; "
+                "only checkpoints of one training run can be averaged"
+            )
+    states = [each.model.state_dict() for each in (*others, last)]
+    means = {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(weights.dtype)
+        for name, weights in states[-1].items()
+    }
+    last.model.load_state_dict(means)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Release a checkpoint; 0 when the file is written, 2 with one line on stderr when it is not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m niels_gpt.train.strip_checkpoint",
+        description="Strip a checkpoint of its optimizer; several of one run are averaged.",
+    )
+    parser.add_argument(
+        "--ckpt",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="checkpoints that training wrote, the last one last",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
+    args = parser.parse_args(argv)
+    try:
+        size = release(args.ckpt, args.out)
+    except (ValueError, OSError) as error:
+        print(f"niels_gpt.train.strip_checkpoint: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Streams of bytes as training data: windows at random places, every byte of which is learned.
+
+Knows nothing about where the streams come from.
+
+B windows a batch, T tokens a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from niels_gpt.data.batching import Stream, get_batch
+from niels_gpt.model.config import TrainConfig
+from niels_gpt.rng import make_generator
+from niels_gpt.train.batch import Batch, Totals
+from niels_gpt.train.errors import TrainingError
+from niels_gpt.train.rng import step_seed
+from niels_gpt.train.validation import eval_loss_on_stream
+
+SAMPLE, SAMPLES = 4096, 64  # bytes of a place and places of a stream that its digest looks at
+
+
+class WindowData:
+    """Sources mixed by probability. The windows of a position depend on the streams and (seed, position)."""
+
+    def __init__(
+        self,
+        train: Mapping[str, Stream],
+        val: Mapping[str, Stream],
+        *,
+        p: Mapping[str, float],
+        cfg: TrainConfig,
+        T: int,
+    ) -> None:
+        """Judge by the held-out streams: wikitext first where there is one, else the likeliest source."""
+        self._train, self._p, self._cfg, self._T = train, p, cfg, T
+        order = sorted(val, key=lambda name: (name != "wiki", -p[name], name))
+        self._val = {name: val[name] for name in order if len(val[name]) > T}
+        for name, stream in train.items():
+            if len(stream) <= T:
+                raise TrainingError(
+                    f"the source {name!r} has {len(stream)} bytes, expected more than model.T={T}; add text "
+                    "or lower model.T"
+                )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sources' names, shares, sizes and samples: a large stream is not read whole."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for name in sorted(self._train):
+            stream = memoryview(self._train[name])
+            digest.update(f"{name}\0{self._p[name]!r}\0{len(stream)}\0".encode())
+            for n in range(SAMPLES):
+                start = max(0, len(stream) - SAMPLE) * n // (SAMPLES - 1)
+                digest.update(stream[start : start + SAMPLE])
+        return digest.hexdigest()
+
+    def from_position(self, position: int) -> Iterator[Batch]:
+        """Yield the batches from a position on, without end."""
+        B, T = self._cfg.B, self._T
+        learned, prompt = torch.ones(B, T, dtype=torch.bool), torch.zeros(B, T, dtype=torch.bool)
+        totals = Totals(replies=B * T, prompts=0)
+        while True:
+            generator = make_generator(step_seed(self._cfg.seed, position, purpose="windows"))
+            x, y = get_batch(self._train, p=self._p, B=B, T=T, device="cpu", generator=generator)
+            yield Batch(
+                inputs=x, targets=y, learned=learned, prompt=prompt, tokens=B * T, dense=True, whole=totals
+            )
+            position += 1
+
+    def evaluate(self, forward: nn.Module, *, device: str) -> dict[str, float]:
+        """Return the loss a byte on each held-out stream."""
+        cfg = self._cfg
+        return {
+            name: eval_loss_on_stream(
+                forward,
+                stream=stream,
+                B=cfg.B,
+                T=self._T,
+                device=device,
+                eval_steps=cfg.eval_steps,
+                seed=cfg.seed,
+            )
+            for name, stream in self._val.items()
+        }
+
+
+def mix(
+    asked: Mapping[str, float] | None,
+    available: Mapping[str, object],
+    *,
+    default: Mapping[str, float],
+    folder_share: float,
+) -> dict[str, float]:
+    """Return the probabilities of the available sources: the asked ones, scaled so that they sum to 1.
+
+    Nothing asked: the default ones, and `folder_share` for each source that has none. Raises TrainingError
+    where an available source is not spoken of, or nothing is left to draw from.
+    """
+    shares = default if asked is None else asked
+    unnamed = [name for name in available if name not in shares]
+    if asked is not None and unnamed:
+        raise TrainingError(
+            f"train.p_train is {dict(asked)!r} and says nothing of {unnamed[0]!r}; give it a probability, or "
+            "leave it out of the data's sources"
+        )
+    found = {name: shares.get(name, folder_share) for name in available}
+    total = sum(found.values())
+    if total <= 0.0:
+        raise TrainingError(
+            f"train.p_train is {dict(shares)!r}: none of the available sources {sorted(available)} has a "
+            "probability above 0"
+        )
+    return {name: share / total for name, share in found.items()}

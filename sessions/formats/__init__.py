@@ -1,0 +1,136 @@
+"""Sessions in the files of this and of other programs: what each format reads and writes, in one table.
+
+A format turns files into `SessionArchive` values and back; only `Store` brings them in. What a file
+holds wrongly is an ImportRefused that names the line and the field. Knows no terminal, and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sessions.formats import chatgpt, html, llm_logs, markdown, native
+from sessions.formats.errors import ExportRefused, ImportRefused
+from sessions.formats.field_validation import Fields
+from sessions.formats.json_lines import Output
+from sessions.formats.json_reader import Source
+from sessions.formats.limits import Limits
+from sessions.formats.messages import OPENAI, SHAREGPT
+from sessions.records import SessionArchive
+
+Writer = Callable[[Sequence[SessionArchive], Output], None]
+Reader = Callable[[Source], Iterator[SessionArchive]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One row of the table: `write` and `read` are None where the format does not do it."""
+
+    name: str
+    summary: str
+    suffix: str
+    write: Writer | None = None
+    read: Reader | None = None
+    matches: Callable[[Fields], bool] | None = None
+    """Whether a file whose first record this is looks like one of this format; asked in the table's order."""
+
+
+FORMATS: dict[str, Format] = {
+    each.name: each
+    for each in (
+        Format(
+            name="jsonl",
+            summary="our own: JSON lines that lose nothing, verify and replay",
+            suffix=".jsonl",
+            write=native.write,
+            read=native.read,
+            matches=native.is_ours,
+        ),
+        Format(
+            name="openai",
+            summary='JSON lines of {"messages": [{"role", "content"}]}',
+            suffix=".jsonl",
+            write=OPENAI.write,
+            read=OPENAI.read,
+            matches=OPENAI.matches,
+        ),
+        Format(
+            name="sharegpt",
+            summary='JSON lines, or an array, of {"conversations": [{"from", "value"}]}',
+            suffix=".jsonl",
+            write=SHAREGPT.write,
+            read=SHAREGPT.read,
+            matches=SHAREGPT.matches,
+        ),
+        Format(
+            name="chatgpt",
+            summary="the conversations.json of a ChatGPT data export",
+            suffix=".json",
+            read=chatgpt.read,
+            matches=chatgpt.is_chatgpt,
+        ),
+        Format(
+            name="llm",
+            summary="the logs database of the llm command line tool",
+            suffix=".db",
+            read=llm_logs.read,
+        ),
+        Format(name="markdown", summary="a document to read", suffix=".md", write=markdown.write),
+        Format(name="html", summary="a page to read, light and dark", suffix=".html", write=html.write),
+    )
+}
+
+WRITABLE = tuple(name for name, each in FORMATS.items() if each.write is not None)
+READABLE = tuple(name for name, each in FORMATS.items() if each.read is not None)
+
+
+def write_sessions(archives: Sequence[SessionArchive], file: Output, *, format_name: str) -> None:
+    """Write sessions in a format of WRITABLE. Raises ExportRefused for another name."""
+    chosen = FORMATS.get(format_name)
+    if chosen is None or chosen.write is None:
+        raise ExportRefused(f"{format_name!r} is no format to write: expected one of {', '.join(WRITABLE)}")
+    chosen.write(archives, file)
+
+
+def read_sessions(source: Source, *, format_name: str = "auto") -> Iterator[SessionArchive]:
+    """Yield the sessions of a file in a format of READABLE; "auto" looks at the file.
+
+    Raises ImportRefused for what does not hold, before or between the sessions that it yields.
+    """
+    chosen = detected(source) if format_name == "auto" else FORMATS.get(format_name)
+    if chosen is None or chosen.read is None:
+        raise ImportRefused(
+            source.name, "", f"{format_name!r} is no format to read: expected auto or {', '.join(READABLE)}"
+        )
+    return chosen.read(source)
+
+
+def detected(source: Source) -> Format:
+    """Return the format that a file looks like. Raises ImportRefused if it looks like none."""
+    if llm_logs.is_sqlite(source):
+        return FORMATS["llm"]
+    first = next(source.records(), None) if source.looks_like_json() else None
+    for each in FORMATS.values():
+        if first is not None and each.matches is not None and each.matches(first):
+            return each
+    raise ImportRefused(
+        source.name,
+        "",
+        f"looks like none of {', '.join(READABLE)}: name its format, or check the file",
+    )
+
+
+__all__ = [
+    "FORMATS",
+    "READABLE",
+    "WRITABLE",
+    "ExportRefused",
+    "Format",
+    "ImportRefused",
+    "Limits",
+    "Output",
+    "Source",
+    "detected",
+    "read_sessions",
+    "write_sessions",
+]

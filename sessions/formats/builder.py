@@ -1,0 +1,132 @@
+"""Conversations of other programs as session archives: messages in a tree, with digests of our own.
+
+What they lack stays empty: token ids, generations, checkpoints. Such a session can be read, searched and gone
+on with, but not replayed. Knows no format.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sessions.digest import message_digest
+from sessions.formats.field_validation import Fields
+from sessions.integrity import verified
+from sessions.records import Message, Role, Session, SessionArchive
+from sessions.validation import NAME_LIMIT
+
+_SEED = 42  # that of a session which the chat begins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """One message on its way in; ``key`` and ``parent`` say what stands below what."""
+
+    key: Hashable
+    parent: Hashable | None
+    role: Role
+    content: str
+    created: datetime
+
+
+def session_of(
+    name: str, drafts: Sequence[Draft], *, head: Hashable | None, created: datetime
+) -> SessionArchive:
+    """Return a session whose messages are the drafts, parents before their replies.
+
+    ``head`` is the key of the message that it goes on from; None for a session without any.
+    """
+    made: dict[Hashable, Message] = {}
+    for number, draft in enumerate(drafts, start=1):
+        parent = None if draft.parent is None else made[draft.parent]
+        digest = message_digest(
+            parent=None if parent is None else parent.digest,
+            role=draft.role,
+            content=draft.content,
+            status="complete",
+            token_ids=None,
+        )
+        made[draft.key] = Message(
+            id=number,
+            session_id=1,
+            parent_id=None if parent is None else parent.id,
+            position=0 if parent is None else parent.position + 1,
+            role=draft.role,
+            content=draft.content,
+            token_ids=None,
+            status="complete",
+            digest=digest,
+            created=draft.created,
+        )
+    messages = tuple(made.values())
+    head_id = None if head is None else made[head].id
+    return SessionArchive(
+        session=Session(
+            id=1,
+            name=name,
+            seed=_SEED,
+            settings={},
+            head_id=head_id,
+            forked_from=None,
+            forked_at=None,
+            created=created,
+            last_used=created,
+            archived=False,
+        ),
+        messages=messages,
+        generations=(),
+        checkpoints=(),
+        digest=verified(head_id, messages, (), ()).digest,
+    )
+
+
+def in_a_row(
+    name: str, said: Sequence[tuple[Role, str]], *, created: datetime, moments: Sequence[datetime] = ()
+) -> SessionArchive:
+    """Return a session of messages that follow each other; ``moments`` are theirs, if they are known."""
+    drafts = [
+        Draft(
+            key=number,
+            parent=number - 1 if number else None,
+            role=role,
+            content=content,
+            created=moments[number] if moments else created,
+        )
+        for number, (role, content) in enumerate(said)
+    ]
+    return session_of(name, drafts, head=len(drafts) - 1 if drafts else None, created=created)
+
+
+def path_of(archive: SessionArchive) -> list[Message]:
+    """Return the messages from the root to the head, oldest first."""
+    by_id = {message.id: message for message in archive.messages}
+    path: list[Message] = []
+    at = archive.session.head_id
+    while at is not None:
+        path.append(by_id[at])
+        at = by_id[at].parent_id
+    return path[::-1]
+
+
+def room_for_message(fields: Fields, count: int) -> None:
+    """Refuse the message that is one too many for a session."""
+    if count >= fields.limits.messages:
+        fields.refuse(
+            "", f"is message {count + 1:,} of its session: expected at most {fields.limits.messages:,}"
+        )
+
+
+def clean_name(title: str | None, fallback: str) -> str:
+    """Return a session name as near to a foreign title as the rules for names allow."""
+    kept = (each if _can_be_in_a_name(each) else " " for each in title or "")
+    name = " ".join("".join(kept).split())
+    # Room for what makes it the only one of its name.
+    return name[: NAME_LIMIT - 8].strip() or fallback
+
+
+def _can_be_in_a_name(character: str) -> bool:
+    # Out go controls, direction marks, surrogates, line separators; joiners belong to scripts and emoji.
+    category = unicodedata.category(character)
+    return character in "\u200c\u200d" or not (category.startswith("C") or category in {"Zl", "Zp"})

@@ -1,0 +1,244 @@
+"""Our own format: sessions as JSON lines that lose nothing. What comes back verifies and replays.
+
+The first line names the format, its version and the number of sessions. Each session is then one line of
+type "session", which counts what follows it, and one line for each checkpoint, message and generation. Ids
+are those of the store that wrote the file: within a session they say what belongs together, and an import
+gives new ones. Digests are checked line by line. Knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields as fields_of
+from typing import Literal, TypeVar, cast, get_args
+
+from sessions.errors import InvalidName
+from sessions.formats.builder import room_for_message
+from sessions.formats.errors import ImportRefused, quoted
+from sessions.formats.field_validation import Fields
+from sessions.formats.json_lines import Output, json_line
+from sessions.formats.json_reader import Source
+from sessions.integrity import generation_faults, message_faults, verified
+from sessions.records import (
+    Checkpoint,
+    Generation,
+    GenerationStatus,
+    Message,
+    ReplyStatus,
+    Role,
+    Session,
+    SessionArchive,
+)
+from sessions.validation import checked_name
+
+FORMAT, VERSION = "niels-gpt sessions", 1
+
+_Part = Literal["checkpoint", "message", "generation"]
+_PARTS: tuple[_Part, ...] = get_args(_Part)
+_SHORT = 1 << 12  # bytes of what is neither a message nor made of tokens: names, hashes, paths
+T = TypeVar("T")
+
+
+def write(archives: Sequence[SessionArchive], file: Output) -> None:
+    """Write the sessions, a line a record."""
+    _line(file, {"format": FORMAT, "version": VERSION, "sessions": len(archives)})
+    for archive in archives:
+        parts: dict[_Part, Sequence[Checkpoint | Message | Generation]] = {
+            "checkpoint": archive.checkpoints,
+            "message": archive.messages,
+            "generation": archive.generations,
+        }
+        counts = {f"{part}s": len(records) for part, records in parts.items()}
+        _line(file, {"type": "session", **_values(archive.session), "digest": archive.digest, **counts})
+        for part, records in parts.items():
+            for record in records:
+                _line(file, {"type": part, **_values(record)})
+
+
+def is_ours(first: Fields) -> bool:
+    """Return whether the first line of a file is the one that ``write`` begins with."""
+    return first.values.get("format") == FORMAT
+
+
+def read(source: Source) -> Iterator[SessionArchive]:
+    """Yield the sessions of a file. Raises ImportRefused for the first line that does not hold."""
+    lines = source.lines()
+    header = next(lines, None)
+    if header is None or not is_ours(header):
+        raise ImportRefused(f"{source.name}, line 1", "format", f"is not {FORMAT!r}")
+    version = header.integer("version")
+    if version != VERSION:
+        header.refuse("version", f"{version} is not known: this program reads {VERSION}")
+    count = header.integer("sessions")
+    if not 0 <= count <= source.limits.sessions:
+        header.refuse("sessions", f"{count:,}: expected at most {source.limits.sessions:,}")
+    for number in range(count):
+        first = next(lines, None)
+        if first is None:
+            raise ImportRefused(
+                source.name, "", f"ends after {number} of its {count} sessions: it is cut off"
+            )
+        yield _session(first, lines)
+    for more in lines:
+        more.refuse("", "comes after the last session of the file")
+
+
+def _session(first: Fields, lines: Iterator[Fields]) -> SessionArchive:
+    first.one_of("type", ["session"])
+    session = Session(
+        id=first.integer("id"),
+        name=_name(first),
+        seed=first.integer("seed"),
+        settings=first.mapping("settings"),
+        head_id=first.integer_or_none("head_id"),
+        forked_from=first.integer_or_none("forked_from"),
+        forked_at=first.integer_or_none("forked_at"),
+        created=first.moment("created"),
+        last_used=first.moment("last_used"),
+        archived=first.truth("archived"),
+    )
+    digest = first.text("digest", most=_SHORT)
+    if first.integer("messages") > first.limits.messages:
+        first.refuse("messages", f"expected at most {first.limits.messages:,}")
+    checkpoints = _records(first, lines, "checkpoint", _checkpoint)
+    messages: dict[int, Message] = {}
+    for line, message in _records(first, lines, "message", _message).values():
+        room_for_message(line, len(messages))
+        _check_message(line, message, messages)
+        messages[message.id] = message
+    fingerprints = {each.id: each.fingerprint for _, each in checkpoints.values()}
+    generations = _records(first, lines, "generation", _generation)
+    for line, generation in generations.values():
+        _check_generation(line, generation, messages, fingerprints)
+    for key in ("head_id", "forked_at"):
+        at = first.integer_or_none(key)
+        if at is not None and at not in messages:
+            first.refuse(key, f"the session has no message {at}")
+    archive = SessionArchive(
+        session=session,
+        messages=tuple(messages.values()),
+        generations=tuple(each for _, each in generations.values()),
+        checkpoints=tuple(each for _, each in checkpoints.values()),
+        digest=digest,
+    )
+    found = verified(session.head_id, archive.messages, archive.generations, archive.checkpoints).digest
+    if digest != found:
+        first.refuse("digest", f"is {quoted(digest)}, but its messages give {found!r}: it was changed")
+    return archive
+
+
+def _name(first: Fields) -> str:
+    name = first.text("name", most=_SHORT)
+    try:
+        return checked_name(name)
+    except InvalidName as error:
+        first.refuse("name", str(error))
+
+
+def _records(
+    first: Fields, lines: Iterator[Fields], part: _Part, record: Callable[[Fields], T]
+) -> dict[int, tuple[Fields, T]]:
+    """Read as many lines of one type as the session's line says."""
+    count = first.integer(f"{part}s")
+    found: dict[int, tuple[Fields, T]] = {}
+    for number in range(count):
+        line = next(lines, None)
+        if line is None:
+            first.refuse(f"{part}s", f"the file ends after {number} of {count}: it is cut off")
+        line.one_of("type", [part])
+        key = line.integer("id")
+        if key in found:
+            line.refuse("id", f"{key} is that of another {part} too")
+        found[key] = (line, record(line))
+    return found
+
+
+def _checkpoint(line: Fields) -> Checkpoint:
+    return Checkpoint(
+        id=line.integer("id"),
+        fingerprint=line.text("fingerprint", most=_SHORT),
+        parts=cast("Mapping[str, str]", line.mapping("parts")),
+        config=line.mapping("config"),
+        step=line.integer_or_none("step"),
+        path=line.text("path", most=_SHORT),
+        created=line.moment("created"),
+    )
+
+
+def _message(line: Fields) -> Message:
+    return Message(
+        id=line.integer("id"),
+        session_id=line.integer("session_id"),
+        parent_id=line.integer_or_none("parent_id"),
+        position=line.integer("position"),
+        role=cast("Role", line.one_of("role", get_args(Role))),
+        content=line.text("content"),
+        token_ids=line.integers("token_ids") if line.has("token_ids") else None,
+        status=cast("ReplyStatus", line.one_of("status", get_args(ReplyStatus))),
+        digest=line.text("digest", most=_SHORT),
+        created=line.moment("created"),
+    )
+
+
+def _generation(line: Fields) -> Generation:
+    return Generation(
+        id=line.integer("id"),
+        session_id=line.integer("session_id"),
+        user_message_id=line.integer("user_message_id"),
+        reply_id=line.integer_or_none("reply_id"),
+        checkpoint_id=line.integer("checkpoint_id"),
+        seed=line.integer("seed"),
+        attempt=line.integer("attempt"),
+        sampling=line.mapping("sampling"),
+        max_new_tokens=line.integer("max_new_tokens"),
+        prompt_hash=line.text("prompt_hash", most=_SHORT),
+        trimmed_turns=line.integer("trimmed_turns"),
+        environment=line.mapping("environment"),
+        forced_ids=line.integers("forced_ids"),
+        status=cast("GenerationStatus", line.one_of("status", get_args(GenerationStatus))),
+        finish_reason=line.text_or_none("finish_reason", most=_SHORT),
+        receipt=line.mapping_or_none("receipt"),
+        timings=line.mapping_or_none("timings"),
+        error=line.text_or_none("error"),
+        digest=line.text_or_none("digest", most=_SHORT),
+        created=line.moment("created"),
+        finished=line.moment_or_none("finished"),
+    )
+
+
+def _check_message(line: Fields, message: Message, before: Mapping[int, Message]) -> None:
+    parent = None if message.parent_id is None else before.get(message.parent_id)
+    if message.parent_id is not None and parent is None:
+        line.refuse("parent_id", f"no message {message.parent_id} comes before this one")
+    expected = 0 if parent is None else parent.position + 1
+    if message.position != expected:
+        line.refuse("position", f"{message.position} is not {expected}, the one after its parent's")
+    for fault in message_faults(message, parent):
+        line.refuse("digest", f"is {fault.expected!r}, but its values give {fault.got!r}: it was changed")
+
+
+def _check_generation(
+    line: Fields, generation: Generation, messages: Mapping[int, Message], fingerprints: Mapping[int, str]
+) -> None:
+    fingerprint = fingerprints.get(generation.checkpoint_id)
+    if fingerprint is None:
+        line.refuse("checkpoint_id", f"the session has no checkpoint {generation.checkpoint_id}")
+    user = messages.get(generation.user_message_id)
+    if user is None or user.role != "user":
+        line.refuse("user_message_id", f"the session has no user message {generation.user_message_id}")
+    reply = None if generation.reply_id is None else messages.get(generation.reply_id)
+    if generation.reply_id is not None and (reply is None or reply.parent_id != user.id):
+        line.refuse("reply_id", f"message {generation.reply_id} is no reply to message {user.id}")
+    expected = ("complete", "cancelled") if reply is None else (reply.status,)
+    if (generation.status in expected) != (reply is not None):
+        line.refuse("status", f"is {generation.status!r}, which its reply is not")
+    for fault in generation_faults(generation, user, reply, fingerprint):
+        line.refuse("digest", f"is {fault.expected!r}, but its values give {fault.got!r}: it was changed")
+
+
+def _values(record: Session | Checkpoint | Message | Generation) -> dict[str, object]:
+    return {field.name: getattr(record, field.name) for field in fields_of(record)}
+
+
+def _line(file: Output, value: Mapping[str, object]) -> None:
+    file.write(json_line(value) + "\n")

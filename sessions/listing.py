@@ -1,0 +1,105 @@
+"""The list of sessions: one line each, a page at a time, last used first.
+
+A page costs what its own sessions cost, however many there are beside them: the page is chosen by an index
+first, and only then is anything counted. Portable SQL only. Knows nothing about locks or writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, case, desc, func
+from sqlmodel import Session as Transaction
+from sqlmodel import col, select
+from sqlmodel.sql.expression import Select
+
+from sessions.column_types import FaithfulText
+from sessions.queries import shortened
+from sessions.records import SessionSummary
+from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
+
+_WORDS_READ = 160  # characters of the first user message that are read: twice what a line shows
+_Line = tuple[SessionRow, int, int, str | None, str | None]
+
+
+def page(transaction: Transaction, *, archived: bool, limit: int | None, offset: int) -> list[SessionSummary]:
+    """Return a page of the list, last used first; sessions that are archived only if asked for."""
+    rows: Sequence[_Line] = transaction.exec(_page(archived=archived, limit=limit, offset=offset)).all()
+    forks = [row[0].id for row in rows if row[0].forked_from is not None]
+    shared = _shared(transaction, forks) if forks else {}
+    return [
+        SessionSummary(
+            id=session.id,
+            name=session.name,
+            created=session.created,
+            last_used=session.last_used,
+            archived=session.archived,
+            messages=messages + shared_messages,
+            turns=turns + shared_turns,
+            first_words=shortened(shared_words or words or ""),
+            checkpoint=checkpoint,
+        )
+        for session, messages, turns, words, checkpoint in rows
+        for shared_messages, shared_turns, shared_words in [shared.get(session.id, (0, 0, None))]
+    ]
+
+
+def _page(
+    *, archived: bool, limit: int | None, offset: int
+) -> Select[SessionRow, int, int, str | None, str | None]:
+    order = desc(col(SessionRow.last_used)), desc(col(SessionRow.id))
+    chosen = select(SessionRow.id).order_by(*order).limit(limit).offset(offset)
+    if not archived:
+        chosen = chosen.where(~col(SessionRow.archived))
+    chosen = chosen.subquery("chosen")
+
+    of_session = col(MessageRow.session_id) == col(SessionRow.id)
+    of_users = of_session & (col(MessageRow.role) == "user")
+    messages = select(func.count()).select_from(MessageRow).where(of_session)
+    turns = select(func.count()).select_from(MessageRow).where(of_users)
+    words = select(_start_of_content()).where(of_users).order_by(col(MessageRow.id)).limit(1)
+    checkpoint = (
+        select(CheckpointRow.path)
+        .join(GenerationRow, col(GenerationRow.checkpoint_id) == col(CheckpointRow.id))
+        .where(col(GenerationRow.session_id) == col(SessionRow.id))
+        .order_by(desc(col(GenerationRow.id)))
+        .limit(1)
+    )
+    columns = [each.correlate(SessionRow).scalar_subquery() for each in (messages, turns, words, checkpoint)]
+    lines: Select[SessionRow, int, int, str | None, str | None] = Select(SessionRow, *columns)
+    return lines.join(chosen, col(SessionRow.id) == chosen.c.id).order_by(*order)
+
+
+def _start_of_content() -> ColumnElement[str]:
+    return func.substr(MessageRow.content, 1, _WORDS_READ, type_=FaithfulText)
+
+
+def _shared(transaction: Transaction, session_ids: Sequence[int]) -> dict[int, tuple[int, int, str | None]]:
+    """Return for each fork what it shares on its path: messages, turns, and the start of the first turn."""
+    path = (
+        select(SessionRow.id, SessionRow.head_id)
+        .where(col(SessionRow.id).in_(session_ids))
+        .cte("path", recursive=True)
+    )
+    path = path.union(
+        select(path.c.id, MessageRow.parent_id).join(MessageRow, col(MessageRow.id) == path.c.head_id)
+    )
+    is_turn = col(MessageRow.role) == "user"
+    counted = transaction.exec(
+        select(
+            path.c.id, func.count(), func.count(case((is_turn, 1))), func.min(case((is_turn, MessageRow.id)))
+        )
+        .join(MessageRow, col(MessageRow.id) == path.c.head_id)
+        .where(col(MessageRow.session_id) != path.c.id)
+        .group_by(path.c.id)
+    ).all()
+    first_turns = {row[3] for row in counted}
+    words = dict(
+        transaction.exec(
+            select(MessageRow.id, _start_of_content()).where(col(MessageRow.id).in_(first_turns))
+        ).all()
+    )
+    return {
+        session_id: (messages, turns, words.get(first_turn))
+        for session_id, messages, turns, first_turn in counted
+    }
