@@ -1,8 +1,8 @@
 """What the decode benchmark times: the kernels, torch and, where installed, peers; each in its own process.
 
-A process of its own keeps one candidate's threads out of another's way: OpenMP's threads go on spinning after
-their work, and torch's collapse where another library's run too. Each candidate checks itself before it is
-timed: its logits against those of the plain torch model. Knows nothing about what is done with the times.
+A process of its own keeps one candidate's threads out of another's way: OpenMP's threads go on spinning
+after their work, and torch's collapse where another library's run too. Each candidate checks itself before
+it is timed: its logits against those of the plain torch model.
 
 B streams, V vocabulary.
 """

@@ -20,10 +20,10 @@ from typing import cast
 import torch
 
 from bench.measure import facts, table
-from niels_gpt.cli.generate.prompts import Prompt, Reply, encoded, read_lines
+from niels_gpt.cli.generate.prompts import Completion, Prompt, encoded, read_lines
 from niels_gpt.cli.generate.replies import Plan, replies
 from niels_gpt.decoding.backend import open_backend
-from niels_gpt.generation.batched_decoder import Stepping
+from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.options import make_options
 from niels_gpt.generation.sampled import sampled_steps
 from niels_gpt.model.loading import LoadedModel, load_model
@@ -51,7 +51,7 @@ def one_by_one(loaded: LoadedModel, prompts: Sequence[Prompt], plan: Plan) -> li
     for prompt in prompts:
         for sample in range(plan.samples):
             seed = reply_seed(plan.seed, prompt.index, sample)
-            steps = sampled_steps(cast("Stepping", loaded.model), [prompt.ids], options, seeds=[seed])
+            steps = sampled_steps(cast("SteppableModel", loaded.model), [prompt.ids], options, seeds=[seed])
             found.append(tuple(step[0] for step in steps))
     return found
 
@@ -78,7 +78,7 @@ class Ways:
         self.ids.setdefault(way, []).extend(found)
 
     def _engine(self, prompts: Sequence[Prompt], batch_size: int) -> list[tuple[int, ...]]:
-        found: list[Reply] = []
+        found: list[Completion] = []
         asyncio.run(replies(self.backend, prompts, self.plan, found.extend, batch_size=batch_size))
         return [reply.ids for reply in found]
 

@@ -5,7 +5,7 @@
 The real program in a pseudo-terminal, over a model that computes every token for `--step` seconds without
 looking up; the keys come at random moments. In that time the step ends, the reply is stored durably as
 cancelled and the prompt is drawn. Beside it: the same with nothing to stop, an empty line at the prompt.
-Exits with 1 if the 99th percentile is above a quarter of a second. Knows nothing of how it is done.
+Exits with 1 if the 99th percentile is above a quarter of a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pexpect
 from niels_gpt.chat import app
 from niels_gpt.cli.options import parse_options
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.paths import REPO_ROOT
 from tests.chat.scripted_model import ScriptedModel
 
@@ -50,7 +50,7 @@ def slow(seconds: float) -> Iterator[str]:
 def serve(seconds: float, words: list[str]) -> int:
     """Run the program over the slow model."""
 
-    def load(options: Options) -> Loader:
+    def load(options: ChatOptions) -> Loader:
         replies = (slow(seconds) for _ in itertools.count())
         return Loader(options, load_model=lambda _: ScriptedModel(replies, context_length=10**6))
 

@@ -1,9 +1,9 @@
 """What the benchmarks share: the machine's facts, its measured limits, and tables.
 
-The limits are measured, not looked up: how fast a plain loop reads as many bytes as a step has to read (from
-whichever cache holds them), and how many floating-point operations a tile of fused multiply-adds, all in
-registers, does a second. A limit is the best that was seen, since whatever disturbs can only slow it down.
-Knows nothing about models or decoders.
+The limits are measured, not looked up: how fast a plain loop reads as many bytes as a step has to read
+(from whichever cache holds them), and how many floating-point operations a tile of fused multiply-adds, all
+in registers, does a second. A limit is the best that was seen, since whatever disturbs can only slow it
+down.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The models that are timed, with random weights, and what a step of theirs has to read and to compute.
 
-Weights are random but matter: norms and biases are off their neutral values, so that a path that forgets one
-of them gives other logits. Imports torch only where a model is made. Knows nothing of how it is run.
+Weights are random but matter: norms and biases are off their neutral values, so that a path that forgets
+one of them gives other logits. Imports torch only where a model is made.
 
 V vocabulary, T context window, C width, L layers, F MLP width.
 """

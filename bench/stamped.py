@@ -33,7 +33,7 @@ from niels_gpt.kernels.gpt import (
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import block_floats, linear
 from niels_gpt.kernels.row_ops import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
-from niels_gpt.kernels.sampler import Scratch, Settings, choose
+from niels_gpt.kernels.sampler import Scratch, Settings, sample
 from niels_gpt.kernels.simd_ir import ADDRESS, INT, INT32, LANES, Emitter, Value, kernel
 
 PARTS = (
@@ -96,7 +96,7 @@ def stamped_steps(shape, weights, work, rows, draws, logits, clock, steps):
         )  # fmt: skip
         before = _lap(clock, HEAD, before)
         for r in range(count):
-            draws.ids[r] = choose(
+            draws.ids[r] = sample(
                 logits[r], shape.V, draws.seen[r], draws.banned[r], draws.settings, r, draws.uniforms[r],
                 draws.scratch,
             )[0]  # fmt: skip

@@ -4,7 +4,7 @@
 
 Everything is measured in one run, interleaved, on a warm file cache, as medians. "Prompt" is the time until
 the prompt is on the screen of a pseudo-terminal and has echoed a key; "first token" until the first
-character of a reply to a line that was typed before the model was loaded. Knows nothing of how it is done.
+character of a reply to a line that was typed before the model was loaded.
 """
 
 from __future__ import annotations

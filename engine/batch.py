@@ -1,8 +1,7 @@
 """The running batch, as the compute thread sees it: one slice of work at a time.
 
 Plain synchronous code: orders come in (who joins, who leaves), facts come out, nothing here waits for or
-calls the event loop. The sequences of a decoder never leave this module. Knows nothing of jobs, events, logs
-or queues beyond their ids.
+calls the event loop. The sequences of a decoder never leave this module.
 """
 
 from __future__ import annotations

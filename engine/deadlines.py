@@ -1,7 +1,6 @@
 """When jobs must have started or ended: times by job, on the engine's clock.
 
-Only live jobs are held, so that a long deadline keeps nothing of a job that has ended. Knows nothing of jobs
-but their ids.
+Only live jobs are held, so that a long deadline keeps nothing of a job that has ended.
 """
 
 from __future__ import annotations

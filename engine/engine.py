@@ -1,10 +1,9 @@
 """The engine: takes requests, keeps the batch full, publishes what happens.
 
-One owner task on the event loop hands the compute thread one slice of work after the other, always one ahead,
-and turns the facts that come back into events: one thread hop a slice, whatever number of tokens, while the
-next slice is being decoded. Whenever facts come back it applies what was asked for meanwhile: newcomers join
-in the order of their submission, cancelled, late and abandoned jobs leave. Knows nothing of text, tokens,
-sampling, terminals or stores; a model is a `Decoder`.
+One owner task on the event loop hands the compute thread one slice of work after the other, always one
+ahead, and turns the facts that come back into events: one thread hop a slice, whatever number of tokens,
+while the next slice is being decoded. Whenever facts come back it applies what was asked for meanwhile:
+newcomers join in the order of their submission, cancelled, late and abandoned jobs leave.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every error the engine raises, under one base class.
+"""Define every error that the engine raises, under one base class.
 
-Knows nothing of scheduling. An error that a decoder raised is never replaced: it is the `__cause__` of what a
-caller sees, and its class name travels on the event.
+An error that a decoder raised is never replaced: it is the `__cause__` of what a caller sees, and its
+class name travels on the event.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A log is written by the engine and read by any number of cursors, each with its own position: a slow or
 vanished reader costs nobody anything, a late one starts where it likes, and an event is handed over without
 an await between taking and counting it, so no cancellation can lose one. A job's log keeps everything; the
-log over all jobs is bounded by `capacity` events, whatever its readers do. Knows nothing of scheduling.
-Everything happens on the event loop's thread.
+log over all jobs is bounded by `capacity` events, whatever its readers do. Everything happens on the event
+loop's thread.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Events are frozen records without behaviour or live objects: each tells one thing that is already true.
 Every job has `seq` 0, 1, 2, ... without a gap and exactly one terminal event, the last. `at` is
 `time.monotonic()` seconds (or the clock given to the engine): good for differences within one process, not
-a date. Knows nothing of jobs, logs or threads.
+a date.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a caller of the engine holds: a job, and the result it comes to.
 
-A job goes on whether or not anybody follows it, unless its submitter said otherwise, and stays readable after
-the engine is gone. Knows nothing of decoders and threads. For the event loop's thread only.
+A job goes on whether or not anybody follows it, unless its submitter said otherwise, and stays readable
+after the engine is gone. For the event loop's thread only.
 """
 
 from __future__ import annotations

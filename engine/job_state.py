@@ -1,7 +1,7 @@
 """The engine's own record of a job: its state, its log, and the only code that publishes its events.
 
 Each method is one legal step in a job's life: it moves the state, appends the event to the job's log, then
-to the log over all jobs. Knows nothing of decoders and threads; runs on the event loop's thread only.
+to the log over all jobs.
 """
 
 from __future__ import annotations

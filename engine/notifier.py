@@ -1,7 +1,4 @@
-"""The one way in which tasks of the event loop wait for each other here.
-
-Knows nothing of events or jobs. Not for other threads.
-"""
+"""The one way in which tasks of the event loop wait for each other here. Not for other threads."""
 
 from __future__ import annotations
 

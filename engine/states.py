@@ -1,7 +1,4 @@
-"""The states of a job and every legal transition, in one literal that a reader can audit.
-
-Knows nothing of events, threads or decoders.
-"""
+"""The states of a job and every legal transition, in one literal that a reader can audit."""
 
 from __future__ import annotations
 

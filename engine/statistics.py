@@ -1,7 +1,6 @@
 """How busy an engine is and how fast a job was: plain values, counted while events are published.
 
-`dataclasses.asdict` of any of them is JSON. Knows nothing of scheduling and threads; everything happens on
-the event loop's thread.
+`dataclasses.asdict` of any of them is JSON.
 """
 
 from __future__ import annotations

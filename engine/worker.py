@@ -3,7 +3,7 @@
 `ComputeThread` owns one OS thread for its whole life: a decoder sees the same thread in every call, and
 nothing of it is left after `close`. A call goes over by a queue; its end comes back as one wake-up posted
 to the event loop, without waiting for it, so the compute thread can never hang on the loop and no
-cancellation can reach into it. Knows nothing of decoding.
+cancellation can reach into it.
 
 A pool of one thread awaited through `anyio.to_thread` was measured beside this: 102 us a hop against 55 us
 on asyncio, 81 against 60 on trio, and it leaves anyio's own worker thread idling in the loop after the

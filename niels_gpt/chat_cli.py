@@ -1,6 +1,6 @@
 """`niels-chat`, `python -m niels_gpt.chat_cli`: the door to niels_gpt.chat.
 
-Imports nothing heavy, so that the prompt is there at once. Knows only flags and exit statuses.
+Imports nothing heavy, so that the prompt is there at once.
 """
 
 from __future__ import annotations

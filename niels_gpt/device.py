@@ -1,4 +1,4 @@
-"""Which device computes: the one that is named, or the best there is. Knows nothing about models."""
+"""Which device computes: the one that is named, or the best there is."""
 
 from __future__ import annotations
 

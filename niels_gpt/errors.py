@@ -1,7 +1,7 @@
 """The one base class of the errors that niels_gpt raises on purpose.
 
 Every one of them is a ValueError: what a caller handed over (a file, a setting, a row of logits) cannot be
-used. Knows nothing about who catches it; the chat app prints the message and nothing else.
+used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and the traces of writers that were killed.
 
-The bytes go to `.NAME.PID.tmp` beside the file and take its name at the end. Knows nothing about what is in
-them.
+The bytes go to `.NAME.PID.tmp` beside the file and take its name at the end.
 """
 
 from __future__ import annotations

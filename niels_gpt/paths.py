@@ -1,7 +1,4 @@
-"""Where things lie in a checkout. Nothing here is read or made except by `ensure_dirs`.
-
-Knows nothing about what the folders hold.
-"""
+"""Where things lie in a checkout. Nothing here is read or made except by `ensure_dirs`."""
 
 from __future__ import annotations
 

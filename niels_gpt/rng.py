@@ -1,7 +1,7 @@
 """Seeds and generators. All randomness of the product comes from a torch.Generator that someone made here.
 
 `reply_seed` is the stated function that gives every reply its own seed, so that a reply can be made again
-without its conversation. Knows nothing about what the numbers are drawn for.
+without its conversation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether an archive from elsewhere may enter the store; checked whole before a transaction begins.
 
 Nothing about an archive is trusted: types, ranges, roles, the tree, what belongs to what, and every digest.
-What passes is stored as it stands. Pure functions over records. Knows nothing about SQL.
+What passes is stored as it stands. Pure functions over records.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Moving through a session's tree: new roots, other branches, forks. Messages are added, never changed.
-
-Knows nothing about SQL dialects, nor about how replies come about.
-"""
+"""Moving through a session's tree: new roots, other branches, forks. Messages are added, never changed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Column types that give back exactly what they were given, on every database.
 
-``FaithfulText`` for text with NUL in it, ``UtcTime`` for moments, ``BigKey`` for keys. Knows no tables.
+``FaithfulText`` for text with NUL in it, ``UtcTime`` for moments, ``BigKey`` for keys.
 """
 
 from __future__ import annotations

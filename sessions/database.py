@@ -1,7 +1,7 @@
 """One opened database: found or made, brought to the newest schema, and lent out a transaction at a time.
 
 Every error of a driver or of the file system becomes a StoreError here. One lock serialises the threads of
-this process; the database's own write lock serialises programs. Knows nothing about sessions or messages.
+this process; the database's own write lock serialises programs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Everything that the store refuses or cannot do, one class a situation.
 
-Each message says what happened, quotes the value, and says what to do next. Knows nothing about SQL:
-driver errors are translated into these by ``database`` and ``sqlite_connection``.
+Each message says what happened, quotes the value, and says what to do next.
 """
 
 from __future__ import annotations

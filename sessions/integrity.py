@@ -1,7 +1,7 @@
 """Whether stored digests hold: each recomputed from what is stored beside it, and compared.
 
-A message is judged by the digest that its parent has stored, so that a change shows at the place where it was
-made. Pure functions over records. Knows nothing about SQL.
+A message is judged by the digest that its parent has stored, so that a change shows at the place where it
+was made. Pure functions over records.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The list of sessions: one line each, a page at a time, last used first.
 
 A page costs what its own sessions cost, however many there are beside them: the page is chosen by an index
-first, and only then is anything counted. Portable SQL only. Knows nothing about locks or writing.
+first, and only then is anything counted. Portable SQL only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Keeping the store well: a copy of it, and a look at all of it.
-
-Knows nothing about single sessions. What is SQLite's own is asked of ``sqlite_connection``.
-"""
+"""Back up the store and check all of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the parts of the store share: one database, and rows frozen once they are written.
-
-Knows nothing about what the parts do.
-"""
+"""What the parts of the store share: one database, and rows frozen once they are written."""
 
 from __future__ import annotations
 

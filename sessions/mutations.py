@@ -1,6 +1,6 @@
 """The smallest changes that a transaction is made of: lock a session, check its head, append, conclude.
 
-Called inside a writing transaction only. Knows nothing about opening, committing or records.
+Called inside a writing transaction only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether a path lies on a network mount, where a file's locks and syncs are promises of another machine.
 
-Read from the table of mounts that Linux has; elsewhere nothing is known or said. Knows nothing about SQLite.
+Read from the table of mounts that Linux has; elsewhere nothing is known or said.
 """
 
 from __future__ import annotations

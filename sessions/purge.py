@@ -1,6 +1,6 @@
 """Deleting a session for ever, without taking from its forks what they share with it.
 
-Called inside a writing transaction only. Knows nothing about opening, committing or records.
+Called inside a writing transaction only.
 """
 
 from __future__ import annotations

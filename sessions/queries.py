@@ -1,6 +1,6 @@
 """Reading: paths and trees of messages, and rows turned into records.
 
-Portable SQL only. Each function does its work in one query. Knows nothing about locks or writing.
+Portable SQL only. Each function does its work in one query.
 """
 
 from __future__ import annotations

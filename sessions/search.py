@@ -1,10 +1,9 @@
 """Full-text search over all messages, newest first.
 
-A search is words: a message is found when all of them are in it, whatever their case and their accents'
-(on SQLite). What stands between quotes, operators, brackets: all of it is text, so no search is an error.
+A search is words: a message is found when all of them are in it, whatever their case and their accents' (on
+SQLite). What stands between quotes, operators, brackets: all of it is text, so no search is an error.
 SQLite keeps the words in an FTS5 table and PostgreSQL in a GIN index, both made by the migrations; another
 database compares letters. Newest first needs no ranking, so a common word costs no more than a rare one.
-Knows nothing about trees or writing.
 """
 
 from __future__ import annotations

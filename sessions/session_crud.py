@@ -1,6 +1,6 @@
 """The sessions as such: made, found, listed, searched, renamed, archived and purged.
 
-Nothing here goes into a conversation but a new session's system prompt. Knows nothing about SQL dialects.
+Nothing here goes into a conversation but a new session's system prompt.
 """
 
 from __future__ import annotations

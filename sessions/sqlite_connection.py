@@ -2,7 +2,7 @@
 
 The only module with SQL that is SQLite's own. The journal depends on the version: before 3.51.3 two
 connections in WAL mode can corrupt the file (the WAL-reset race), so the rollback journal stands there, and
-EXTRA makes its removal durable too. Knows nothing about tables, paths or sessions.
+EXTRA makes its removal durable too.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 A new store is made beside its final place and linked there when complete, so that no other process and no
 crash ever meets half a store, and an empty file is never one of ours. The file is never opened here except
-through SQLite: closing any other handle on it would drop the locks that this process holds. Knows nothing
-about what is inside.
+through SQLite: closing any other handle on it would drop the locks that this process holds.
 """
 
 from __future__ import annotations

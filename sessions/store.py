@@ -2,8 +2,8 @@
 
 Messages form trees and never change; a session is a named head. A session waits for at most one reply at a
 time: while a generation is pending, its head stays where it is, so two programs cannot interleave turns.
-Every method may be called from any thread; when a method that writes returns, what it wrote survives a crash
-and a power cut; when it raises, nothing was written. Knows nothing about files, SQL dialects or models.
+Every method may be called from any thread; when a method that writes returns, what it wrote survives a
+crash and a power cut; when it raises, nothing was written.
 """
 
 from __future__ import annotations

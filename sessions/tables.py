@@ -1,8 +1,8 @@
 """The schema as it is now: four tables, their keys, checks and indexes.
 
 Rows never leave the package; ``records`` has their frozen counterparts. The schema is made by the
-migrations alone, and a test holds that they arrive exactly here. The full-text index over the messages is no
-table of ours: ``search`` says how each database keeps it. Knows no queries.
+migrations alone, and a test holds that they arrive exactly here. The full-text index over the messages is
+no table of ours: ``search`` says how each database keeps it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Sessions as a whole: taken out as a value, brought in from one, and verified.
-
-Knows nothing about the formats that archives are written in, nor about SQL dialects.
-"""
+"""Sessions as a whole: taken out as a value, brought in from one, and verified."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Turns: a user's message and the reply to it, from what it is asked for with to what became of it.
 
 The message and its pending generation are durable before anything is generated, the reply before anybody is
-told that it is done. Knows nothing about SQL dialects or models.
+told that it is done.
 """
 
 from __future__ import annotations

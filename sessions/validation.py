@@ -1,8 +1,8 @@
 """Which values may enter the store; checked before a transaction begins.
 
-The rule is: what is accepted comes back exactly as it was, from every database. NUL characters are
-accepted (see ``columns.FaithfulText``; a byte-level model can sample one). Lone surrogates, which have no
-UTF-8 form, integers beyond 64 bits, and JSON that is not JSON (NaN, objects) are refused. Knows no SQL.
+The rule is: what is accepted comes back exactly as it was, from every database. NUL characters are accepted
+(see ``columns.FaithfulText``; a byte-level model can sample one). Lone surrogates, which have no UTF-8
+form, integers beyond 64 bits, and JSON that is not JSON (NaN, objects) are refused.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ makes the `data/primer.txt` of this repository, byte for byte. A category is one
 phrasing comes back before all of its entry's phrasings have been used. A dialogue strays into other topics,
 asks follow-ups right behind the entry that they lean on, and keeps to one system prompt. What the held-out
 dialogues ask is never asked in the same words: they would not be held out any more.
-Knows nothing about models, tokens or training; how a question is reworded is `primer_combinators`' job.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Ways of asking the same thing: seeded rewrites of one hand-written question.
 
 A rewrite changes politeness, contractions, synonyms, case, punctuation or a single letter, never the
-meaning, and never a command, flag, path, number or name: those words are recognised by `is_code` and
-pass through every rewrite untouched. All randomness comes from the caller's `random.Random`.
-Knows nothing about topics, answers, dialogues or files.
+meaning, and never a command, flag, path, number or name: those words are recognised by `is_code` and pass
+through every rewrite untouched. All randomness comes from the caller's `random.Random`.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from niels_gpt.cli.exit_codes import INTERRUPTED, run_to_status
 from niels_gpt.cli.options import FROM_INPUT
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options, check_checkpoint, check_session_name
+from niels_gpt.conversation.options import ChatOptions, check_checkpoint, check_session_name
 from niels_gpt.terminal.render import Screen, columns_of, may_style
 
 
-def run(options: Options, *, make_loader: Callable[[Options], Loader] = Loader) -> int:
+def run(options: ChatOptions, *, make_loader: Callable[[ChatOptions], Loader] = Loader) -> int:
     """Chat as the options say and return the exit status. Errors are one line on standard error."""
 
     def work() -> int:
@@ -32,7 +32,7 @@ def run(options: Options, *, make_loader: Callable[[Options], Loader] = Loader) 
     return run_to_status("niels-chat", work)
 
 
-def _chat(options: Options, loader: Loader) -> int:
+def _chat(options: ChatOptions, loader: Loader) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A locale without UTF-8 shows a question mark; it must not end the chat.
         if isinstance(stream, io.TextIOWrapper):
@@ -74,7 +74,7 @@ def _is_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _input(options: Options) -> int:
+def _input(options: ChatOptions) -> int:
     """Return the descriptor of standard input, or of nothing where it is closed or not to be read."""
     if sys.stdin is None or options.prompt not in {None, FROM_INPUT}:
         return os.open(os.devnull, os.O_RDONLY)

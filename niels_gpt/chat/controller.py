@@ -1,7 +1,7 @@
 """One chat from first line to last, whoever brings the lines: the REPL, a pipe, a test.
 
 It greets a session, finishes an interrupted reply, hands lines to commands or to the conversation, and says
-how to resume. Knows no keys and no prompt; imports nothing heavy. For asyncio.
+how to resume. For asyncio.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 import anyio
 
 from niels_gpt.chat.commands.registry import COMMANDS, Call, Unknown, parse
-from niels_gpt.chat.stats import Facts, Spent
-from niels_gpt.chat.workspace import Opened
+from niels_gpt.chat.stats import ChatStats, ReplyCost
+from niels_gpt.chat.workspace import Workspace
 from niels_gpt.conversation.errors import ChatError, LoadFailed
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Value
 from niels_gpt.terminal.render import Screen
 from niels_gpt.terminal.spinner import spinning
 
 if TYPE_CHECKING:
     from engine import Event
-    from niels_gpt.conversation.conversation import Conversation, Listener, Reply
-    from niels_gpt.conversation.session import Record
+    from niels_gpt.conversation.conversation import Conversation, Listener, TurnResult
+    from niels_gpt.conversation.session import ConversationSession
     from sessions import Store
 
 _ENDINGS = {
@@ -39,7 +39,7 @@ _QUOTED = 40
 _FORGOTTEN = "(stopped; the model will not see this turn: /keep_stopped is off)"
 
 
-class Desk:
+class Controller:
     """Satisfies command.Desk and conversation.Listener. `serve` must run in a task beside everything else.
 
     `recall` shows the last exchange when a session is resumed. `on_news` is called, on the event loop, when
@@ -50,7 +50,7 @@ class Desk:
 
     def __init__(
         self,
-        options: Options,
+        options: ChatOptions,
         loader: Loader,
         screen: Screen,
         *,
@@ -63,14 +63,14 @@ class Desk:
         self._recall = recall
         self._shows_text = on_event is None
         self._on_preference = on_preference
-        self._opened = Opened(options, loader, on_news=on_news, on_event=on_event or (lambda _: None))
+        self._opened = Workspace(options, loader, on_news=on_news, on_event=on_event or (lambda _: None))
         self._preferences: dict[str, Value] = {"markdown": False, "vi": options.vi}
         if options.markdown:
             self._preferences["markdown"] = screen.render_markdown(wanted=True)
-        self._greeted: Record | None = None
-        self._adopted: Record | None = None
+        self._greeted: ConversationSession | None = None
+        self._adopted: ConversationSession | None = None
         self._warned: object = None
-        self._spent: list[Spent] = []
+        self._spent: list[ReplyCost] = []
         self.leaving = False
         self.troubled = False
 
@@ -113,7 +113,7 @@ class Desk:
             words = options.resume_arguments(record.name)
             self._screen.notice(f"resume with: {shlex.join(words)}", breakable=False)
 
-    async def record(self) -> Record:
+    async def record(self) -> ConversationSession:
         """Return the open session, greeted and with what the flags gave; waits while it loads."""
         await self._wait(self._opened.has_session, lambda: "opening the session")
         record = self._opened.record
@@ -140,7 +140,7 @@ class Desk:
         await self.record()
         return await self._talk()
 
-    async def answer(self, work: Callable[[Conversation, Listener], Awaitable[Reply]]) -> None:
+    async def answer(self, work: Callable[[Conversation, Listener], Awaitable[TurnResult]]) -> None:
         """Have a reply generated and show it as it comes."""
         conversation = await self.conversation()
         with spinning(self._screen, lambda: "thinking"):
@@ -168,14 +168,14 @@ class Desk:
         """Return how wide a line may be."""
         return self._screen.columns
 
-    def options(self) -> Options:
+    def options(self) -> ChatOptions:
         """Return what the user asked for, as far as it still holds."""
         return self._opened.options
 
-    def facts(self) -> Facts:
+    def facts(self) -> ChatStats:
         """Return what is known of session, model and replies."""
         record, conversation = self._opened.record, self._opened.conversation
-        return Facts(
+        return ChatStats(
             session=self._opened.options.session if record is None else record.name,
             checkpoint=self._opened.options.checkpoint.name,
             settings=None if record is None else record.settings,
@@ -258,7 +258,7 @@ class Desk:
                 await event.wait()
         self._opened.check()
 
-    def _introduce(self, record: Record) -> None:
+    def _introduce(self, record: ConversationSession) -> None:
         if self._opened.options.session is None:
             return
         if not record.exists:
@@ -274,7 +274,7 @@ class Desk:
                 if message.role != "system":
                     self._screen.notice(("> " if message.role == "user" else "") + message.content)
 
-    async def _finish_pending(self, record: Record) -> None:
+    async def _finish_pending(self, record: ConversationSession) -> None:
         turn = await record.pending()
         if turn is not None:
             conversation = await self._talk()
@@ -282,11 +282,11 @@ class Desk:
             with spinning(self._screen, lambda: "thinking"):
                 self._end(await conversation.finish_pending(turn, self))
 
-    def _end(self, reply: Reply) -> None:
+    def _end(self, reply: TurnResult) -> None:
         self._screen.end_reply()
         tokens = len(reply.message.token_ids or ())
         self._spent.append(
-            Spent(
+            ReplyCost(
                 prompt_tokens=reply.prompt_tokens,
                 reply_tokens=tokens,
                 first_token=reply.timings.first_token,

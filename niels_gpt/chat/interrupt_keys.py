@@ -1,7 +1,7 @@
 """Keys while no prompt is active: ctrl-c and Esc interrupt, everything else waits for the next prompt.
 
-The terminal is in raw mode meanwhile, so ctrl-c is a key and no signal: a signal handler installed before
-a prompt of prompt-toolkit ran would no longer be called after it. Knows nothing of replies. For asyncio.
+The terminal is in raw mode meanwhile, so ctrl-c is a key and no signal: a signal handler installed before a
+prompt of prompt-toolkit ran would no longer be called after it. For asyncio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a line is edited: keys, completion, suggestions, the line at the bottom of the screen.
 
 Enter sends. Alt-Enter and Ctrl-J begin a new line, Ctrl-X Ctrl-E opens $EDITOR, Ctrl-R searches what was
-typed before. Knows a Desk for what can be completed and shown; no store and no engine.
+typed before. Knows a Controller for what can be completed and shown; no store and no engine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from niels_gpt.chat.commands.registry import COMMANDS
-from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.stats import status_line
 from niels_gpt.text.control_characters import harmless
 
@@ -34,7 +34,7 @@ _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": 
 class CommandCompleter(Completer):
     """Completes commands, and after one what its row of the registry offers."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Controller) -> None:
         self._desk = desk
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
@@ -54,7 +54,7 @@ class CommandCompleter(Completer):
 
 
 def line_editor(
-    desk: Desk, *, history: History, keyboard: Input | None, display: Output | None
+    desk: Controller, *, history: History, keyboard: Input | None, display: Output | None
 ) -> PromptSession[str | None]:
     """Return a prompt over `desk`; `keyboard` and `display` None: those of the current app session."""
     session: PromptSession[str | None] = PromptSession(

@@ -2,7 +2,7 @@
 
 Commands in lines work, and everything else they or errors have to say goes to the other stream. Instead of
 the replies' text the engine's events can be printed, one JSON object a line. Bytes that are not UTF-8 are
-replaced, with a notice. Knows no prompt and no keys. For asyncio.
+replaced, with a notice. For asyncio.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, TextIO
 
 import anyio
 
-from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.signals import ending_on_signals
 from niels_gpt.cli.exit_codes import FAILED, OK
 from niels_gpt.cli.options import FROM_INPUT
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.render import Screen
 
 if TYPE_CHECKING:
@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 
 
-async def run_pipe(options: Options, loader: Loader, screen: Screen, descriptor: int, output: TextIO) -> int:
+async def run_pipe(
+    options: ChatOptions, loader: Loader, screen: Screen, descriptor: int, output: TextIO
+) -> int:
     """Answer the message of the options, or every line of a file descriptor; return the exit status.
 
     `output` takes the events if those are asked for. Raises LoadFailed, and BrokenPipeError when nobody reads
     the replies any more. Without a message nothing is loaded.
     """
     on_event = partial(_print_event, output) if options.as_events else None
-    desk = Desk(options, loader, screen, recall=False, on_event=on_event)
+    desk = Controller(options, loader, screen, recall=False, on_event=on_event)
     failure: LoadFailed | BrokenPipeError | None = None
     status: int | None = None
     async with anyio.create_task_group() as tasks:
@@ -70,7 +72,7 @@ def _print_event(output: TextIO, event: Event) -> None:
     output.flush()
 
 
-async def _answer_one(desk: Desk, loader: Loader, screen: Screen, prompt: str, descriptor: int) -> None:
+async def _answer_one(desk: Controller, loader: Loader, screen: Screen, prompt: str, descriptor: int) -> None:
     loader.start()
     if prompt == FROM_INPUT:
         lines = [line async for line in read_lines(descriptor)]
@@ -81,7 +83,7 @@ async def _answer_one(desk: Desk, loader: Loader, screen: Screen, prompt: str, d
         desk.error("the message is empty: give -p a text, or - and a text on standard input")
 
 
-async def _answer_lines(desk: Desk, loader: Loader, screen: Screen, descriptor: int) -> None:
+async def _answer_lines(desk: Controller, loader: Loader, screen: Screen, descriptor: int) -> None:
     number = 0
     async for raw in read_lines(descriptor):
         number += 1

@@ -1,8 +1,8 @@
 """The interactive chat: a prompt, then a line's whole life in raw mode, then the next prompt.
 
 Nothing is printed while a prompt is active. What has to be said meanwhile (a session was opened, loading
-failed) takes the prompt down, speaks, and puts it back with what was typed. Knows no store and no engine;
-the Desk does the work, editing.py how lines are edited. For asyncio, as prompt-toolkit is.
+failed) takes the prompt down, speaks, and puts it back with what was typed. For asyncio, as prompt-toolkit
+is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.output.plain_text import PlainTextOutput
 from prompt_toolkit.utils import is_dumb_terminal
 
-from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.history import open_history
 from niels_gpt.chat.interrupt_keys import listening
 from niels_gpt.chat.line_editor import line_editor, set_vi_mode
@@ -31,7 +31,7 @@ from niels_gpt.chat.signals import ending_on_signals
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Value
 from niels_gpt.terminal.render import Screen
 
@@ -41,7 +41,7 @@ class Repl:
 
     def __init__(
         self,
-        options: Options,
+        options: ChatOptions,
         loader: Loader,
         screen: Screen,
         *,
@@ -51,7 +51,7 @@ class Repl:
     ) -> None:
         self._loader = loader
         self._screen = screen
-        self._desk = Desk(
+        self._desk = Controller(
             options,
             loader,
             screen,
@@ -147,7 +147,7 @@ class Repl:
         return session
 
 
-def run_on_terminal(options: Options, loader: Loader, screen: Screen) -> int:
+def run_on_terminal(options: ChatOptions, loader: Loader, screen: Screen) -> int:
     """Chat on the terminal of the process until the user leaves; return the status. Raises LoadFailed."""
     # prompt-toolkit sends a dumb terminal a sequence to show its cursor.
     plain = PlainTextOutput(sys.stdout) if is_dumb_terminal() else None

@@ -1,6 +1,6 @@
 """Which session to go on with when the command line gives no name: the last used one, or one from a list.
 
-Imports the store and the list only when they are asked for. Knows no lines and no model.
+Imports the store and the list only when they are asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 
 if TYPE_CHECKING:
     from sessions import Store
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LISTED = 1000
 
 
-def with_latest(store: Store, options: Options) -> Options:
+def with_latest(store: Store, options: ChatOptions) -> ChatOptions:
     """Return the options with the name of the session that was used last. LoadFailed if there is none."""
     session = store.last_used()
     if session is None:
@@ -27,7 +27,7 @@ def with_latest(store: Store, options: Options) -> Options:
     return replace(options, session=session.name)
 
 
-def with_picked(options: Options) -> Options | None:
+def with_picked(options: ChatOptions) -> ChatOptions | None:
     """Ask on the terminal and return the options with the chosen name; None if the user chose none.
 
     LoadFailed where there is no terminal, or nothing to choose from.

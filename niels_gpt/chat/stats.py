@@ -15,7 +15,7 @@ _SHORT = {"temperature": "temp", "repetition_penalty": "rep", "max_new_tokens": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spent:
+class ReplyCost:
     """What one reply took: tokens, and seconds until its first token and its end."""
 
     prompt_tokens: int
@@ -32,14 +32,14 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ChatStats:
     """What is known now; None for what is not there yet. `spent` has one entry a reply, the last one last."""
 
     session: str | None
     checkpoint: str
     settings: Settings | None = None
     context_length: int | None = None
-    spent: tuple[Spent, ...] = ()
+    spent: tuple[ReplyCost, ...] = ()
 
     @property
     def has_window(self) -> bool:
@@ -52,7 +52,7 @@ class Facts:
         return self.spent[-1].prompt_tokens + self.spent[-1].reply_tokens if self.spent else None
 
 
-def status_line(facts: Facts, columns: int) -> str:
+def status_line(facts: ChatStats, columns: int) -> str:
     """Return one line of what is known, as much of it as fits: what changes most comes first."""
     parts = [facts.session or "new session"]
     if facts.spent and facts.spent[-1].tokens_per_second is not None:
@@ -66,7 +66,7 @@ def status_line(facts: Facts, columns: int) -> str:
     return clipped(" | ".join(part for part in parts if part), columns)
 
 
-def stats(facts: Facts) -> str:
+def stats(facts: ChatStats) -> str:
     """Return some lines about the session and this program's replies in it."""
     lines = [f"session     {facts.session or 'none yet'}", f"checkpoint  {facts.checkpoint}"]
     if facts.has_window:

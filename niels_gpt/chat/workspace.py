@@ -1,7 +1,6 @@
 """What is open: a session and a model, loaded behind the prompt, exchanged on request, served by an engine.
 
-One session and one model at a time; `switch` and `use` exchange them between two lines. Knows no lines, no
-commands and nothing of what is printed. For asyncio.
+One session and one model at a time; `switch` and `use` exchange them between two lines. For asyncio.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ import anyio.to_thread
 from niels_gpt.chat.session_selection import with_latest
 from niels_gpt.conversation.errors import ChatError, LoadFailed, SessionTrouble
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options, check_checkpoint
+from niels_gpt.conversation.options import ChatOptions, check_checkpoint
 
 if TYPE_CHECKING:
     from engine import Event
-    from niels_gpt.conversation.conversation import Conversation, Model
-    from niels_gpt.conversation.session import Record
+    from niels_gpt.conversation.conversation import ChatModel, Conversation
+    from niels_gpt.conversation.session import ConversationSession
     from sessions import Store
 
 
-class Opened:
+class Workspace:
     """Loads and serves. `serve` must run beside everything else, in a task of its own.
 
     `on_news` is called, on the event loop, when the session or a failure is there; `on_event` hears every
@@ -35,7 +34,7 @@ class Opened:
 
     def __init__(
         self,
-        options: Options,
+        options: ChatOptions,
         loader: Loader,
         *,
         on_news: Callable[[], None],
@@ -51,8 +50,8 @@ class Opened:
         self._exchanged = anyio.Event()
         self._failure: LoadFailed | None = None
         self._store: Store | None = None
-        self._record: Record | None = None
-        self._model: Model | None = None
+        self._record: ConversationSession | None = None
+        self._model: ChatModel | None = None
         self._conversation: Conversation | None = None
 
     async def serve(self) -> None:
@@ -84,7 +83,7 @@ class Opened:
                 self._loader.release(model)
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> ConversationSession | None:
         """The open session, None while it opens."""
         return self._record
 
@@ -131,7 +130,7 @@ class Opened:
         self.options = options
         self._restart()
 
-    async def _open(self, store: Store, options: Options) -> Record:
+    async def _open(self, store: Store, options: ChatOptions) -> ConversationSession:
         from niels_gpt.conversation.session import new_record  # noqa: PLC0415 - heavy: the loader's thread was first
 
         record = new_record(store, options)

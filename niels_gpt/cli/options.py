@@ -1,4 +1,4 @@
-"""Parse the command line of `niels-chat` into `Options`.
+"""Parse the command line of `niels-chat` into `ChatOptions`.
 
 Flags come from the tables in settings.py and preferences.py; what no flag says comes from config.py. Knows
 no store, no model and no terminal, and imports nothing heavy: `niels-chat --help` is as quick as Python.
@@ -17,7 +17,7 @@ from niels_gpt.cli.parser import OneLineParser
 from niels_gpt.cli.preferences import PREFERENCES, SWITCHES
 from niels_gpt.cli.subcommands import listing
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, Options
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.kernels import WeightForm
 
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Options:
+def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ChatOptions:
     """Return the options of a command line, what it does not say from the environment and the file.
 
     Raises SystemExit as argparse does (--help, a wrong flag), WrongConfig, and LoadFailed when a file that
@@ -133,7 +133,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     elsewhere = frozenset(
         key for key, each in everything.items() if key not in flags and each.source != "default"
     )
-    return Options(
+    return ChatOptions(
         checkpoint=_path(values["ckpt"]) or DEFAULT_CHECKPOINT,
         checkpoint_given=values["ckpt"] is not None,
         session=flags["session"],

@@ -1,4 +1,4 @@
-"""The argument parser of `niels-chat` and of its subcommands. Knows no flags of its own."""
+"""The argument parser of `niels-chat` and of its subcommands."""
 
 from __future__ import annotations
 

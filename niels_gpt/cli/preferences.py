@@ -1,7 +1,7 @@
 """What can be configured beside the settings of a conversation: the model, the store, how the chat looks.
 
 Rows of the same kind as in settings.py. They belong to the program and not to a session: nothing of them is
-stored. Knows no argparse, no file and no environment; config.py reads those.
+stored.
 """
 
 from __future__ import annotations

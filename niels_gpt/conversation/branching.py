@@ -1,7 +1,7 @@
 """Other ways for a conversation to go: retry, edit, undo, alternatives, forks. Nothing is ever overwritten.
 
 Each adds a message beside another or moves the session's head; every reply that comes of it is stored with
-all that it takes to repeat it. Knows no terminal and no command line. Runs on asyncio and trio.
+all that it takes to repeat it. Runs on asyncio and trio.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from niels_gpt.conversation.conversation import Conversation, Listener, Reply
+from niels_gpt.conversation.conversation import Conversation, Listener, TurnResult
 from niels_gpt.conversation.errors import SessionTrouble
-from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.session import ConversationSession
 from sessions import Message, RecordedTurn, SessionExists
 
 
@@ -24,7 +24,7 @@ class Variant:
     current: bool
 
 
-def last_question(record: Record) -> Message:
+def last_question(record: ConversationSession) -> Message:
     """Return the last user message of the path; SessionTrouble if there is none."""
     asked = [message for message in record.messages if message.role == "user"]
     if not asked:
@@ -32,7 +32,7 @@ def last_question(record: Record) -> Message:
     return asked[-1]
 
 
-async def last_turn(record: Record) -> RecordedTurn:
+async def last_turn(record: ConversationSession) -> RecordedTurn:
     """Return the last answered turn of the path, with how it was made; SessionTrouble if there is none."""
     turns = await record.recorded_turns()
     if not turns:
@@ -40,7 +40,7 @@ async def last_turn(record: Record) -> RecordedTurn:
     return turns[-1]
 
 
-async def retry(conversation: Conversation, listener: Listener) -> Reply:
+async def retry(conversation: Conversation, listener: Listener) -> TurnResult:
     """Answer the last message once more, under the next attempt's seed; the replies before stay stored."""
     record = conversation.record
     user = last_question(record)
@@ -50,7 +50,7 @@ async def retry(conversation: Conversation, listener: Listener) -> Reply:
     return await conversation.again(prepared, listener)
 
 
-async def edit(conversation: Conversation, text: str, listener: Listener) -> Reply:
+async def edit(conversation: Conversation, text: str, listener: Listener) -> TurnResult:
     """Ask something else in place of the last message, beside it in the tree."""
     record = conversation.record
     user = last_question(record)
@@ -59,14 +59,14 @@ async def edit(conversation: Conversation, text: str, listener: Listener) -> Rep
     return await conversation.send(text, listener)
 
 
-async def undo(record: Record) -> Message:
+async def undo(record: ConversationSession) -> Message:
     """Go back to before the last message, which is returned; it and what followed stay stored."""
     user = last_question(record)
     await record.move_head(user.parent_id)
     return user
 
 
-async def variants(record: Record) -> list[Variant]:
+async def variants(record: ConversationSession) -> list[Variant]:
     """Return the versions of the last turn, oldest first."""
     user = last_question(record)
     path = {message.id for message in record.messages}
@@ -77,7 +77,7 @@ async def variants(record: Record) -> list[Variant]:
     ]
 
 
-async def choose(record: Record, number: int) -> Variant:
+async def choose(record: ConversationSession, number: int) -> Variant:
     """Go on from one version of the last turn, counted from 1; SessionTrouble if there is no such one."""
     found = await variants(record)
     if not 1 <= number <= len(found):
@@ -87,7 +87,7 @@ async def choose(record: Record, number: int) -> Variant:
     return chosen
 
 
-async def fork(record: Record, name: str) -> None:
+async def fork(record: ConversationSession, name: str) -> None:
     """Go on in a new session that shares the whole path."""
     await _fork(record, name, at=None, seed=None)
 
@@ -100,7 +100,7 @@ async def fork_at(
     name: str | None = None,
     seed: int | None = None,
     token: str | None = None,
-) -> Reply:
+) -> TurnResult:
     """Go on in a new session whose last reply keeps the first `kept` tokens of this one's, then parts.
 
     Under a new session seed, or with the tokens of a forced text and the old draws after them, or else under
@@ -128,7 +128,7 @@ async def fork_at(
     return await conversation.again(prepared, listener)
 
 
-async def _fork(record: Record, name: str | None, *, at: int | None, seed: int | None) -> None:
+async def _fork(record: ConversationSession, name: str | None, *, at: int | None, seed: int | None) -> None:
     for tried in itertools.chain([name] if name else (), (f"{record.name}-{n}" for n in itertools.count(1))):
         try:
             await record.fork(tried, at=at, seed=seed)
@@ -139,7 +139,7 @@ async def _fork(record: Record, name: str | None, *, at: int | None, seed: int |
             return
 
 
-async def _next_attempt(record: Record, user: Message) -> int:
+async def _next_attempt(record: ConversationSession, user: Message) -> int:
     """Return the number of the next attempt at a reply to a message, whatever became of those before."""
     known = [
         *(each.attempt for each in await record.generations() if each.user_message_id == user.id),

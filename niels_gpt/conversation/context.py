@@ -1,7 +1,7 @@
 """Fit a conversation into the model's context.
 
-The prompt is the system prompt, the newest whole turns and the new message; the oldest turns go first
-and the system prompt never. Knows no store, no terminal and no model: lengths come from the template.
+The prompt is the system prompt, the newest whole turns and the new message; the oldest turns go first and
+the system prompt never.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTEXT_RULE = 1
 """
 
 
-class Template(Protocol):
+class PromptTemplate(Protocol):
     """The one thing asked of a chat template here."""
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -88,7 +88,7 @@ def exchanges_of(path: Sequence[Said], *, keep_stopped: bool = True) -> list[Exc
 
 def fit(
     *,
-    template: Template,
+    template: PromptTemplate,
     context_length: int,
     max_new_tokens: int,
     system: str | None,

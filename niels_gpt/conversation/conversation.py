@@ -1,8 +1,7 @@
 """The life of one turn: fit, store the message, generate, show, store the reply.
 
 The message is durable before the engine hears of it, the reply before `send` returns; a cancelled `send`
-keeps what was said. Knows no terminal (a Listener hears the text) and no torch (a Model makes requests).
-Runs on asyncio and trio.
+keeps what was said. Runs on asyncio and trio.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from engine import Engine, Event, GenerationFailed, Job, Timings, TokenGenerated
 from niels_gpt.conversation.context import (
     CONTEXT_RULE,
     Fitted,
-    Template,
+    PromptTemplate,
     exchanges_of,
     fit,
     prompt_hash,
     system_of,
 )
 from niels_gpt.conversation.errors import ReplyFailed
-from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings
 from sessions import Generation, Message, NewGeneration, Turn
 
@@ -44,11 +43,11 @@ class Listener(Protocol):
         ...
 
 
-class Model(Protocol):
+class ChatModel(Protocol):
     """A loaded checkpoint, as far as a conversation needs it."""
 
     @property
-    def template(self) -> Template:
+    def template(self) -> PromptTemplate:
         """What turns messages into prompt ids."""
         ...
 
@@ -105,7 +104,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class TurnResult:
     """A stored reply, why it ended ("stop", "length", "context" or "cancelled"), and what it took."""
 
     message: Message
@@ -139,8 +138,8 @@ class Conversation:
     def __init__(
         self,
         *,
-        record: Record,
-        model: Model,
+        record: ConversationSession,
+        model: ChatModel,
         engine: Engine[Any, Any],
         on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
@@ -151,7 +150,7 @@ class Conversation:
         self._checkpoint_id: int | None = None
         self._trimmed = 0
 
-    async def send(self, content: str, listener: Listener) -> Reply:
+    async def send(self, content: str, listener: Listener) -> TurnResult:
         """Send a message and return its reply once it is stored.
 
         Raises MessageTooLong (nothing is stored), ReplyFailed (the message stays), SessionTrouble. When
@@ -183,12 +182,12 @@ class Conversation:
         request, generation = await self._ask(fitted, settings, source, forced_ids)
         return Prepared(user=user, fitted=fitted, request=request, generation=generation)
 
-    async def again(self, prepared: Prepared, listener: Listener) -> Reply:
+    async def again(self, prepared: Prepared, listener: Listener) -> TurnResult:
         """Generate another reply, stored beside the others to its message. Raises as `send`."""
         turn = await _shielded(self.record.begin_retry(prepared.user, prepared.generation))
         return await self._follow(prepared.request, turn.generation, prepared.fitted, listener)
 
-    async def finish_pending(self, turn: Turn, listener: Listener) -> Reply:
+    async def finish_pending(self, turn: Turn, listener: Listener) -> TurnResult:
         """Generate the reply that was interrupted, as it would have been.
 
         Under another checkpoint that cannot be: then the store gives the old generation up for a new one,
@@ -268,7 +267,7 @@ class Conversation:
 
     async def _follow(
         self, request: Any, generation: Generation, fitted: Fitted, listener: Listener
-    ) -> Reply:
+    ) -> TurnResult:
         """Generate, pass the text on as it comes, and store the reply, also when cancelled meanwhile."""
         self._announce(fitted, listener)
         job = self._engine.submit(request)
@@ -283,7 +282,7 @@ class Conversation:
             raise
         return await _shielded(self._settle(job, generation, fitted))
 
-    async def _settle(self, job: Job, generation: Generation, fitted: Fitted) -> Reply:
+    async def _settle(self, job: Job, generation: Generation, fitted: Fitted) -> TurnResult:
         try:
             result = await job.result()
         except GenerationFailed as error:
@@ -299,7 +298,7 @@ class Conversation:
             receipt=result.receipt,
             timings=asdict(result.timings),
         )
-        return Reply(
+        return TurnResult(
             message=message,
             reason=result.reason,
             prompt_tokens=len(fitted.prompt_ids),
@@ -315,7 +314,7 @@ async def _shielded(work: Awaitable[T]) -> T:
 
 @asynccontextmanager
 async def converse(
-    record: Record, model: Model, *, on_event: Callable[[Event], None] = lambda _: None
+    record: ConversationSession, model: ChatModel, *, on_event: Callable[[Event], None] = lambda _: None
 ) -> AsyncIterator[Conversation]:
     """Run an engine over the model for as long as the block is open."""
     async with Engine(model.decoder) as engine:

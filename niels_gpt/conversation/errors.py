@@ -1,7 +1,7 @@
 """What the chat can say went wrong, in one line that a user can act on.
 
-Every error below this package's border (store, checkpoint, engine) is translated into one of these
-where it is met; the REPL and the pipe print the message and nothing else. Knows no terminal.
+Every error below this package's border (store, checkpoint, engine) is translated into one of these where it
+is met; the REPL and the pipe print the message and nothing else.
 """
 
 from __future__ import annotations

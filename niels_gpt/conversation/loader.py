@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.conversation import Model
+    from niels_gpt.conversation.conversation import ChatModel
     from sessions import Store
 
 T = TypeVar("T")
@@ -32,20 +32,20 @@ class Loader:
 
     def __init__(
         self,
-        options: Options,
+        options: ChatOptions,
         *,
-        open_store: Callable[[Options], Store] | None = None,
-        load_model: Callable[[Options], Model] | None = None,
+        open_store: Callable[[ChatOptions], Store] | None = None,
+        load_model: Callable[[ChatOptions], ChatModel] | None = None,
     ) -> None:
         self._options = options
         self._open_store = open_store or self._open
         self._load_model = load_model or self._load_checkpoint
         self.progress: tuple[int, int] | None = None
         """How many kernels are prepared, of how many; None while none has to be."""
-        self._others: list[Model] = []
+        self._others: list[ChatModel] = []
         self._thrown_away: tempfile.TemporaryDirectory[str] | None = None
         self._store: Future[Store] = Future()
-        self._model: Future[Model] = Future()
+        self._model: Future[ChatModel] = Future()
         self._executor: ThreadPoolExecutor | None = None
 
     @property
@@ -64,13 +64,13 @@ class Loader:
         """Return the open store as soon as it is there; LoadFailed."""
         return await _result(self._store)
 
-    async def model(self) -> Model:
+    async def model(self) -> ChatModel:
         """Return the model as soon as it is there; LoadFailed."""
         return await _result(self._model)
 
-    async def another(self, options: Options) -> Model:
+    async def another(self, options: ChatOptions) -> ChatModel:
         """Load the model of other options beside the first; LoadFailed."""
-        loading: Future[Model] = Future()
+        loading: Future[ChatModel] = Future()
         # A daemon: an import or a compilation cannot be interrupted, and no end of the program waits for it.
         threading.Thread(
             target=self._run, args=(loading, self._load_model, options), name="loader-2", daemon=True
@@ -89,7 +89,7 @@ class Loader:
         if self._thrown_away is not None:
             self._thrown_away.cleanup()
 
-    def release(self, model: Model) -> None:
+    def release(self, model: ChatModel) -> None:
         """Close a model that was loaded here, and let go of its memory."""
         if model in self._others:
             self._others.remove(model)
@@ -98,7 +98,7 @@ class Loader:
             self._model.set_exception(LoadFailed("the model was given back"))
         model.close()
 
-    def _open(self, options: Options) -> Store:
+    def _open(self, options: ChatOptions) -> Store:
         from niels_gpt.conversation import session  # noqa: PLC0415 - heavy: belongs behind the prompt
 
         if not options.ephemeral:
@@ -107,11 +107,11 @@ class Loader:
         self._thrown_away = tempfile.TemporaryDirectory(prefix="niels-chat-")
         return session.open_store(replace(options, store=str(Path(self._thrown_away.name) / "sessions.db")))
 
-    def _keep(self, loaded: Future[Model]) -> None:
+    def _keep(self, loaded: Future[ChatModel]) -> None:
         if loaded.exception() is None:
             self._others.append(loaded.result())
 
-    def _load_checkpoint(self, options: Options) -> Model:
+    def _load_checkpoint(self, options: ChatOptions) -> ChatModel:
         from niels_gpt.conversation import conversation, model  # noqa: F401, PLC0415 - both are needed next
 
         loaded = model.load_model(options, on_progress=self._hear_progress)
@@ -129,7 +129,7 @@ class Loader:
         else:
             self._model.set_exception(LoadFailed("not loaded: the store did not open"))
 
-    def _run(self, future: Future[T], step: Callable[[Options], T], options: Options) -> bool:
+    def _run(self, future: Future[T], step: Callable[[ChatOptions], T], options: ChatOptions) -> bool:
         try:
             future.set_result(step(options))
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited

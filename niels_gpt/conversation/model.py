@@ -1,7 +1,6 @@
 """A checkpoint, loaded and ready to answer: what conversation.py calls a Model.
 
-The only module of the chat that imports torch; loader.py imports it behind the prompt. Knows no store, no
-engine and no terminal.
+The only module of the chat that imports torch; loader.py imports it behind the prompt.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from niels_gpt.conversation.errors import ChatError, LoadFailed
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.decoding.backend import open_backend
 from niels_gpt.decoding.request import GenerationRequest
@@ -25,10 +24,12 @@ from niels_gpt.rng import reply_seed
 from niels_gpt.sampling import Sampling
 
 
-class LoadedModel:
+class LoadedChatModel:
     """A checkpoint ready to answer; satisfies conversation.Model."""
 
-    def __init__(self, options: Options, *, on_progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, options: ChatOptions, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
         device = device_named(options.device)
         # The kernels have threads of their own. For torch one thread owns the compute: two of OpenMP used
         # from a thread that is not the main one can collapse to a tenth of the speed.
@@ -99,9 +100,11 @@ class LoadedModel:
         self._backend.close()
 
 
-def load_model(options: Options, *, on_progress: Callable[[int, int], None] | None = None) -> LoadedModel:
+def load_model(
+    options: ChatOptions, *, on_progress: Callable[[int, int], None] | None = None
+) -> LoadedChatModel:
     """Load the checkpoint; LoadFailed. `on_progress` hears of kernels that are compiled: (done, all)."""
     try:
-        return LoadedModel(options, on_progress=on_progress)
+        return LoadedChatModel(options, on_progress=on_progress)
     except NielsGptError as error:
         raise LoadFailed(str(error)) from error

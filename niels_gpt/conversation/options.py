@@ -19,7 +19,7 @@ DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ChatOptions:
     """What the user asked for.
 
     `settings` and `system` hold only what was given by a flag: they change a session that is resumed.
@@ -61,7 +61,7 @@ class Options:
         return words
 
 
-def check_checkpoint(options: Options) -> None:
+def check_checkpoint(options: ChatOptions) -> None:
     """Raise LoadFailed when the checkpoint's file is not there; what is inside is seen while loading."""
     if options.checkpoint.is_file() or (options.checkpoint / "config.json").is_file():
         return
@@ -74,7 +74,7 @@ def check_checkpoint(options: Options) -> None:
     raise LoadFailed(f"checkpoint {str(options.checkpoint)!r} {what}: {advice}")
 
 
-def check_session_name(options: Options) -> None:
+def check_session_name(options: ChatOptions) -> None:
     """Raise LoadFailed for what is plainly no session name; the store has the last word on it later."""
     name = options.session
     if name is None:

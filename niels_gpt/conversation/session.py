@@ -1,8 +1,8 @@
 """One session of the store as a conversation needs it: its path, its settings, its system prompt.
 
-The session is created with the first message, so a program that was opened and left leaves nothing
-behind. Every call of the store runs off the event loop, one at a time; the store's errors become
-ChatError here. Knows no model, no engine and no terminal. Runs on asyncio and trio.
+The session is created with the first message, so a program that was opened and left leaves nothing behind.
+Every call of the store runs off the event loop, one at a time; the store's errors become ChatError here.
+Runs on asyncio and trio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from niels_gpt.conversation.context import system_of
 from niels_gpt.conversation.errors import LoadFailed, SessionTrouble
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Settings, Value
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import (
@@ -45,7 +45,7 @@ def _local_now() -> datetime:
     return datetime.now().astimezone()
 
 
-class Record:
+class ConversationSession:
     """The open session, or the one to be.
 
     `name` None: a name is made from the date when the session is created. `settings` and `system` are
@@ -326,7 +326,7 @@ class Record:
             raise SessionTrouble(str(error)) from error
 
 
-def open_store(options: Options) -> Store:
+def open_store(options: ChatOptions) -> Store:
     """Open the store that the options name; LoadFailed."""
     try:
         return open_session_store(options.store)
@@ -334,6 +334,6 @@ def open_store(options: Options) -> Store:
         raise LoadFailed(str(error)) from error
 
 
-def new_record(store: Store, options: Options) -> Record:
+def new_record(store: Store, options: ChatOptions) -> ConversationSession:
     """Return the record of the session that the options name; call `open` on it."""
-    return Record(store, name=options.session, settings=options.settings, system=options.system)
+    return ConversationSession(store, name=options.session, settings=options.settings, system=options.system)

@@ -1,7 +1,7 @@
 """The settings of a conversation: one table that drives flags, commands, help and validation.
 
-A setting has one name on the command line, one as a command and one in the store; its parser is the
-only place that knows what is allowed. Knows no argparse, no terminal, no store and no model.
+A setting has one name on the command line, one as a command and one in the store; its parser is the only
+place that knows what is allowed.
 """
 
 from __future__ import annotations

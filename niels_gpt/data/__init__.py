@@ -1,7 +1,6 @@
 """The texts that a byte-level run reads: wikitext, folders of notes, primer dialogues, and how each is split.
 
-Each module knows one kind of text and nothing else. Knows nothing about streams of bytes, caches or models;
-`niels_gpt.streams` makes those.
+Each module knows one kind of text and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batches of windows out of streams of bytes, mixed by probability.
 
 All randomness comes from the torch generator that is handed in, so the same state gives the same batch. A
-stream may be memory-mapped: only the windows are read. Knows nothing about where streams come from.
+stream may be memory-mapped: only the windows are read.
 
 B windows, T tokens a window.
 """

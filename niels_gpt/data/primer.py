@@ -1,7 +1,4 @@
-"""The primer: a file of chat dialogues as one text, split by dialogue.
-
-Knows nothing about roles, tokens or streams; `niels_gpt.train.dialogues` reads the same file as messages.
-"""
+"""The primer: a file of chat dialogues as one text, split by dialogue."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Folders of text files: the optional notes under data/.roam-data, or any other folder.
-
-Knows nothing about what the files say, nor how they are joined.
-"""
+"""Folders of text files: the optional notes under data/.roam-data, or any other folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A deterministic split of items into what is learned and what is held out.
-
-Knows nothing about what the items are.
-"""
+"""A deterministic split of items into what is learned and what is held out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One cached stream: a file of bytes, and a JSON file that says what it was made from.
 
-The description is written last and removed first, so a stream that a crash left half-made is never taken for
-whole. Knows nothing about where the bytes come from.
+The description is written last and removed first, so a stream that a crash left half-made is never taken
+for whole.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The kinds of sources a stream is made from: what identifies their content, and their documents by split.
 
-`facts()` is cheap and changes when the content does; `documents()` reads. Knows nothing about caches.
+`facts()` is cheap and changes when the content does; `documents()` reads.
 """
 
 from __future__ import annotations

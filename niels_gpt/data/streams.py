@@ -1,8 +1,8 @@
 """Sources of text as streams of bytes, split, cached on disk and mapped into memory.
 
 A stream lies in `SOURCE_SPLIT.bin` beside `SOURCE_SPLIT.meta.json`, which says what it was made from; it is
-made again when that differs. Documents are written one after the other and read through the page cache, so a
-source may be larger than memory. Knows nothing about models or batches.
+made again when that differs. Documents are written one after the other and read through the page cache, so
+a source may be larger than memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""wikitext-103, through Hugging Face `datasets` (extra `wiki`), which keeps what it fetched.
+"""Load wikitext as a training source.
 
-Knows nothing about caches of streams. `datasets` takes seconds to import, and is imported when it is called.
+Needs the extra `wiki`. `datasets` keeps what it fetched and takes seconds to import, so it is imported when
+it is called.
 """
 
 from __future__ import annotations

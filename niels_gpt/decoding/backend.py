@@ -1,7 +1,7 @@
 """Which arithmetic decodes: the kernels on a CPU, torch on other devices and where Numba cannot run.
 
-int8 weights are the kernels' own: nothing else answers for them, since its replies would be another model's.
-Knows nothing of engines, sessions or terminals.
+int8 weights are the kernels' own: nothing else answers for them, since its replies would be another
+model's.
 """
 
 from __future__ import annotations

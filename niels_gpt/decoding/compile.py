@@ -1,8 +1,8 @@
 """Compile the kernels for this processor, once: `python -m niels_gpt.decoding.compile [--weights int8]`.
 
-A chat does the same behind its first prompt; this is for those who would rather wait before it. Knows no
-checkpoint: compiled code does not depend on a model's size. It does depend on the form of the weights, so
-what multiplies int8 weights is compiled only for those who ask for them.
+A chat does the same behind its first prompt; this is for those who would rather wait before it. It does
+depend on the form of the weights, so what multiplies int8 weights is compiled only for those who ask for
+them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The kernels' decoder: what the engine drives on a CPU. Exact whatever else runs, and fast for that reason.
 
-One step reads at most one chunk of waiting prompts and moves every running reply by one token, all as rows of
-one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into about a
-millisecond. A reply is the same bits alone, in any batch, in any chunks, on any number of threads.
-Synchronous, to be called from one thread. Knows nothing of jobs, events or templates.
+One step reads at most one chunk of waiting prompts and moves every running reply by one token, all as rows
+of one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into
+about a millisecond. A reply is the same bits alone, in any batch, in any chunks, on any number of threads.
+Synchronous, to be called from one thread.
 
 N sequences that draw, V vocabulary, T context window.
 """
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from niels_gpt.decoding.logits_hash import row_multipliers
-from niels_gpt.decoding.prefill_budget import Portions
-from niels_gpt.decoding.prefix_cache import PrefixPool, State
+from niels_gpt.decoding.prefill_budget import PrefillBudget
+from niels_gpt.decoding.prefix_cache import PrefixCache, State
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
-from niels_gpt.decoding.sequence import Reply
+from niels_gpt.decoding.sequence import SequenceState
 from niels_gpt.decoding.slots import doubled, new_drawn, new_slots, take_back
-from niels_gpt.decoding.threads import Crew
+from niels_gpt.decoding.threads import StepThreads
 from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch, run
 from niels_gpt.kernels.gpt import Rows
@@ -45,7 +45,7 @@ LEAST_REUSED = 8  # to copy fewer tokens' keys and values costs as much as to re
 class KernelSequence:
     """A reply, its slot, and its keys and values."""
 
-    reply: Reply
+    reply: SequenceState
     slot: int
     state: State
     prompt: np.ndarray
@@ -126,8 +126,8 @@ class KernelDecoder:
         self._model = model
         self._tokenizer = tokenizer
         self._chunk = prefill_chunk or CHUNK
-        self._portions = Portions(CHUNK) if prefill_chunk is None else None
-        self._crew = Crew(threads if model.may_split else 1)
+        self._portions = PrefillBudget(CHUNK) if prefill_chunk is None else None
+        self._crew = StepThreads(threads if model.may_split else 1)
         self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._crew.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
         self._slots = new_slots(4, model.shape.V)
@@ -135,9 +135,9 @@ class KernelDecoder:
         self._drawn = new_drawn(1, 1, model.shape.head_row)
         self._step_seconds = CALL_SECONDS
         # A BDH's state is of all tokens that it has read: it serves no prompt that shares a beginning alone.
-        self._pool: PrefixPool | None = None
+        self._pool: PrefixCache | None = None
         if pool_bytes and isinstance(model, PackedModel):
-            self._pool = PrefixPool(model.shape, most_bytes=pool_bytes)
+            self._pool = PrefixCache(model.shape, most_bytes=pool_bytes)
 
     @property
     def model(self) -> PackedModel | PackedBDH:
@@ -156,7 +156,7 @@ class KernelDecoder:
 
     def admit(self, request: GenerationRequest) -> KernelSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
-        reply = Reply(request, self._tokenizer, context=self._model.T)
+        reply = SequenceState(request, self._tokenizer, context=self._model.T)
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
         state = State(*self._model.new_state(len(reply.ids) + new_tokens))
         slot = self._take_slot()

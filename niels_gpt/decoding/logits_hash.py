@@ -1,9 +1,9 @@
 """One number for a row of logits, and one line for all rows of a reply: a replay has the same bits, or not.
 
 The sum of a row is taken modulo 2**64: the 32 bits of each number, as a whole number, times a multiplier of
-its place. Rows that differ in one number have different sums; others collide with 2**-33 at worst.
-SHA-256 over the rows themselves would cost several percent of a small model's speed. The kernels sum while a
-row is in the cache (`niels_gpt.kernels.decode_loop`), to the same numbers. Knows nothing of tokens.
+its place. Rows that differ in one number have different sums; others collide with 2**-33 at worst. SHA-256
+over the rows themselves would cost several percent of a small model's speed. The kernels sum while a row is
+in the cache (`niels_gpt.kernels.decode_loop`), to the same numbers.
 
 V vocabulary; "..." stands for any leading dimensions.
 """

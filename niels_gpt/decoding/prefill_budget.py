@@ -1,9 +1,9 @@
 """How many tokens of a prompt one call reads: few where others wait, more where nobody does.
 
-Every call reads all weights, so a prompt is read fastest in one. But nothing can join, leave or be cancelled
-while a call runs. So a prompt that is alone is read in portions of as many tokens as take about a thirtieth
-of a second by what earlier calls took, all of about one length. The result is the same bits in any portions.
-Knows nothing of what reading is.
+Every call reads all weights, so a prompt is read fastest in one. But nothing can join, leave or be
+cancelled while a call runs. So a prompt that is alone is read in portions of as many tokens as take about a
+thirtieth of a second by what earlier calls took, all of about one length. The result is the same bits in
+any portions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CALL_SECONDS = 0.03
 MOST = 512  # rows that a call has memory for
 
 
-class Portions:
+class PrefillBudget:
     """For prompts that are read alone, as times come in."""
 
     def __init__(self, usual: int) -> None:

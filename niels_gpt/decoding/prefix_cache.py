@@ -50,7 +50,7 @@ class State:
         return keys, layers[:, split:].reshape(L, H, padded(D) // LANES, S, LANES)
 
 
-class PrefixPool:
+class PrefixCache:
     """States by the tokens that they hold, at most `most_bytes` of those that no reply is using."""
 
     def __init__(self, shape: Shape, *, most_bytes: int) -> None:

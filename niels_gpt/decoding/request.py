@@ -1,7 +1,7 @@
 """What a decoder is asked for, and what it answers step by step. Values only.
 
-Every choice that decides a reply stands in its request, so that the same request gives the same reply again.
-Knows nothing of models, devices, templates or where the reply goes.
+Every choice that decides a reply stands in its request, so that the same request gives the same reply
+again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A finished reply seen again: the logits that each of its tokens was drawn from, and what a token looked at.
 
-The logits come from the decoder's own arithmetic: over the kernels they are the bits that the reply was drawn
-from, read in batches as a prompt is, so that a reply of hundreds of tokens takes milliseconds. Attention
-rows come from the torch model, whose numbers are within about 1e-6 of the kernels'; they are to be looked at.
-Knows nothing of sampling, sessions or how any of it is shown.
+The logits come from the decoder's own arithmetic: over the kernels they are the bits that the reply was
+drawn from, read in batches as a prompt is, so that a reply of hundreds of tokens takes milliseconds.
+Attention rows come from the torch model, whose numbers are within about 1e-6 of the kernels'; they are to
+be looked at.
 
 n tokens of a reply, t of prompt and reply, V vocabulary, H heads.
 """

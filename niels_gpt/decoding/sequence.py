@@ -1,7 +1,6 @@
 """One reply in the making: from a row of logits to a token, its text, and whether the reply ends with it.
 
-Every decoder uses it, so that all of them draw, stop and count in the same way. Knows nothing of models,
-caches or batches: the rows of logits come from somewhere.
+Every decoder uses it, so that all of them draw, stop and count in the same way.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import FinishReason, GenerationRequest, RequestError, Step
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import LogitsError, draw
-from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.tokenizer import Tokenizer
 
 
-class Reply:
+class SequenceState:
     """The tokens of one sequence, prompt first, and the random generator that draws the next one."""
 
     def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, context: int) -> None:
@@ -41,7 +40,7 @@ class Reply:
         self.ids = [*request.prompt_ids, *request.forced_ids]
         self._context = context
         self._generator = make_generator(request.seed)
-        self._text = TextAssembler(tokenizer.token_bytes, request.stop_sequences)
+        self._text = Detokenizer(tokenizer.token_bytes, request.stop_sequences)
         self._sums: list[int] = []
         self._smallest_margin, self._smallest_index = math.inf, 0
         self._opening = self._forced()

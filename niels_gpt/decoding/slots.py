@@ -1,7 +1,5 @@
 """Room for what the kernels know of sequences and for what they draw: made, doubled, and draws taken back.
 
-Knows no replies and no model but by its sizes.
-
 V vocabulary.
 """
 

@@ -1,10 +1,9 @@
 """The threads that share a step, and how many of them do: more than one only where that measures faster.
 
-On a machine with nothing else to do two threads need about two thirds of the time of one; on a busy one they
-wait for each other longer than they save. So where nobody said how many, steps are timed as they run: both
-ways are tried in turns, the faster one is kept, and they are tried again after a while, the more seldom the
-more often it went the same way. Time alone depends on this, never a bit. Knows nothing of what a step
-computes.
+On a machine with nothing else to do two threads need about two thirds of the time of one; on a busy one
+they wait for each other longer than they save. So where nobody said how many, steps are timed as they run:
+both ways are tried in turns, the faster one is kept, and they are tried again after a while, the more
+seldom the more often it went the same way. Time alone depends on this, never a bit.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def default_threads() -> int:
     return min(MOST, usable)
 
 
-class Pace:
+class ThreadTuner:
     """Whether one thread or `many` take less time, from the times that calls of one kind took."""
 
     def __init__(self, many: int) -> None:
@@ -82,14 +81,14 @@ class Pace:
         self._alone, self._together, self._probed = [], [], False
 
 
-class Crew:
+class StepThreads:
     """Runs steps on one thread or on several, this one among them."""
 
     def __init__(self, threads: int | None) -> None:
         """Exactly as many threads, or None: up to `default_threads`, as many as are faster."""
         self.threads = default_threads() if threads is None else threads
         """The most that share a step."""
-        self._paces: dict[int, Pace] | None = {} if threads is None and self.threads > 1 else None
+        self._paces: dict[int, ThreadTuner] | None = {} if threads is None and self.threads > 1 else None
         self._helpers = ThreadPoolExecutor(self.threads - 1, "kernels") if self.threads > 1 else None
 
     def run(self, work: Callable[..., int], *arguments: object, rows: int, steps: int) -> tuple[int, float]:
@@ -97,7 +96,11 @@ class Crew:
 
         Fewer steps than asked may be done. Calls with about as many `rows` count as of one kind.
         """
-        pace = None if self._paces is None else self._paces.setdefault(rows.bit_length(), Pace(self.threads))
+        pace = (
+            None
+            if self._paces is None
+            else self._paces.setdefault(rows.bit_length(), ThreadTuner(self.threads))
+        )
         parts = self.threads if pace is None else pace.next()
         if pace is not None and pace.probing:
             steps = 1

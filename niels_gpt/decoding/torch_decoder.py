@@ -2,7 +2,7 @@
 
 One step reads at most one chunk of waiting prompts and then moves every running reply by one token in a
 single forward, however far each has come. Made for the engine, whose protocol it fits by its shape alone;
-synchronous, to be called from one thread. Knows nothing of jobs, events or templates.
+synchronous, to be called from one thread.
 
 B sequences of a step, t tokens of one, V vocabulary.
 """
@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
-from niels_gpt.decoding.sequence import Reply
+from niels_gpt.decoding.sequence import SequenceState
 from niels_gpt.decoding.torch_kv_slab import KVSlab, Row
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.kv_cache import forward_cached
@@ -27,7 +27,7 @@ from niels_gpt.text.tokenizer import Tokenizer
 class CachedSequence:
     """A reply whose keys and values stay in a row of the slab."""
 
-    reply: Reply
+    reply: SequenceState
     row: Row
 
     @property
@@ -40,7 +40,7 @@ class CachedSequence:
 class RecomputedSequence:
     """A reply whose tokens are all read anew at every step: the slow twin."""
 
-    reply: Reply
+    reply: SequenceState
 
 
 _ArgT = TypeVar("_ArgT")
@@ -92,7 +92,7 @@ class TorchDecoder:
         """
         if self._max_batch is not None and len(self._held) >= self._max_batch:
             raise DecoderError(f"all {self._max_batch} places are taken, expected a release first")
-        reply = Reply(request, self._tokenizer, context=self._model.cfg.T)
+        reply = SequenceState(request, self._tokenizer, context=self._model.cfg.T)
         cached = request.use_cache
         sequence = CachedSequence(reply, self._slab.take()) if cached else RecomputedSequence(reply)
         self._held.add(sequence)
@@ -139,7 +139,7 @@ class TorchDecoder:
                 return
             yield sequence
 
-    def _recompute(self, reply: Reply) -> Step:
+    def _recompute(self, reply: SequenceState) -> Step:
         return reply.take(_last_rows(self._model(self._tensor([reply.ids])))[0])
 
     def _read_chunk(self, sequence: CachedSequence) -> Step:

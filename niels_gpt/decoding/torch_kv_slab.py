@@ -1,8 +1,8 @@
 """Keys and values of many sequences in one tensor: a step of all of them is one forward without a copy.
 
 A sequence owns a row. Sequences that step together must lie in the first rows: `pack` moves only those that
-do not, which happens when somebody joins or leaves, not at every step. Free rows are zero: what is masked out
-of an attention must still be finite, and nobody may meet what another one left. Knows no models, no tokens.
+do not, which happens when somebody joins or leaves, not at every step. Free rows are zero: what is masked
+out of an attention must still be finite, and nobody may meet what another one left.
 
 L layers, R rows, H heads, T context window, D head width.
 """

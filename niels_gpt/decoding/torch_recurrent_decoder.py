@@ -2,7 +2,7 @@
 
 Each sequence has a state of its own and is read alone, so what else runs cannot reach it; on a CPU the
 kernels do this faster and exactly. Fits the engine's protocol by its shape; synchronous, to be called from
-one thread. Knows nothing of jobs, events or templates.
+one thread.
 
 V vocabulary.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
-from niels_gpt.decoding.sequence import Reply
+from niels_gpt.decoding.sequence import SequenceState
 from niels_gpt.model.bdh import BDH, BDHState
 from niels_gpt.text.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ from niels_gpt.text.tokenizer import Tokenizer
 class StatefulSequence:
     """A reply, and what its model has kept of the tokens that it has read."""
 
-    reply: Reply
+    reply: SequenceState
     state: BDHState | None
     """None for a reply that is computed anew for every token."""
     read: int = 0
@@ -63,7 +63,7 @@ class TorchStateDecoder:
 
     def admit(self, request: GenerationRequest) -> StatefulSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
-        reply = Reply(request, self._tokenizer, context=self._model.cfg.context)
+        reply = SequenceState(request, self._tokenizer, context=self._model.cfg.context)
         state = self._model.new_state(1, self._model.cfg.context) if request.use_cache else None
         return StatefulSequence(reply, state)
 

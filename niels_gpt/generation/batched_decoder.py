@@ -1,8 +1,8 @@
 """Ragged sequences through a model together: the logits of what comes next in each, step by step.
 
-Rows may be dropped, repeated and put in another order between steps; beams and finished rows need that. While
-every row fits the model's context, what was read stays in the model's state; beyond it, each step reads each
-row's last `context` tokens anew. Knows nothing about sampling, text or ends.
+Rows may be dropped, repeated and put in another order between steps; beams and finished rows need that.
+While every row fits the model's context, what was read stays in the model's state; beyond it, each step
+reads each row's last `context` tokens anew.
 
 R rows, t tokens at hand, V vocabulary.
 """
@@ -28,7 +28,7 @@ class State(Protocol):
         ...
 
 
-class Stepping(Protocol):
+class SteppableModel(Protocol):
     """A model as the stepper drives it."""
 
     cfg: ModelConfig
@@ -50,11 +50,16 @@ class Stepping(Protocol):
         ...
 
 
-class Stepper:
+class BatchedDecoder:
     """R sequences that grow together."""
 
     def __init__(
-        self, model: Stepping, prompts: Sequence[Sequence[int]], *, new_tokens: int, use_cache: bool = True
+        self,
+        model: SteppableModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        new_tokens: int,
+        use_cache: bool = True,
     ) -> None:
         """ValueError for an empty prompt or an id that the model does not have."""
         V = model.cfg.V

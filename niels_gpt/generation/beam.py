@@ -1,9 +1,9 @@
 """Beam search: the continuations of highest score that keeping a few candidates a step can find.
 
-A candidate's score is the sum of its tokens' log probabilities over (number of new tokens) ** length penalty.
-A search ends when no candidate that is still open can beat what has ended, which is judged by the best that
-any longer continuation could score, so that nothing better within the beams is missed. Among equals the lower
-beam and id come first. All beams of all prompts are read together. Knows nothing about text.
+A candidate's score is the sum of its tokens' log probabilities over (number of new tokens) ** length
+penalty. A search ends when no candidate that is still open can beat what has ended, which is judged by the
+best that any longer continuation could score, so that nothing better within the beams is missed. Among
+equals the lower beam and id come first. All beams of all prompts are read together.
 
 P prompts, K beams, V vocabulary.
 """
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from niels_gpt.generation.batched_decoder import Stepper, Stepping
-from niels_gpt.generation.options import Options
+from niels_gpt.generation.batched_decoder import BatchedDecoder, SteppableModel
+from niels_gpt.generation.options import GenerationOptions
 from niels_gpt.sampling import scored
 
 
@@ -34,7 +34,7 @@ class Beam:
 class _Search:
     """One prompt's beams."""
 
-    options: Options
+    options: GenerationOptions
     prompt_tokens: int
     open: list[float] = field(default_factory=lambda: [0.0])
     """Log probabilities of the candidates that go on, as many as it has rows."""
@@ -61,12 +61,14 @@ class _Search:
         return self.ended[self.options.num_return_sequences - 1].score >= best
 
 
-def beam_search(model: Stepping, prompts: Sequence[Sequence[int]], options: Options) -> list[list[Beam]]:
+def beam_search(
+    model: SteppableModel, prompts: Sequence[Sequence[int]], options: GenerationOptions
+) -> list[list[Beam]]:
     """Return the best `num_return_sequences` continuations of each prompt, the best first.
 
     Temperature, top-k and the like have no part in it; penalties and banned ids do.
     """
-    stepper = Stepper(model, prompts, new_tokens=options.max_new_tokens)
+    stepper = BatchedDecoder(model, prompts, new_tokens=options.max_new_tokens)
     searches = [_Search(options, len(prompt)) for prompt in prompts]
     live = list(range(len(prompts)))
     for done in range(options.max_new_tokens):
@@ -98,7 +100,7 @@ def beam_search(model: Stepping, prompts: Sequence[Sequence[int]], options: Opti
 
 
 def _extend(
-    search: _Search, logits: torch.Tensor, stepper: Stepper, own: range
+    search: _Search, logits: torch.Tensor, stepper: BatchedDecoder, own: range
 ) -> list[tuple[int, int]]:  # fmt: skip
     """Move a search on by one token; which row goes on with which token, for all that stay open."""
     options = search.options

@@ -1,6 +1,6 @@
 """Greedy replies to many conversations at once, through any decoder.
 
-For evaluation and for the sample that training shows. Knows nothing of models, scores, files or engines.
+For evaluation and for the sample that training shows.
 """
 
 from __future__ import annotations

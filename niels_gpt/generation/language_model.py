@@ -14,12 +14,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from niels_gpt.generation.batched_decoder import Stepping
+from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.beam import beam_search
-from niels_gpt.generation.options import Options, make_options
+from niels_gpt.generation.options import GenerationOptions, make_options
 from niels_gpt.generation.sampled import row_seeds, sampled_steps
 from niels_gpt.model.mode import eval_mode
-from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 
@@ -127,7 +127,7 @@ class LanguageModel:
             raise ValueError("a stream has one continuation and no beams: leave both numbers at 1")
         tokenizer = self._tokenizer()
         ids = tokenizer.encode_ids(prompt)
-        text = TextAssembler(tokenizer.token_bytes, options.stop_sequences)
+        text = Detokenizer(tokenizer.token_bytes, options.stop_sequences)
         seeds = row_seeds(1, generator)
 
         def pieces() -> Iterator[str]:
@@ -152,13 +152,13 @@ class LanguageModel:
         return tokenizer
 
     def _replies(
-        self, prompts: Sequence[Sequence[int]], options: Options, generator: torch.Generator | None
+        self, prompts: Sequence[Sequence[int]], options: GenerationOptions, generator: torch.Generator | None
     ) -> list[list[int]]:
         """Return the new ids of each row, the end token included."""
         each = options.num_return_sequences
         if options.num_beams > 1 and options.max_new_tokens:
             with eval_mode(self.model):
-                found = beam_search(cast("Stepping", self.model), prompts, options)
+                found = beam_search(cast("SteppableModel", self.model), prompts, options)
             return [list(beam.new_ids) for beams in found for beam in beams]
         rows = [prompt for prompt in prompts for _ in range(each)]
         replies: list[list[int]] = [[] for _ in rows]
@@ -168,11 +168,11 @@ class LanguageModel:
         return replies
 
     def _steps(
-        self, rows: Sequence[Sequence[int]], options: Options, seeds: Sequence[int]
+        self, rows: Sequence[Sequence[int]], options: GenerationOptions, seeds: Sequence[int]
     ) -> Iterator[dict[int, int]]:
         token_bytes = self._tokenizer().token_bytes if options.stop_sequences else None
         steps = sampled_steps(
-            cast("Stepping", self.model), rows, options, seeds=seeds, token_bytes=token_bytes
+            cast("SteppableModel", self.model), rows, options, seeds=seeds, token_bytes=token_bytes
         )  # fmt: skip
         while True:
             with eval_mode(self.model):  # and not across the yield: a reader may train in between
@@ -184,7 +184,7 @@ class LanguageModel:
     def _stream_ids(
         self,
         prompts: Sequence[Sequence[int]],
-        options: Options,
+        options: GenerationOptions,
         generator: torch.Generator | None,
         pad: int,
         device: torch.device,

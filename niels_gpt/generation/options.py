@@ -1,7 +1,4 @@
-"""What a call to a model's `generate` asks for, checked before anything is computed.
-
-Knows nothing about models or text.
-"""
+"""What a call to a model's `generate` asks for, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from niels_gpt.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class GenerationOptions:
     """A call's settings; ValueError for one out of range."""
 
     max_new_tokens: int
@@ -66,7 +63,7 @@ def make_options(
     stop_sequences: Iterable[str | bytes] = (),
     num_beams: int = 1,
     length_penalty: float = 1.0,
-) -> Options:
+) -> GenerationOptions:
     """Return what the keywords of `generate` say; `do_sample=False` is temperature 0."""
     sampling = Sampling(
         temperature=temperature,
@@ -79,7 +76,7 @@ def make_options(
         presence_penalty=presence_penalty,
     )
     stops = () if eos_token_id is None else eos_token_id
-    return Options(
+    return GenerationOptions(
         max_new_tokens=max_new_tokens,
         sampling=sampling if do_sample else sampling.greedy(),
         num_return_sequences=num_return_sequences,

@@ -3,7 +3,6 @@
 `generate_ids` and `generate_text` run any module that maps ids (1, t) to logits (1, t, V) and stop at byte
 sequences; the `generate_ids_*cached` and greedy ones run a GPT and stop at a token. All sample with
 `torch.multinomial`. The chat does not come through here: its decoder batches sequences and draws portably.
-Knows nothing about conversations.
 
 T context window, V vocabulary, n tokens of the prompt, m new tokens.
 """

@@ -1,7 +1,6 @@
 """The plain loop: one token a row and step, drawn or the likeliest, each row to its own end.
 
 Every row has a generator of its own, so a row's tokens depend on its seed and not on the rows beside it.
-Knows nothing about text but its bytes, in which a stop sequence may end a row.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from niels_gpt.generation.batched_decoder import Stepper, Stepping
-from niels_gpt.generation.options import Options
+from niels_gpt.generation.batched_decoder import BatchedDecoder, SteppableModel
+from niels_gpt.generation.options import GenerationOptions
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import draw
 
@@ -24,9 +23,9 @@ def row_seeds(count: int, generator: torch.Generator | None) -> list[int]:
 
 
 def sampled_steps(
-    model: Stepping,
+    model: SteppableModel,
     prompts: Sequence[Sequence[int]],
-    options: Options,
+    options: GenerationOptions,
     *,
     seeds: Sequence[int],
     token_bytes: TokenBytes | None = None,
@@ -35,7 +34,7 @@ def sampled_steps(
 
     `token_bytes` is needed for stop sequences. The logits of one step are computed together.
     """
-    stepper = Stepper(model, prompts, new_tokens=options.max_new_tokens)
+    stepper = BatchedDecoder(model, prompts, new_tokens=options.max_new_tokens)
     generators = [make_generator(seed) for seed in seeds]
     ends = [_End(options, token_bytes) for _ in prompts]
     live = list(range(len(prompts)))
@@ -57,7 +56,7 @@ def sampled_steps(
 class _End:
     """Whether a row has come to its end."""
 
-    def __init__(self, options: Options, token_bytes: TokenBytes | None) -> None:
+    def __init__(self, options: GenerationOptions, token_bytes: TokenBytes | None) -> None:
         self._options = options
         self._token_bytes = token_bytes
         self._tail = b""

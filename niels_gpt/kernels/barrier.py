@@ -2,7 +2,7 @@
 
 The last one to arrive starts the next generation; the others watch for it. They watch without sleeping for
 some microseconds, which is what a step of a small model can afford, then yield the processor between looks,
-so that a busy machine goes on. Knows nothing about what is computed between.
+so that a busy machine goes on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ yield_processor = kernel(_yield_processor, [])
 
 
 @compiled
-def meet(barrier, parts):
+def wait(barrier, parts):
     """Wait until all `parts` threads are here."""
     if parts == 1:
         return

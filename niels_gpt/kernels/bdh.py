@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.barrier import meet
+from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import FLOAT32, linear
 from niels_gpt.kernels.rope_angles import phase_tables
@@ -99,30 +99,30 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         at = 4 * r * shape.row
         _norm(shape, weights, weights.embedding + 4 * rows.ids[r] * shape.row, work.x + at)
         phase_tables(weights.frequencies, rows.positions[r], work.cosine[r], work.sine[r])
-    meet(work.barrier, parts)
+    wait(work.barrier, parts)
     first, last = shape.H * part // parts, shape.H * (part + 1) // parts
     column_blocks = shape.row // LANES
     left, right = column_blocks * part // parts, column_blocks * (part + 1) // parts
     for layer in range(shape.L):
         _heads(shape, weights, work, rows, layer, first, last, part)
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
         _decode(shape, weights, work, count, left, right, part)
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
         for r in range(part, count, parts):
             x, out = work.x + 4 * r * shape.row, work.out + 4 * r * shape.row
             _norm(shape, weights, out, out)
             add_row(out, x, shape.C)
             _norm(shape, weights, x, x)
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
     for i in range(part, wanted.size, parts):
         copy_row(work.x + 4 * wanted[i] * shape.row, work.out + 4 * i * shape.row, shape.C)
-    meet(work.barrier, parts)
+    wait(work.barrier, parts)
     blocks = shape.head_row // LANES
     linear(
         FLOAT32, work.out, shape.row, weights.head, shape.C * LANES, shape.C, weights.zeros, 0,
         logits, shape.head_row, wanted.size, blocks * part // parts, blocks * (part + 1) // parts,
     )  # fmt: skip
-    meet(work.barrier, parts)
+    wait(work.barrier, parts)
 
 
 @compiled

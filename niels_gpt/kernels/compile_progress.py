@@ -1,7 +1,7 @@
 """How far the compilation of the kernels has come, for whoever waits for it.
 
 Numba tells of every function that it compiles, and of none that it finds on disk. The few that take most of
-the time mark the way. Knows nothing of models or decoders.
+the time mark the way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from numba.core import event
 
-SAMPLER = "_largest_k", "_typical", "_nucleus", "choose"
+SAMPLER = "_largest_k", "_typical", "_nucleus", "sample"
 MILESTONES = {
     "gpt": ("linear", "remember", "attend", "forward", *SAMPLER, "run"),
     "bdh": ("linear", "_heads", "_decode", "forward", *SAMPLER, "run"),

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.barrier import meet
+from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.forward import forward
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
 from niels_gpt.kernels.jit import ZERO, compiled, inlined
-from niels_gpt.kernels.sampler import Scratch, Settings, choose
+from niels_gpt.kernels.sampler import Scratch, Settings, sample
 
 
 class Slots(NamedTuple):
@@ -73,11 +73,11 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers
                     rows.ids[i] = slots.last_id[drawing[i]]
                     rows.positions[i] = slots.position[drawing[i]]
             work.stop[0] = ended
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
         done += 1
         if work.stop[0]:
             break
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
     set_modes(modes)
     return done
 
@@ -97,7 +97,7 @@ def _draw(V, logits, slot, slots, scratch, drawn, step, i):
     uniform = 0.0
     if slots.settings.temperature[slot] > 0.0:
         uniform = slots.uniforms[slot, slots.used[slot]]
-    token_id, margin = choose(
+    token_id, margin = sample(
         logits, V, slots.counts[slot], slots.banned[slot], slots.settings, slot, uniform, scratch
     )
     drawn.ids[step, i] = token_id

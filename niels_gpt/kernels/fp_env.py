@@ -3,7 +3,7 @@
 A thread may have been told to take subnormal numbers for zero, or to round otherwise: torch does the former
 on request, some audio and game libraries unasked, and a new thread starts with the modes of the one that
 makes it. Then sums and products have other bits. x86-64 keeps these modes in MXCSR, 64-bit ARM in FPCR; for
-other processors nothing is done. Knows nothing about what is computed.
+other processors nothing is done.
 """
 
 from __future__ import annotations

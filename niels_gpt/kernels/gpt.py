@@ -4,7 +4,7 @@ A row is one token of one sequence: its id, its position, the address and the ro
 Nothing in a row's arithmetic looks at another row, so what else is in the step cannot change its bits.
 
 Several threads may run the same step: part p of P computes its own heads and its own columns of every
-product. No sum is ever split, so P cannot change a bit either. They meet at four barriers a layer; what is
+product. No sum is ever split, so P cannot change a bit either. They wait at four barriers a layer; what is
 cheap (norms) each part computes for itself.
 
 L layers, H heads, D head width, C width, F MLP width, V vocabulary, S room of a state.
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from niels_gpt.kernels.attention import GROUP, attend, remember
-from niels_gpt.kernels.barrier import meet
+from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.jit import ONE, ZERO, compiled, inlined
 from niels_gpt.kernels.linear import VECTOR_BYTES, block_floats, linear
 from niels_gpt.kernels.row_ops import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
@@ -110,15 +110,15 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         w = weights.layers[layer]
         _norm(shape, w[NORM1], w[SHIFT1], work.x, normed, count)
         _attention(shape, weights, w[QKV], work, rows, layer, part, parts)
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
         _product(
             weights, work.mixed, shape.row, w[PROJ], shape.C,
             work.x, shape.row, work.x, shape.row, count, first, last,
         )  # fmt: skip
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
         _norm(shape, w[NORM2], w[SHIFT2], work.x, normed, count)
         _mlp_up(shape, weights, w, work, normed, count, part, parts)
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
         for r in range(count):
             own = VECTOR_BYTES * first
             width = min(last * LANES, shape.C) - first * LANES
@@ -127,7 +127,7 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
             weights, work.up, shape.mlp_row, w[DOWN], shape.F,
             work.x, shape.row, work.x, shape.row, count, first, last,
         )  # fmt: skip
-        meet(work.barrier, parts)
+        wait(work.barrier, parts)
     for i in range(wanted.size):
         row, out = work.x + 4 * wanted[i] * shape.row, normed + 4 * i * shape.row
         _norm(shape, weights.final_scale, weights.final_shift, row, out, ONE)
@@ -136,7 +136,7 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         weights, normed, shape.row, weights.head, shape.C,
         weights.zeros, ZERO, logits, shape.head_row, wanted.size, first, last,
     )  # fmt: skip
-    meet(work.barrier, parts)
+    wait(work.barrier, parts)
 
 
 @inlined

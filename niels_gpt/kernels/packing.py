@@ -1,4 +1,4 @@
-"""From a torch model of any architecture to what its kernels read. Knows no decoder."""
+"""From a torch model of any architecture to what its kernels read."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from niels_gpt.kernels.simd_ir import LANES
 if TYPE_CHECKING:
     from niels_gpt.sampling.settings import Sampling
 
-SPOILED, NOTHING_LEFT = -1, -2
-"""What `choose` gives instead of an id: logits that are not finite; every id ruled out."""
+NON_FINITE, NOTHING_LEFT = -1, -2
+"""What `sample` gives instead of an id: logits that are not finite; every id ruled out."""
 NEGATIVE_INFINITY = np.float32(-np.inf)
 BEST, WORST = ONE, ZERO
 
@@ -85,13 +85,13 @@ class Scratch(NamedTuple):
 
 
 @compiled
-def choose(logits, V, counts, banned, settings, slot, uniform, scratch):
+def sample(logits, V, counts, banned, settings, slot, uniform, scratch):
     """(id, margin) for logits (at least V,) float32 of one slot.
 
     By id: `counts` says how often it occurred in prompt and reply, `banned` whether it is ruled out.
     """
     if spoiled_row(_at(logits), V) != 0.0:
-        return np.int64(SPOILED), 0.0
+        return np.int64(NON_FINITE), 0.0
     scaled = scratch.scaled
     _rule_out(logits, V, counts, banned, settings, slot, scaled)
     largest = largest_in_row(_at(scaled), V)

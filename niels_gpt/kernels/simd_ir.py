@@ -1,10 +1,10 @@
 """LLVM vectors as Python expressions: what every kernel here is written in.
 
 An `Emitter` wraps llvmlite's builder with the few operations that the kernels need. Each is one IEEE 754
-operation a lane, correctly rounded, in exactly the order written: no fast-math flag is ever set, so LLVM may
-choose registers and instructions but never another result. Where a processor has no fused multiply-add, LLVM
-calls the C library's, which is slow and equal. `kernel` turns an emitting function into a Numba intrinsic,
-inlined where it is called. Knows nothing about models.
+operation a lane, correctly rounded, in exactly the order written: no fast-math flag is ever set, so LLVM
+may choose registers and instructions but never another result. Where a processor has no fused multiply-add,
+LLVM calls the C library's, which is slow and equal. `kernel` turns an emitting function into a Numba
+intrinsic, inlined where it is called.
 """
 
 from __future__ import annotations

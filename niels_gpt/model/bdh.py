@@ -1,10 +1,10 @@
 """Baby Dragon Hatchling: one layer used L times, sparse positive latents, linear attention, no softmax.
 
 Kosowski et al. 2025, arXiv 2509.26507, in the form of their reference implementation, whose parameter names
-are kept so that its checkpoints load. Two ways to compute the same: `forward` over whole sequences, with all
-scores strictly below the diagonal, and `forward_from` with what earlier tokens left in a state of constant
-size. Different from the reference in one point: phases are multiplied and reduced in float64, where float32
-would lose them after some thousand tokens. Knows nothing about tokenizers or sampling.
+are kept so that its checkpoints load. Two ways to compute the same: `forward` over whole sequences, with
+all scores strictly below the diagonal, and `forward_from` with what earlier tokens left in a state of
+constant size. Different from the reference in one point: phases are multiplied and reduced in float64,
+where float32 would lose them after some thousand tokens.
 
 B batch, t tokens at hand, C width, H heads, N width of a head's latents, V vocabulary, L times the layer.
 """

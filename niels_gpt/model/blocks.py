@@ -2,7 +2,6 @@
 
 Two ways through the attention, with the same weights: `forward` over whole sequences from position 0
 (training), and `forward_cached` over the next tokens of sequences whose keys and values lie in a cache.
-Knows nothing about vocabularies, sampling, or who owns the cache.
 
 B batch, t tokens at hand, T context window, S room in the cache, C width, H heads, D width of a head.
 """

@@ -1,9 +1,9 @@
 """Checkpoint files: one dictionary, written so that a crash leaves the old file or the new one, never half.
 
 The keys are model_cfg, train_cfg, model_state, optimizer_state, step, best_val_loss and, where the model
-has a tokenizer of its own, its JSON under "tokenizer", and where a run can go on from it, the counter of its
-randomness and the position in its data under "run". Files are always read with `weights_only=True`,
-which can build tensors and plain values and nothing else. Knows nothing about what the weights mean.
+has a tokenizer of its own, its JSON under "tokenizer", and where a run can go on from it, the counter of
+its randomness and the position in its data under "run". Files are always read with `weights_only=True`,
+which can build tensors and plain values and nothing else.
 """
 
 from __future__ import annotations

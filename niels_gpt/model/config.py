@@ -1,11 +1,11 @@
 """The sizes of a model and the settings of a training run, as frozen values that check themselves.
 
 Also their JSON form, `{"model": {...}, "train": {...}}`, in which every key is optional and an unknown one
-is an error that names it. Knows nothing about torch, files other than JSON, or what a model computes.
+is an error that names it.
 
-V vocabulary, T context window, C width, L layers, H heads, d_ff width of the MLP, D = C // H width of a head,
-B batch size. In a BDH, d_ff is the width of the sparse latents of all heads together, and T the length of
-the texts that it learns from: it has no window.
+V vocabulary, T context window, C width, L layers, H heads, d_ff width of the MLP, D = C // H width of a
+head, B batch size. In a BDH, d_ff is the width of the sparse latents of all heads together, and T the
+length of the texts that it learns from: it has no window.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The methods that users of the original project call on a model, as thin delegates.
 
 The code they call is a layer up (`generation/language_model.py`) or needs the registry of all models
-(`model/pretrained.py`), so it is looked up when a method is called: a model is weights and a forward pass, and
-its module imports neither.
+(`model/pretrained.py`), so it is looked up when a method is called: a model is weights and a forward pass,
+and its module imports neither.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a reply depends on, as digests, and where it was computed, as words.
 
 Four digests decide whether a reply can be made again: weights, config, tokenizer, template. The environment
-(versions, processor, device, threads) only explains a difference. Knows nothing about files or sessions.
+(versions, processor, device, threads) only explains a difference.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The decoder-only transformer: embedding, L pre-norm blocks, a final norm, and a head tied to the embedding.
 
 Parameter names (`tok_emb`, `blocks.N...`, `ln_f`, `lm_head`) are those of the original project, so that its
-checkpoints load. Knows nothing about tokenizers, sampling or caches.
+checkpoints load.
 
-B batch, t tokens at hand, T context window, C width, H heads, D head width, V vocabulary, L layers, S cached
-positions.
+B batch, t tokens at hand, T context window, C width, H heads, D head width, V vocabulary, L layers, S
+cached positions.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A cache holds the keys and values of tokens already seen, so that a new token costs one position instead of
 all of them. One function does all cached arithmetic; everything else here is bookkeeping for sequences that
-stand at the same position. Knows nothing about sampling, stopping or batches of strangers.
+stand at the same position.
 
 B batch, t tokens at hand, S room in the cache, L layers, H heads, D width of a head, V vocabulary.
 """

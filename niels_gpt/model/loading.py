@@ -1,7 +1,7 @@
 """From a checkpoint file to a model that is ready to generate, with its tokenizer, template and fingerprint.
 
-Files of the original project say less about themselves: what their config leaves out is read off the names of
-their weights. Weights become float32. Knows nothing about sampling, sessions or the terminal.
+Files of the original project say less about themselves: what their config leaves out is read off the names
+of their weights. Weights become float32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Evaluation mode for the length of a block, and back to what it was.
-
-Knows nothing about what runs inside.
-"""
+"""Evaluation mode for the length of a block, and back to what it was."""
 
 from __future__ import annotations
 

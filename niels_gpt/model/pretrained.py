@@ -1,7 +1,7 @@
 """A model as a directory: config.json, model.safetensors and, for a learned vocabulary, tokenizer.json.
 
 The files that other tools expect under these names. A config.json in the terms of the BDH reference is read
-too. Knows nothing about training state: that stays in checkpoint files.
+too.
 """
 
 from __future__ import annotations

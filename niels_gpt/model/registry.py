@@ -1,7 +1,6 @@
 """The architectures by name, and the one place that makes a model from its config.
 
-Whoever adds an architecture adds a row here and its defaults to `config.ARCHITECTURES`. Knows nothing about
-weights or files.
+Whoever adds an architecture adds a row here and its defaults to `config.ARCHITECTURES`.
 """
 
 from __future__ import annotations

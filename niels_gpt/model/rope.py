@@ -1,8 +1,7 @@
 """Rotary position embedding over adjacent pairs (Su et al. 2021, arXiv 2104.09864, section 3.4).
 
 Pair i of a head, the channels (2i, 2i + 1), is turned by the angle position * theta ** (-2i / D). The dot
-product of a query and a key then depends on their distance alone. Knows nothing about attention or caches;
-the attention calls `rope.apply_rope` through the module, so that it can be observed or replaced.
+product of a query and a key then depends on their distance alone.
 
 B batch, H heads, T positions in the cache, Tq positions at hand, D width of a head.
 """

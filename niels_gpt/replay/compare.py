@@ -1,7 +1,6 @@
 """One conversation, another checkpoint: what it would have answered in each place, word by word.
 
 Each reply is asked for after the recorded conversation up to there, under the recorded seed and settings.
-Knows no terminal.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine import GenerationFailed
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.conversation.options import Options, check_checkpoint
+from niels_gpt.conversation.options import ChatOptions, check_checkpoint
 from niels_gpt.replay.find_checkpoint import Load, missing_parts
 from niels_gpt.replay.reconstruct import Asked, ask, chosen_turns, questions
 from niels_gpt.replay.regenerate import BATCH, regenerate
@@ -20,7 +19,7 @@ from niels_gpt.replay.word_diff import Piece, word_difference
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.conversation.model import LoadedChatModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class Compared:
         return {**asdict(self), "same": self.same}
 
 
-def other_model(store: Store, name: str, options: Options, load: Load) -> LoadedModel | None:
+def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> LoadedChatModel | None:
     """Load the given checkpoint; None, if a reply of the session was made with its weights.
 
     Then it is one to verify with. Raises LoadFailed.
@@ -62,7 +61,7 @@ def other_model(store: Store, name: str, options: Options, load: Load) -> Loaded
 async def compare_session(
     store: Store,
     name: str,
-    model: LoadedModel,
+    model: LoadedChatModel,
     *,
     turn: int | None = None,
     every_branch: bool = False,

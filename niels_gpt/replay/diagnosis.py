@@ -1,7 +1,7 @@
 """What kind of fault a divergence looks like: one changed token, a generator off by one, another seed.
 
 The intervals that the recorded tokens take up in their distributions are computed again; a fault shows in
-which draws fall into them. Says nothing where it cannot tell. Knows no store and no terminal.
+which draws fall into them. Says nothing where it cannot tell.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.replay.explain import Step, explain
+from niels_gpt.replay.explain import ExplainedToken, explain
 from niels_gpt.replay.reconstruct import Asked
 from niels_gpt.replay.verdict import Verdict
 from niels_gpt.rng import make_generator, reply_seed
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.conversation.model import LoadedChatModel
 
 _SHIFTS = (1, -1, 2, -2)
 
 
-def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: LoadedModel) -> Verdict:
+def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: LoadedChatModel) -> Verdict:
     """Return a verdict that diverged at a token with the margin there, and remarks on what it looks like."""
     divergence = verdict.divergence
     if divergence is None or divergence.place != "token":
@@ -42,7 +42,7 @@ def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: L
     )
 
 
-def _remarks(asked: Asked, found_ids: Sequence[int], steps: Sequence[Step]) -> Iterable[str]:
+def _remarks(asked: Asked, found_ids: Sequence[int], steps: Sequence[ExplainedToken]) -> Iterable[str]:
     recorded = asked.question.recorded
     ids = recorded.reply.token_ids or ()
     differing = [i for i, (a, b) in enumerate(zip(ids, found_ids, strict=False)) if a != b]
@@ -63,7 +63,7 @@ def _remarks(asked: Asked, found_ids: Sequence[int], steps: Sequence[Step]) -> I
             yield f"every token fits the seed {seed}: the stored seed was changed"
 
 
-def _fits(steps: Sequence[Step], seed: int, *, shift: int) -> bool:
+def _fits(steps: Sequence[ExplainedToken], seed: int, *, shift: int) -> bool:
     """Return whether all drawn tokens are those of this seed's generator, `shift` draws on."""
     most = len(steps) + abs(shift)
     draws = torch.rand(most, dtype=torch.float64, generator=make_generator(seed)).tolist()
@@ -71,7 +71,7 @@ def _fits(steps: Sequence[Step], seed: int, *, shift: int) -> bool:
     return bool(drawn) and all(step.low <= draws[step.index + shift] < step.high for step in drawn)
 
 
-def _distance(step: Step) -> float | None:
+def _distance(step: ExplainedToken) -> float | None:
     """Return how far the draw was from giving the recorded token; None where nothing was drawn."""
     if step.draw is None:
         return None

@@ -1,7 +1,7 @@
 """Why a reply is what it is: at each token what else could have been said, and how likely that was.
 
 The logits are computed again in the reply's own arithmetic; the filters and the draw are those of the
-sampling. Knows no terminal and no picture.
+sampling.
 
 V vocabulary.
 """
@@ -26,7 +26,7 @@ from niels_gpt.rng import make_generator
 from niels_gpt.sampling import filtered_probs, likeliest, scored
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.conversation.model import LoadedChatModel
     from niels_gpt.decoding.request import GenerationRequest
 
 CANDIDATES = 10
@@ -45,7 +45,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class ExplainedToken:
     """One token of a reply. `candidates` are the likeliest ones, the chosen one first in `chosen`.
 
     `low` and `high` are the ends of the chosen token's interval in [0, 1], `draw` the number that fell into
@@ -79,11 +79,11 @@ class Explained:
 
     question: Question
     request: GenerationRequest
-    steps: tuple[Step, ...]
+    steps: tuple[ExplainedToken, ...]
     same_bits: bool | None
 
 
-def explain(model: LoadedModel, asked: Asked) -> Explained:
+def explain(model: LoadedChatModel, asked: Asked) -> Explained:
     """Return every step of a recorded reply; ChatError if it has no tokens, or they do not fit the model."""
     question, request = asked.question, asked.request
     reply_ids = question.recorded.reply.token_ids or ()
@@ -151,8 +151,8 @@ def _bits(explained: Explained) -> str:
 
 
 def _steps(
-    model: LoadedModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
-) -> Iterator[Step]:
+    model: LoadedChatModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
+) -> Iterator[ExplainedToken]:
     generator = make_generator(request.seed)
     draws = torch.rand(len(reply_ids), dtype=torch.float64, generator=generator).tolist()
     for index, token_id in enumerate(reply_ids):
@@ -164,7 +164,7 @@ def _steps(
         bounds = after.cumsum(dim=-1) / after.sum()
         forced = index < len(request.forced_ids)
         shown = torch.topk(after + before * 1e-9, min(CANDIDATES, len(row))).indices.tolist()
-        yield Step(
+        yield ExplainedToken(
             index=index,
             chosen=_candidate(model, token_id, before, after),
             candidates=tuple(_candidate(model, each, before, after) for each in shown),
@@ -175,7 +175,7 @@ def _steps(
         )
 
 
-def token_text(model: LoadedModel, token_id: int) -> str:
+def token_text(model: LoadedChatModel, token_id: int) -> str:
     """Return what a token says; of a control token its name."""
     names = {special: f"<|{name}|>" for name, special in model.tokenizer.special_token_ids().items()}
     return names.get(token_id) or model.tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
@@ -185,7 +185,7 @@ def _one_hot(row: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(row).index_fill(0, torch.tensor([likeliest(row)]), 1.0)
 
 
-def _candidate(model: LoadedModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
+def _candidate(model: LoadedChatModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
     return Candidate(
         token_id=token_id,
         text=token_text(model, token_id),

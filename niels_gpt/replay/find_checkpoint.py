@@ -1,7 +1,7 @@
 """Which checkpoint can make a recorded reply again: the one where it lay, a given one, the shipped one.
 
-A candidate fits when weights, config and tokenizer are the recorded ones; another template is let in, because
-the prompts will show what it changes. Knows no turns and no verdicts.
+A candidate fits when weights, config and tokenizer are the recorded ones; another template is let in,
+because the prompts will show what it changes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from niels_gpt.conversation.errors import ChatError, LoadFailed
-from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, Options, check_checkpoint
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions, check_checkpoint
 from niels_gpt.kernels import WeightForm
 from niels_gpt.replay.verdict import INDISPENSABLE, Difference, differences
 from sessions import Checkpoint
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.conversation.model import LoadedChatModel
 
-Load = Callable[[Options], "LoadedModel"]
+Load = Callable[[ChatOptions], "LoadedChatModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class Unfit:
 
 
 def find_model(
-    checkpoint: Checkpoint, environment: Mapping[str, object], options: Options, load: Load
-) -> LoadedModel | Unfit:
+    checkpoint: Checkpoint, environment: Mapping[str, object], options: ChatOptions, load: Load
+) -> LoadedChatModel | Unfit:
     """Load the model that a generation was made with, from the first place that has it.
 
     `environment` is the generation's: it names the device and the form of the weights. Places are the given
@@ -58,13 +58,13 @@ def find_model(
     return Unfit(why="; ".join(reasons), differing=differing)
 
 
-def missing_parts(parts: Mapping[str, str], model: LoadedModel) -> tuple[Difference, ...]:
+def missing_parts(parts: Mapping[str, str], model: LoadedChatModel) -> tuple[Difference, ...]:
     """Return the indispensable parts of a fingerprint in which a model differs."""
     found = differences(parts, model.checkpoint["parts"], {}, {})
     return tuple(difference for difference in found if difference.part in INDISPENSABLE)
 
 
-def _loaded(options: Options, load: Load) -> LoadedModel:
+def _loaded(options: ChatOptions, load: Load) -> LoadedChatModel:
     check_checkpoint(options)
     try:
         return load(options)
@@ -74,13 +74,13 @@ def _loaded(options: Options, load: Load) -> LoadedModel:
         raise LoadFailed(str(error)) from error
 
 
-def _places(checkpoint: Checkpoint, options: Options) -> Sequence[Path]:
+def _places(checkpoint: Checkpoint, options: ChatOptions) -> Sequence[Path]:
     if options.checkpoint_given:
         return [options.checkpoint]
     return list(dict.fromkeys([Path(checkpoint.path), DEFAULT_CHECKPOINT]))
 
 
-def _as_recorded(options: Options, environment: Mapping[str, object]) -> Options:
+def _as_recorded(options: ChatOptions, environment: Mapping[str, object]) -> ChatOptions:
     form = environment.get("weights")
     if form in get_args(WeightForm):
         return replace(options, weights=cast("WeightForm", form))

@@ -1,7 +1,6 @@
 """An explained reply as a picture: each token shaded by how likely it was, the others where a pointer rests.
 
-One self-contained file, HTML or SVG: no script, no font and nothing else from elsewhere. Knows no model;
-every text is made harmless and escaped here.
+One self-contained file, HTML or SVG: no script, no font and nothing else from elsewhere.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niels_gpt.replay.explain import Explained, Step
+from niels_gpt.replay.explain import Explained, ExplainedToken
 from niels_gpt.text.control_characters import harmless
 
 _WIDTH, _LINE, _COLUMN, _MARGIN, _ABOVE = 900.0, 26.0, 8.4, 24.0, 84.0
@@ -135,13 +134,13 @@ def _columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _told(step: Step) -> str:
+def _told(step: ExplainedToken) -> str:
     how = "forced" if step.forced else f"{step.chosen.after:.1%} of what was drawn from"
     others = [f"{each.text!r} {each.after:.1%} ({each.before:.1%} of all)" for each in step.candidates]
     return "\n".join([f"token {step.index}: {how}", *others])
 
 
-def _colour(step: Step) -> str:
+def _colour(step: ExplainedToken) -> str:
     if step.forced:
         return "#dddddd"
     return _mixed((255, 140, 40), 1.0 - step.chosen.after)

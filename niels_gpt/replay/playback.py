@@ -1,7 +1,6 @@
 """A conversation played again as it was: the pauses before each reply, and its words at their pace.
 
-The stored texts and timings are enough: it plays whether or not there is a checkpoint. Knows no store; what
-shows and what waits are functions.
+The stored texts and timings are enough: it plays whether or not there is a checkpoint.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """From a stored session to the very requests that its replies were generated from.
 
-The path to each user message, the system prompt on it, the turns that were left out and the template give the
-prompt again; what is stored with the reply gives the rest. Knows no engine and no terminal; a loaded model
-only as what makes prompts and requests.
+The path to each user message, the system prompt on it, the turns that were left out and the template give
+the prompt again; what is stored with the reply gives the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from niels_gpt.conversation.context import exchanges_of, fit, prompt_hash, system_of
-from niels_gpt.conversation.conversation import Model
+from niels_gpt.conversation.conversation import ChatModel
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.settings import Settings
 from sessions import Message, RecordedTurn, Session, Store
@@ -74,7 +73,7 @@ def settings_of(question: Question) -> Settings:
         raise ChatError(f"its settings are damaged: {error}") from error
 
 
-def ask(model: Model, question: Question, *, whole: bool = False) -> Asked:
+def ask(model: ChatModel, question: Question, *, whole: bool = False) -> Asked:
     """Return the request for a recorded reply.
 
     A cancelled reply is asked for up to its last stored token, unless `whole` asks for what it would have

@@ -1,8 +1,7 @@
 """Many replies side by side through the engine: no batch changes a bit, so a replay need not go in order.
 
-A decoder that reads drafts gets a reply after the one whose beginning it shares, out of which it then copies;
-once a draft turned out wrong, nothing waits any more. Knows no store and no verdicts: requests in, results
-out. Runs on asyncio and trio.
+A decoder that reads drafts gets a reply after the one whose beginning it shares, out of which it then
+copies; once a draft turned out wrong, nothing waits any more. Runs on asyncio and trio.
 """
 
 from __future__ import annotations

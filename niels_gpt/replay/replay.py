@@ -1,6 +1,6 @@
 """Replay a session: every reply made again from what is stored, side by side, and a verdict on each.
 
-Knows where the parts are and in which order; the store judges its own bytes first. Knows no terminal.
+Knows where the parts are and in which order; the store judges its own bytes first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from engine import Result
 from niels_gpt.conversation.context import CONTEXT_RULE
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.replay.diagnosis import diagnosed
 from niels_gpt.replay.find_checkpoint import Load, Unfit, find_model
 from niels_gpt.replay.reconstruct import Asked, Question, ask, chosen_turns, questions
@@ -22,7 +22,7 @@ from niels_gpt.replay.verdict import Difference, Kind, Verdict, differences, ove
 from sessions import Fault, Session, Store, Verification
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.conversation.model import LoadedChatModel
 
 _OTHER_RULES = "the messages are as they were recorded; what makes a prompt of them is another one: {}"
 _UNSAID = "the template or the rule for the context was changed, and its version was not raised"
@@ -50,7 +50,7 @@ class Replay:
 async def replay(
     store: Store,
     name: str,
-    options: Options,
+    options: ChatOptions,
     load: Load,
     *,
     turn: int | None = None,
@@ -95,7 +95,7 @@ def _groups(found: Iterable[Question]) -> list[list[Question]]:
 async def _replay_group(
     store: Store,
     group: list[Question],
-    options: Options,
+    options: ChatOptions,
     load: Load,
     *,
     batch: int,
@@ -114,7 +114,7 @@ async def _replay_group(
 
 async def _judged(
     group: list[Question],
-    model: LoadedModel,
+    model: LoadedChatModel,
     parts: Mapping[str, str],
     *,
     batch: int,
@@ -147,7 +147,7 @@ async def _judged(
     return verdicts
 
 
-def environment_now(model: LoadedModel) -> dict[str, object]:
+def environment_now(model: LoadedChatModel) -> dict[str, object]:
     """Return what would be recorded of a reply's circumstances if it were made now."""
     return {**model.environment, "context_rule": CONTEXT_RULE}
 

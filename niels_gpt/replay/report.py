@@ -1,4 +1,4 @@
-"""What a replay found, as lines for a person and as values for a program. Knows no store and no terminal."""
+"""What a replay found, as lines for a person and as values for a program."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 Turns of one conversation share nearly all of their prompts, so made side by side they would read the same
 tokens many times over. Only a decoder that reads drafts gains by waiting: to it a whole reply is one pass.
-Knows no store, no engine and no model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""From a question and what came of asking it again to a verdict, with every remark that explains it.
-
-Knows no engine and no terminal: results are values here.
-"""
+"""From a question and what came of asking it again to a verdict, with every remark that explains it."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
 from niels_gpt.replay.reconstruct import Asked, Question
 from niels_gpt.replay.verdict import Account, Difference, Verdict, compare
 from niels_gpt.rng import reply_seed
-from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.detokenizer import Detokenizer
 
 _SOURCE = {field.name for field in fields(SeedSource)}
 
@@ -93,7 +90,7 @@ def _found_account(asked: Asked, result: Result | None, model: Any) -> Account:
 
 def _text(model: Any, ids: Sequence[int], *, whole: bool) -> str:
     """Return what tokens say, up to a stop sequence; unless `whole`, without what was still held back."""
-    text = TextAssembler(model.tokenizer.token_bytes, model.template.stop_sequences)
+    text = Detokenizer(model.tokenizer.token_bytes, model.template.stop_sequences)
     said = "".join([text.push(token_id) for token_id in ids])
     return said + text.finish() if whole else said
 

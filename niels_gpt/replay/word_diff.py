@@ -1,7 +1,4 @@
-"""Two texts word by word: what stayed, what is gone, what is new; for the screen in colour or in plain marks.
-
-Knows nothing of where the texts come from.
-"""
+"""Compare two texts word by word, for a screen with colour or in plain marks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """From one row of logits to one token: settings, filters, and the draw that a conversation can repeat.
 
-`settings` says how a token is chosen, `filters` are the steps as functions of rows, `draw` takes them in the
-one order that the kernels take too. Knows nothing about models, text or stopping.
+`settings` says how a token is chosen, `filters` are the steps as functions of rows, `draw` takes them in
+the one order that the kernels take too.
 """
 
 from __future__ import annotations

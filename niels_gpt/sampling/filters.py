@@ -1,7 +1,7 @@
 """The steps between logits and a distribution, each a function of rows that leaves its input alone.
 
 Filters over logits set what they rule out to -inf, filters over probabilities set it to 0 and let the rest
-sum to 1 again. Among equals the lowest ids stay, always. Knows nothing about settings, history or generators.
+sum to 1 again. Among equals the lowest ids stay, always.
 
 V vocabulary; "..." stands for any leading dimensions.
 """

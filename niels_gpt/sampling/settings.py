@@ -1,4 +1,4 @@
-"""How a token is chosen, as one frozen value that checks itself. Knows nothing about logits or devices."""
+"""How a token is chosen, as one frozen value that checks itself."""
 
 from __future__ import annotations
 

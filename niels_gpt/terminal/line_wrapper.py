@@ -2,8 +2,7 @@
 
 A word is printed as it comes; when it turns out not to fit, it is taken back and printed again on the next
 line. Where the cursor stands is only computed, so nothing is taken back where it could be wrong: after a
-resize, or behind characters that terminals draw in different widths, until the next line. Knows only text
-that is safe to print; no streams, no prompt.
+resize, or behind characters that terminals draw in different widths, until the next line.
 """
 
 from __future__ import annotations

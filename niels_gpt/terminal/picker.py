@@ -1,7 +1,7 @@
 """Choose a session from a list: type to filter, arrows to move, enter to take, Esc to leave it.
 
-The list takes a few lines below the cursor and is gone afterwards. Knows no store beyond its list of
-sessions, and nothing of what is done with the name. For asyncio; importing it imports prompt-toolkit.
+The list takes a few lines below the cursor and is gone afterwards. For asyncio; importing it imports
+prompt-toolkit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What reaches the terminal: replies as they stream, notices dim, control characters made harmless.
 
 Replies, messages and names are data. Nothing in them may move the cursor, ring the bell, set the title or
-reorder the line, even when an escape sequence is split over deltas. Knows no store, engine or prompt.
+reorder the line, even when an escape sequence is split over deltas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A line that turns while something takes long. Knows only a Screen, which decides whether it can be shown.
+"""A line that turns while something takes long.
 
 For asyncio: a timer of the loop redraws it, so nothing has to be awaited and no task can fail.
 """

@@ -1,6 +1,6 @@
 """Tables and paragraphs as wide as the terminal, counted in columns: a wide character takes two.
 
-Everything is made harmless here, so a cell can hold any user's text. Knows no sessions and no store.
+Everything is made harmless here, so a cell can hold any user's text.
 """
 
 from __future__ import annotations

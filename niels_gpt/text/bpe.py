@@ -2,8 +2,8 @@
 
 The pieces are made of bytes, so nothing is ever unknown and every text round-trips. Control tokens exist as
 ids only: no text encodes to them, whatever it spells. Digits stand alone, because a small model sees few
-numbers: with single digits it can copy any number of the user, and no merge is spent on one. Knows no turns.
-`python -m niels_gpt.text.bpe --text FILE... --vocab-size N --out tokenizer.json` trains one.
+numbers: with single digits it can copy any number of the user, and no merge is spent on one. `python -m
+niels_gpt.text.bpe --text FILE... --vocab-size N --out tokenizer.json` trains one.
 """
 
 from __future__ import annotations

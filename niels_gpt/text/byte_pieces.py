@@ -1,7 +1,4 @@
-"""Text to ids and back over pieces of bytes: what every byte-level tokenizer here shares.
-
-Knows no vocabulary's origin and no form in which one is stored; those who do are `bpe` and `byte_level`.
-"""
+"""Text to ids and back over pieces of bytes: what every byte-level tokenizer here shares."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How a conversation becomes token ids, and where a reply ends. The tokenizer decides which of two ways.
 
 Bytes have no control tokens: the transcript of `chat_format`, ended by the next tag. With control tokens,
-each turn is one role token, its text, and <|eot|>, which alone ends a reply. In both, no text becomes a turn.
-Training and chat get their ids from the same code. Knows no models and no sampling.
+each turn is one role token, its text, and <|eot|>, which alone ends a reply. In both, no text becomes a
+turn. Training and chat get their ids from the same code.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pieces of bytes into whole text, as they come, for a reader who sees each part once.
 
-A UTF-8 character split over pieces waits for its end, and what may be the beginning of a stop sequence waits
-until it is one or is not. The parts concatenate to exactly the text before the first stop sequence, however
-the bytes were cut. Knows nothing of models or sampling, and of tokens only that each has bytes.
+A UTF-8 character split over pieces waits for its end, and what may be the beginning of a stop sequence
+waits until it is one or is not. The parts concatenate to exactly the text before the first stop sequence,
+however the bytes were cut.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import codecs
 from collections.abc import Callable, Sequence
 
 
-class TextAssembler:
+class Detokenizer:
     """Text of one reply. First is the stop sequence whose last byte comes first, of equals the longest."""
 
     def __init__(self, token_bytes: Callable[[int], bytes], stop_sequences: Sequence[bytes] = ()) -> None:

@@ -1,8 +1,7 @@
 """Byte-level BPE tokenizers of other projects, as published small models bring them along.
 
 What such a tokenizer does to a text before its pieces (Unicode normalisation) or adds around them is taken
-off: here the pieces of a text are exactly its bytes. Its control tokens exist as ids only. Knows no turns: a
-model of another project has learned none of ours.
+off: here the pieces of a text are exactly its bytes. Its control tokens exist as ids only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The one place of the default system prompt.
 
 Imports nothing, so that the prompt can be on the screen before anything heavy is loaded.
-Knows nothing of templates, tokens or terminals.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Text to token ids and back: the contract that every tokenizer keeps, and the byte tokenizer.
 
-One token is one byte of the text's UTF-8 here, so any text round-trips and no file is needed. Knows nothing
-of chat turns (`template`), of learned pieces (`bpe`) or of the model that reads the ids.
+One token is one byte of the text's UTF-8 here, so any text round-trips and no file is needed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The transcript form of a conversation: `role: content` lines, and the reply read back out of one.
 
-Tags are plain text here, so content is made unable to forge one. Knows nothing of tokens or of any model.
+Tags are plain text here, so content is made unable to forge one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The command `python -m niels_gpt.train`: errors on one line, Ctrl-C that loses nothing.
-
-Knows nothing about training itself; it owns the signals and the exit code.
-"""
+"""The command `python -m niels_gpt.train`: errors on one line, Ctrl-C that loses nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from niels_gpt.train.options import Options, parse_options
+from niels_gpt.train.options import TrainOptions, parse_options
 
 if TYPE_CHECKING:
     from niels_gpt.train.loop import Observer, Outcome, Run
@@ -53,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave()
 
 
-def _run(run: Run, options: Options) -> int:
+def _run(run: Run, options: TrainOptions) -> int:
     from niels_gpt.train.loop import train  # noqa: PLC0415 - see main
     from niels_gpt.train.metrics import MetricsLog, Several, open_tensorboard  # noqa: PLC0415 - see main
     from niels_gpt.train.progress import open_progress  # noqa: PLC0415 - see main
@@ -76,7 +73,7 @@ def _run(run: Run, options: Options) -> int:
         return 128 + (stop.signal_number or signal.SIGINT) if outcome.stopped else 0
 
 
-def _say_outcome(outcome: Outcome, options: Options, latest: Path) -> None:
+def _say_outcome(outcome: Outcome, options: TrainOptions, latest: Path) -> None:
     if outcome.stopped:
         _say(f"stopped after step {outcome.step}; go on with")
         _say(f"  python -m niels_gpt.train {_resume_flags(options, latest)}")
@@ -86,7 +83,7 @@ def _say_outcome(outcome: Outcome, options: Options, latest: Path) -> None:
     _say(f"done: {outcome.step} steps, {latest}{best}")
 
 
-def _resume_flags(options: Options, latest: Path) -> str:
+def _resume_flags(options: TrainOptions, latest: Path) -> str:
     flags = {"config": options.config, "device": options.device, "resume": latest, "out": options.out}
     flags |= {"steps": options.steps, "threads": options.threads}
     parts = [part for name, value in flags.items() if value for part in (f"--{name}", str(value))]

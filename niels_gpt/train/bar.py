@@ -1,6 +1,6 @@
 """The progress bar of a run in a terminal, by rich (extra `train`).
 
-The only module that imports rich. Knows nothing about how a step is computed.
+The only module that imports rich.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The value that a training step works on: inputs, targets, and which of them are learned.
 
 A batch may be cut into parts, for several processes or to save memory; each part knows the totals of the
-whole, so that the parts' losses add up to the loss of the whole. Knows nothing about dialogues, streams or
-models.
+whole, so that the parts' losses add up to the loss of the whole.
 
 B rows of a batch, t its longest row in tokens.
 """

@@ -1,9 +1,9 @@
 """Conversations into padded batches, in an order that (seed, position) alone decides.
 
 Each row holds one dialogue from position 0, as in a chat, so no dialogue can attend to another and no mask
-is needed: padding is on the right, where causal attention never looks from a real token. Dialogues of similar
-length share a batch, which leaves little padding; on two CPU cores that learned 1.4 times as many tokens a
-second as rows packed with several dialogues under a block-diagonal mask. Knows nothing about models.
+is needed: padding is on the right, where causal attention never looks from a real token. Dialogues of
+similar length share a batch, which leaves little padding; on two CPU cores that learned 1.4 times as many
+tokens a second as rows packed with several dialogues under a block-diagonal mask.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A run put together: recipe and options become a model, data and an optimizer, new or from a checkpoint.
 
-The one place of training that knows all its parts. Knows nothing about terminals or signals.
+The one place of training that knows all its parts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.train.config import ComputePlan, Recipe, load_recipe
 from niels_gpt.train.data_setup import prepare
 from niels_gpt.train.device import chosen_device, uses_bfloat16
-from niels_gpt.train.distributed import World, join, load_optimizer
+from niels_gpt.train.distributed import DistributedContext, join, load_optimizer
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Run, Start, make_optimizer
 from niels_gpt.train.loss import TrainingForward
-from niels_gpt.train.options import Options
+from niels_gpt.train.options import TrainOptions
 from niels_gpt.train.resume import (
     check_fit,
     differences,
@@ -41,7 +41,7 @@ from niels_gpt.train.resume import (
 SAMPLE_QUESTION = "what is niels-gpt?"
 
 
-def assemble(options: Options, *, note: Callable[[str], None]) -> Run:
+def assemble(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
     """Return the run that the options ask for; what a person should know on the way goes to `note`.
 
     Raises ValueErrors (TrainingError, ConfigError, CheckpointError, TokenizerError) with one-line messages.
@@ -92,7 +92,7 @@ def assemble(options: Options, *, note: Callable[[str], None]) -> Run:
     )
 
 
-def _overridden(recipe: Recipe, options: Options) -> Recipe:
+def _overridden(recipe: Recipe, options: TrainOptions) -> Recipe:
     train, compute = recipe.train, recipe.compute
     if options.steps is not None:
         train = dataclasses.replace(train, total_steps=options.steps)
@@ -110,7 +110,9 @@ def _set_up(compute: ComputePlan, device: str) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def _forward(model: Model, compute: ComputePlan, world: World, *, device: str, amp: bool) -> torch.nn.Module:
+def _forward(
+    model: Model, compute: ComputePlan, world: DistributedContext, *, device: str, amp: bool
+) -> torch.nn.Module:
     """Return what a step calls. Blocks are compiled one by one: all have one form, so it is done once."""
     forward = TrainingForward(model, amp=amp, recompute=compute.activation_checkpointing)
     if compute.compile:
@@ -128,7 +130,9 @@ def _check_compiler(device: str) -> None:
         )
 
 
-def _circumstances(compute: ComputePlan, world: World, *, device: str, amp: bool) -> dict[str, Any]:
+def _circumstances(
+    compute: ComputePlan, world: DistributedContext, *, device: str, amp: bool
+) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "device": torch.device(device).type,
@@ -142,7 +146,14 @@ def _circumstances(compute: ComputePlan, world: World, *, device: str, amp: bool
 
 
 def _summary(
-    count: int, learned: str, tokenizer: Tokenizer, device: str, *, amp: bool, world: World, start: Start
+    count: int,
+    learned: str,
+    tokenizer: Tokenizer,
+    device: str,
+    *,
+    amp: bool,
+    world: DistributedContext,
+    start: Start,
 ) -> str:
     where = f"{world.size} processes on {device}" if world.size > 1 else device
     return (
@@ -153,7 +164,7 @@ def _summary(
 
 
 def _sampler(
-    tokenizer: Tokenizer, world: World, *, T: int, device: str, note: Callable[[str], None]
+    tokenizer: Tokenizer, world: DistributedContext, *, T: int, device: str, note: Callable[[str], None]
 ) -> Callable[[Model], str] | None:
     """Return what asks the sample question, or None where it cannot be asked."""
     template = template_for(tokenizer)

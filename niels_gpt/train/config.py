@@ -1,8 +1,7 @@
 """The configuration file of a training run, read strictly: every key is known or named in an error.
 
 `{"model": {...}, "train": {...}, "data": {...}, "compute": {...}}`; the first two are those of
-`niels_gpt.model.config`, and a file of those two alone trains on streams of bytes. Knows nothing about tensors: it says what to train
-on and how, and nothing is opened but the file itself.
+`niels_gpt.model.config`, and a file of those two alone trains on streams of bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One object of a configuration file, read key by key: a value of another kind is named with its place.
-
-Knows nothing about what the keys mean.
-"""
+"""One object of a configuration file, read key by key: a value of another kind is named with its place."""
 
 from __future__ import annotations
 

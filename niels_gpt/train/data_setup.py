@@ -1,7 +1,6 @@
 """From a plan to training data: dialogues become examples, sources of text become windows.
 
-The two kinds of run differ here and nowhere else. Knows nothing about optimizers, devices or checkpoints'
-other content than the tokenizer.
+The two kinds of run differ here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from niels_gpt.train.batch import TrainingData
 from niels_gpt.train.batches import Example, ExampleData, encode_dialogue
 from niels_gpt.train.config import DataPlan, Recipe, TokenizerPlan
 from niels_gpt.train.dialogues import Dialogue, read_dialogues, split_dialogues
-from niels_gpt.train.distributed import World
+from niels_gpt.train.distributed import DistributedContext
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.stream_config import StreamPlan
 from niels_gpt.train.window_data import WindowData, mix
@@ -39,7 +38,7 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, world: World, *, stored_tokenizer: str | None, resumes: bool, note: Note
+    recipe: Recipe, world: DistributedContext, *, stored_tokenizer: str | None, resumes: bool, note: Note
 ) -> Prepared:
     """Read what the recipe learns from; ValueErrors (TrainingError, ...) say what is missing or wrong.
 

@@ -1,4 +1,4 @@
-"""Which device a run uses, and what it gains on it. Knows nothing about models or data."""
+"""Which device a run uses, and what it gains on it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Files of dialogues into conversations, and the split into what is learned and what is held out.
 
-A file holds dialogues separated by `DIALOGUE_DELIM`, each a run of `role: content` lines. Knows nothing about
-tokens or models.
+A file holds dialogues separated by `DIALOGUE_DELIM`, each a run of `role: content` lines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One process or several that train together: what they exchange, and how the model is wrapped for it.
 
-Every process computes its own rows of the same batch and all take the same step. "ddp": each holds the whole
-model. "fsdp2": each holds a part of every weight, gathered block by block. Started by torchrun, which names
-the processes in the environment. Knows nothing about data, files or what a step is.
+Every process computes its own rows of the same batch and all take the same step. "ddp": each holds the
+whole model. "fsdp2": each holds a part of every weight, gathered block by block. Started by torchrun, which
+names the processes in the environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from niels_gpt.train.loss import TrainingForward
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class DistributedContext:
     """The processes of a run, and this one's place among them."""
 
     rank: int = 0
@@ -103,11 +103,11 @@ class World:
         return held.item()
 
 
-def join(*, kind: str, device: str) -> tuple[World, str]:
+def join(*, kind: str, device: str) -> tuple[DistributedContext, str]:
     """Join the processes that torchrun started, if it did; return the world and this process's device."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return World(), device
+        return DistributedContext(), device
     if device == "mps":
         raise TrainingError("several processes cannot share device 'mps'; expected --device cpu or cuda")
     rank = int(os.environ["RANK"])
@@ -115,7 +115,7 @@ def join(*, kind: str, device: str) -> tuple[World, str]:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", rank=rank, world_size=size)
-    return World(rank=rank, size=size, kind=kind), device
+    return DistributedContext(rank=rank, size=size, kind=kind), device
 
 
 def leave() -> None:

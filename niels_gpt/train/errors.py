@@ -1,4 +1,4 @@
-"""The base of the errors that training raises on purpose. Knows nothing about who prints them."""
+"""The base of the errors that training raises on purpose."""
 
 from __future__ import annotations
 

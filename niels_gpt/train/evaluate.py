@@ -1,8 +1,8 @@
 """Held-out conversations: how often a checkpoint's greedy reply is right, and what it said where it was not.
 
-`python -m niels_gpt.train.evaluate --ckpt PATH --data data/heldout.jsonl` prints a table by kind. A line
-of the data is {"id", "kind", "messages" (the last one is the user's), "must": [[alternative, ...], ...]}. What counts as
-right is in `is_right`, in full. Knows nothing about how replies are made: the command hands them in.
+`python -m niels_gpt.train.evaluate --ckpt PATH --data data/heldout.jsonl` prints a table by kind. A line of
+the data is {"id", "kind", "messages" (the last one is the user's), "must": [[alternative, ...], ...]}. What
+counts as right is in `is_right`, in full.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The training loop: one step after the other, evaluation and checkpoints at their times, a clean stop.
 
 Randomness is a counter, and data have a position: a checkpoint holds both, so a run that was stopped and
-resumed computes what it would have computed anyway. Knows nothing about the command line, files of text,
-terminals or signals: it tells an observer and asks whether to stop.
+resumed computes what it would have computed anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from niels_gpt.model.registry import Model
 from niels_gpt.rng import set_seed
 from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.train.batch import Batch, TrainingData
-from niels_gpt.train.distributed import World
+from niels_gpt.train.distributed import DistributedContext
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loss import batch_loss
 from niels_gpt.train.lr_schedule import lr_at_step
@@ -101,7 +100,7 @@ class Run:
     prompt_weight: float = 0.0
     sample: Callable[[Model], str] | None = None
     start: Start = Start()
-    world: World = field(default_factory=World)
+    world: DistributedContext = field(default_factory=DistributedContext)
     circumstances: dict[str, Any] = field(default_factory=dict)
     """What explains other rounding (threads, processes, ...), kept in checkpoints."""
 

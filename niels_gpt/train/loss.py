@@ -1,7 +1,7 @@
 """The forward pass of training and its loss: cross-entropy of what is learned, and the mean over batches.
 
-The head runs where something is learned and nowhere else; with 2,048 pieces it would otherwise be a sixth of
-the work. Knows nothing about optimizers, steps or files.
+The head runs where something is learned and nowhere else; with 2,048 pieces it would otherwise be a sixth
+of the work.
 
 B rows, t tokens a row, N learned tokens of a batch, V vocabulary.
 """

@@ -1,7 +1,4 @@
-"""The learning rate of each step: linear warm-up, then half a cosine down to the floor.
-
-Knows nothing about optimizers; it is a function of numbers.
-"""
+"""The learning rate of each step: linear warm-up, then half a cosine down to the floor."""
 
 from __future__ import annotations
 

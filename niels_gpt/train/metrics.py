@@ -1,7 +1,6 @@
 """What a run measured, for programs: one JSON object a line in metrics.jsonl, and TensorBoard if asked for.
 
-A resumed run goes on in the same file, without the lines of steps that it does again. Knows nothing about
-terminals.
+A resumed run goes on in the same file, without the lines of steps that it does again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The command line of training, as a frozen value.
 
-Imports nothing heavy, so that `--help` and a mistyped flag answer at once. Knows nothing about what the flags
-do.
+Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ DEVICES = ("cpu", "mps", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class TrainOptions:
     """What was asked for; None leaves it to the configuration or to the machine."""
 
     config: Path
@@ -27,7 +26,7 @@ class Options:
     tensorboard: bool
 
 
-def parse_options(argv: Sequence[str] | None = None) -> Options:
+def parse_options(argv: Sequence[str] | None = None) -> TrainOptions:
     """Read the command line; a bad one prints its usage and exits 2, as argparse does."""
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.train",
@@ -43,7 +42,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     )
     add("--threads", type=_positive, metavar="N", help="threads instead of the configuration's")
     add("--tensorboard", action="store_true", help="event files too, in a folder beside the checkpoints")
-    return Options(**vars(parser.parse_args(argv)))
+    return TrainOptions(**vars(parser.parse_args(argv)))
 
 
 def _positive(text: str) -> int:

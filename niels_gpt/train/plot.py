@@ -1,7 +1,7 @@
 """The curves of a training run: `python -m niels_gpt.train.plot runs/NAME` draws loss and learning rate.
 
 Reads `metrics.jsonl` and writes `metrics.png` beside it; without matplotlib (extra `train`), or with
-`--text`, it prints the curves in plain characters. Knows nothing about models.
+`--text`, it prints the curves in plain characters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a person sees of a run: a bar in a terminal, plain lines everywhere else.
-
-Knows nothing about how a step is computed; it watches reports.
-"""
+"""What a person sees of a run: a bar in a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 

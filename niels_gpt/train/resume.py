@@ -1,6 +1,6 @@
 """A checkpoint as the start of a run: read, compared with what the run is to be, and put in place.
 
-A damaged file is refused by name, and the one before it offered. Knows nothing about how steps are computed.
+A damaged file is refused by name, and the one before it offered.
 """
 
 from __future__ import annotations

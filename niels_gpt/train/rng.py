@@ -1,7 +1,6 @@
 """The randomness of training as a counter: (seed, counter) is its whole state, so a checkpoint can hold it.
 
-Every step seeds its own generators, so what a step draws does not depend on what ran before it. Knows nothing
-about what is drawn.
+Every step seeds its own generators, so what a step draws does not depend on what ran before it.
 """
 
 from __future__ import annotations

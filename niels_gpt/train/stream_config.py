@@ -1,7 +1,4 @@
-"""The `data` section of a run on streams of bytes: which sources, where they lie, which may be missing.
-
-Knows nothing about how streams are built or drawn from.
-"""
+"""The `data` section of a run on streams of bytes: which sources, where they lie, which may be missing."""
 
 from __future__ import annotations
 

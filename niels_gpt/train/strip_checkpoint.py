@@ -1,9 +1,9 @@
 """A checkpoint made small enough to ship: the weights, the configs and the tokenizer, without the optimizer.
 
 `python -m niels_gpt.train.strip_checkpoint --ckpt runs/mine/latest.pt --out checkpoints/niels-gpt.pt`.
-Several checkpoints of one run become the mean of their weights, which generalises better than the last of them (Izmailov et al.
-2018, arXiv 1803.05407). The result loads like any checkpoint; only training cannot go on from it. Knows
-nothing about training.
+Several checkpoints of one run become the mean of their weights, which generalises better than the last of
+them (Izmailov et al. 2018, arXiv 1803.05407). The result loads like any checkpoint; only training cannot go
+on from it.
 """
 
 from __future__ import annotations

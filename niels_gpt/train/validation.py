@@ -1,7 +1,5 @@
 """The loss of a model on one stream of bytes, the same number for the same seed.
 
-Knows nothing about training steps, chat dialogues or where the stream comes from.
-
 B windows a batch, T tokens a window, V vocabulary.
 """
 

@@ -1,7 +1,5 @@
 """Streams of bytes as training data: windows at random places, every byte of which is learned.
 
-Knows nothing about where the streams come from.
-
 B windows a batch, T tokens a window.
 """
 

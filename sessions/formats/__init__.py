@@ -1,7 +1,7 @@
 """Sessions in the files of this and of other programs: what each format reads and writes, in one table.
 
-A format turns files into `SessionArchive` values and back; only `Store` brings them in. What a file
-holds wrongly is an ImportRefused that names the line and the field. Knows no terminal, and no store.
+A format turns files into `SessionArchive` values and back; only `Store` brings them in. What a file holds
+wrongly is an ImportRefused that names the line and the field.
 """
 
 from __future__ import annotations

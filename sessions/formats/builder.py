@@ -1,7 +1,7 @@
 """Conversations of other programs as session archives: messages in a tree, with digests of our own.
 
-What they lack stays empty: token ids, generations, checkpoints. Such a session can be read, searched and gone
-on with, but not replayed. Knows no format.
+What they lack stays empty: token ids, generations, checkpoints. Such a session can be read, searched and
+gone on with, but not replayed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Typed access to the fields of one JSON object from elsewhere; what is amiss is told by line and field.
 
-Nothing is taken on trust: presence, type, range, and that text has a UTF-8 form. Knows no format.
+Nothing is taken on trust: presence, type, range, and that text has a UTF-8 form.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a format writes to, and how a value becomes a line of JSON. Knows no file and no format."""
+"""Where a format writes to, and how a value becomes a line of JSON."""
 
 from __future__ import annotations
 

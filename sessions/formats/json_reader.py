@@ -1,7 +1,7 @@
 """A file from elsewhere, read piece by piece: JSON lines, or the elements of one JSON array.
 
 Never more than one record is in memory. A record that is too long is refused before it is read whole, one
-that is nested too deeply before anything looks into it. Knows no format.
+that is nested too deeply before anything looks into it.
 """
 
 from __future__ import annotations

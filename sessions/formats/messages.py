@@ -1,7 +1,7 @@
 """Formats in which a conversation is a list of role and text: OpenAI's `messages`, and ShareGPT.
 
-Only the path to the head is written, without ids, settings or digests. Roles that have no place here, such as
-those of tools, are refused. Knows no store.
+Only the path to the head is written, without ids, settings or digests. Roles that have no place here, such
+as those of tools, are refused.
 """
 
 from __future__ import annotations

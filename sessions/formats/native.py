@@ -3,7 +3,7 @@
 The first line names the format, its version and the number of sessions. Each session is then one line of
 type "session", which counts what follows it, and one line for each checkpoint, message and generation. Ids
 are those of the store that wrote the file: within a session they say what belongs together, and an import
-gives new ones. Digests are checked line by line. Knows no store.
+gives new ones. Digests are checked line by line.
 """
 
 from __future__ import annotations

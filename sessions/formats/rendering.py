@@ -1,6 +1,6 @@
 """What Markdown and HTML documents have in common: which facts they tell, and that no text in them is obeyed.
 
-Documents are for reading: they show the path to the head, and cannot be imported. Knows no markup.
+Documents are for reading: they show the path to the head, and cannot be imported.
 """
 
 from __future__ import annotations

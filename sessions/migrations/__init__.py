@@ -2,7 +2,7 @@
 
 Revisions are append-only: one that was released is never edited. The stored revision is compared by a plain
 query, because importing Alembic takes longer than opening the store; it is imported only to migrate. All
-steps run in the caller's one transaction. Knows nothing about sessions or files.
+steps run in the caller's one transaction.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What Alembic runs to migrate: our connection, already in a transaction, and our version table.
-
-Knows nothing of its own; ``sessions.migrations.migrate`` hands the connection in.
-"""
+"""What Alembic runs to migrate: our connection, already in a transaction, and our version table."""
 
 from __future__ import annotations
 

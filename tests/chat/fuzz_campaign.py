@@ -30,11 +30,11 @@ from prompt_toolkit.output import DummyOutput
 from niels_gpt.chat.commands.registry import Say, parse
 from niels_gpt.chat.repl import Repl
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.line_wrapper import width_of
 from niels_gpt.terminal.render import Screen
 from niels_gpt.text.control_characters import harmless
-from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.detokenizer import Detokenizer
 from sessions import open_store
 from tests.chat.scripted_model import ScriptedModel
 
@@ -105,7 +105,7 @@ def check_reply(seed: int, screen_class: type[Screen] = Screen) -> None:
     width = None if columns is None else lambda: columns
     screen = screen_class(out, out, styled=columns is not None, columns=width)
     markdown = dice.random() < 0.5 and screen.render_markdown(wanted=True)
-    assembler = TextAssembler(tokens.__getitem__, STOPS)
+    assembler = Detokenizer(tokens.__getitem__, STOPS)
     deltas = [assembler.push(number) for number in range(len(tokens))] + [assembler.finish()]
     for delta in deltas:
         screen.text(delta)
@@ -168,7 +168,7 @@ class WatchedRepl(Repl):
 def check_keys(seed: int, sequences: int, folder: Path) -> int:
     """Type random sequences into one chat and return how many messages came of it."""
     dice = random.Random(seed)
-    options = Options(session="fuzz")
+    options = ChatOptions(session="fuzz")
     model = ScriptedModel(iter(scripts(dice)), context_length=10**7)
     path = folder / f"{seed}.db"
     loader = Loader(options, open_store=lambda _: open_store(path), load_model=lambda _: model)

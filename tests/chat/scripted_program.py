@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from niels_gpt.chat import app
 from niels_gpt.cli.options import parse_options
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from tests.chat.scripted_model import ScriptedModel
 
 
@@ -34,7 +34,7 @@ def scripted_model() -> ScriptedModel:
     return ScriptedModel(scripts(), context_length=10**6)
 
 
-def loader(options: Options) -> Loader:
+def loader(options: ChatOptions) -> Loader:
     return Loader(options, load_model=lambda _: scripted_model())
 
 

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, help_text, parse
-from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings
 from sessions import Store
 
@@ -14,13 +14,13 @@ class TestDesk:
 
     __test__ = False
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: ConversationSession) -> None:
         self._record = record
         self.said: list[str] = []
         self.errors: list[str] = []
         self.leaving = False
 
-    async def record(self) -> Record:
+    async def record(self) -> ConversationSession:
         return self._record
 
     def say(self, text: str) -> None:
@@ -48,8 +48,8 @@ class TestDesk:
 
 @pytest.fixture
 def desk(store: Store) -> TestDesk:
-    async def make() -> Record:
-        return Record(store)
+    async def make() -> ConversationSession:
+        return ConversationSession(store)
 
     return TestDesk(anyio.run(make))
 

@@ -13,7 +13,7 @@ import pytest
 
 from niels_gpt.conversation.conversation import Conversation, converse
 from niels_gpt.conversation.errors import MessageTooLong, ReplyFailed, SessionTrouble
-from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import NewGeneration, SessionNotFound, Store
@@ -22,9 +22,11 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def talking(store: Store, model: Any, **values: Any) -> AsyncIterator[tuple[Record, Conversation]]:
+async def talking(
+    store: Store, model: Any, **values: Any
+) -> AsyncIterator[tuple[ConversationSession, Conversation]]:
     with anyio.fail_after(20):
-        record = Record(store, **values)
+        record = ConversationSession(store, **values)
         await record.open()
         await record.adopt()
         async with converse(record, model) as conversation:

@@ -10,10 +10,10 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from niels_gpt.chat.controller import Desk
+from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.line_editor import CommandCompleter
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.render import Screen
 from tests.chat.typist import CTRL_C, CTRL_D, Typist
 
@@ -32,8 +32,10 @@ def test_what_was_typed_before_the_session_opened_is_kept(typist: Typist, script
 
 
 def completions(text: str) -> list[str]:
-    options = Options()
-    desk = Desk(options, Loader(options), Screen(io.StringIO(), io.StringIO(), styled=False), recall=False)
+    options = ChatOptions()
+    desk = Controller(
+        options, Loader(options), Screen(io.StringIO(), io.StringIO(), styled=False), recall=False
+    )
     return [each.text for each in CommandCompleter(desk).get_completions(Document(text), CompleteEvent())]
 
 

@@ -15,7 +15,7 @@ from engine import TokenGenerated, from_json
 from niels_gpt.chat.pipe import run_pipe
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.render import Screen
 from sessions import open_store
 
@@ -41,7 +41,7 @@ def piped(
     notices = io.StringIO()
     source = folder / "input"
     source.write_bytes(data)
-    options = Options(**{"session": "a", **asked})
+    options = ChatOptions(**{"session": "a", **asked})
     loader = Loader(
         options, open_store=lambda _: open_store(folder / "sessions.db"), load_model=lambda _: model
     )

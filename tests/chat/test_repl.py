@@ -17,7 +17,7 @@ from prompt_toolkit.output import DummyOutput
 from niels_gpt.chat.repl import Repl
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.render import Screen
 from sessions import open_store
 from tests.chat.typist import CTRL_C, CTRL_D, ESC, Typist, Watched
@@ -69,7 +69,7 @@ def test_ctrl_c_while_the_model_loads_sends_nothing(typist: Typist, scripted: An
             await asyncio.Event().wait()
 
     out = Watched()
-    options = Options(session="a")
+    options = ChatOptions(session="a")
     loader = Endless(options, open_store=lambda _: open_store(typist.path), load_model=lambda _: scripted())
     with create_pipe_input() as keyboard:
         # Ctrl-c can only be meant for the line once that is being worked on.

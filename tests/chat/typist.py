@@ -16,7 +16,7 @@ from prompt_toolkit.output import DummyOutput
 
 from niels_gpt.chat.repl import Repl
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.render import Screen
 from sessions import open_store
 
@@ -57,7 +57,7 @@ class Typist:
     ) -> str:
         out = Watched()
         columns = options.pop("columns", None)
-        chosen = Options(session=session, **options)
+        chosen = ChatOptions(session=session, **options)
         loader = Loader(
             chosen, open_store=lambda _: open_store(self.path), load_model=lambda _: self._load(model)
         )

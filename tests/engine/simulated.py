@@ -1,6 +1,6 @@
 """The world of a simulation: a clock, a compute thread and a decoder that do what a random number says.
 
-Everything happens on the event loop, so that one seed gives one history. Knows nothing of what is checked.
+Everything happens on the event loop, so that one seed gives one history.
 """
 
 from __future__ import annotations

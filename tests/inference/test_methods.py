@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from niels_gpt.generation.batched_decoder import Stepper
+from niels_gpt.generation.batched_decoder import BatchedDecoder
 from niels_gpt.model.bdh import BDH, BDHConfig
 from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.gpt import GPT
@@ -38,7 +38,7 @@ def test_greedy_batches_of_any_lengths_are_what_each_prompt_gives_alone(model: M
 
 def test_rows_read_from_a_state_have_the_logits_of_a_whole_forward(model: Model):
     rows = [list(range(3, 20)), [5], list(range(40, 62))]
-    cached, plain = (Stepper(model, rows, new_tokens=2, use_cache=use) for use in (True, False))
+    cached, plain = (BatchedDecoder(model, rows, new_tokens=2, use_cache=use) for use in (True, False))
     for token in (9, 11):
         assert torch.allclose(cached.logits(), plain.logits(), atol=1e-4)
         for stepper in (cached, plain):

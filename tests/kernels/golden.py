@@ -19,7 +19,7 @@ from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import Rows, forward
 from niels_gpt.kernels.gpt_packing import KINDS, PACKS, PackedModel, StepMemory, aligned, new_state
 from niels_gpt.kernels.linear import linear, padded
-from niels_gpt.kernels.sampler import choose, new_settings
+from niels_gpt.kernels.sampler import new_settings, sample
 from niels_gpt.model.config import ModelConfig
 
 CONFIGS = {
@@ -133,7 +133,7 @@ def _reply(model: PackedModel, prompt: list[int], values: tuple[float, int, floa
         row = aligned(padded(V))
         row[:V] = rows[-1]
         used.append(rows[-1])
-        token_id, _ = choose(row, V, counts, banned, settings, 0, uniform, scratch)
+        token_id, _ = sample(row, V, counts, banned, settings, 0, uniform, scratch)
         ids.append(int(token_id))
         counts[token_id] += 1
         rows = _step(model, memory, [ids[-1]], at, place)

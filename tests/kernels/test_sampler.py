@@ -6,7 +6,7 @@ import torch
 
 from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.sampler import NOTHING_LEFT, SPOILED, choose, new_settings, set_slot
+from niels_gpt.kernels.sampler import NON_FINITE, NOTHING_LEFT, new_settings, sample, set_slot
 from niels_gpt.sampling import Sampling, draw
 
 V = 300
@@ -21,7 +21,7 @@ def kernel_draw(logits, sampling: Sampling, uniform: float, history=(), banned=(
     row = np.zeros(padded(len(logits)), np.float32)
     row[: len(logits)] = logits
     scratch = new_scratch(len(logits), len(row))
-    return choose(row, len(logits), counts, out, settings, 0, uniform, scratch)
+    return sample(row, len(logits), counts, out, settings, 0, uniform, scratch)
 
 
 def logits(seed: int) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_ids_come_as_often_as_their_probabilities_say():
 def test_logits_that_are_not_finite_give_no_token(bad, at):
     row = logits(1)
     row[at] = bad
-    assert kernel_draw(row, Sampling(), 0.5)[0] == SPOILED
+    assert kernel_draw(row, Sampling(), 0.5)[0] == NON_FINITE
 
 
 def test_if_every_id_is_banned_there_is_no_token():

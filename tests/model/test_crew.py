@@ -6,10 +6,17 @@ from contextlib import closing
 
 import pytest
 
-from niels_gpt.decoding.threads import FEWEST_CALLS, MOST_CALLS, TURNS, Crew, Pace, default_threads
+from niels_gpt.decoding.threads import (
+    FEWEST_CALLS,
+    MOST_CALLS,
+    TURNS,
+    StepThreads,
+    ThreadTuner,
+    default_threads,
+)
 
 
-def run(pace: Pace, seconds: Callable[[int], float], calls: int) -> list[int]:
+def run(pace: ThreadTuner, seconds: Callable[[int], float], calls: int) -> list[int]:
     """The ways that were taken, where a call takes seconds(threads)."""
     taken = []
     for _ in range(calls):
@@ -28,43 +35,43 @@ def busy(threads: int) -> float:
 
 
 @pytest.fixture
-def pace() -> Pace:
-    return Pace(2)
+def pace() -> ThreadTuner:
+    return ThreadTuner(2)
 
 
-def test_both_ways_are_tried_in_turns_and_the_faster_one_is_kept(pace: Pace) -> None:
+def test_both_ways_are_tried_in_turns_and_the_faster_one_is_kept(pace: ThreadTuner) -> None:
     assert run(pace, calm, 2 * TURNS + 2) == [1, 2] * (TURNS + 1)
     assert set(run(pace, calm, FEWEST_CALLS)) == {2}
 
 
-def test_a_way_that_has_lost_already_is_not_tried_to_the_end(pace: Pace) -> None:
+def test_a_way_that_has_lost_already_is_not_tried_to_the_end(pace: ThreadTuner) -> None:
     assert run(pace, busy, 2) == [1, 2]
     assert set(run(pace, busy, FEWEST_CALLS)) == {1}
 
 
-def test_a_few_percent_are_not_worth_a_second_processor(pace: Pace) -> None:
+def test_a_few_percent_are_not_worth_a_second_processor(pace: ThreadTuner) -> None:
     run(pace, lambda threads: 1.0 if threads == 1 else 0.95, 2 * TURNS + 2)
     assert pace.next() == 1
 
 
-def test_a_machine_that_becomes_busy_is_noticed_at_once(pace: Pace) -> None:
+def test_a_machine_that_becomes_busy_is_noticed_at_once(pace: ThreadTuner) -> None:
     run(pace, calm, 20 * FEWEST_CALLS)
     assert run(pace, busy, 10).count(2) <= 3
 
 
-def test_a_machine_that_becomes_calm_is_noticed_too(pace: Pace) -> None:
+def test_a_machine_that_becomes_calm_is_noticed_too(pace: ThreadTuner) -> None:
     run(pace, busy, 50_000)
     assert 2 in run(pace, calm, MOST_CALLS + 2 * TURNS + 2)
     assert pace.next() == 2
 
 
-def test_trials_on_a_busy_machine_become_rare(pace: Pace) -> None:
+def test_trials_on_a_busy_machine_become_rare(pace: ThreadTuner) -> None:
     run(pace, busy, 20_000)
     assert run(pace, busy, 5 * MOST_CALLS).count(2) <= 5
 
 
 def test_a_way_that_may_take_very_long_is_tried_with_one_step_first() -> None:
-    with closing(Crew(None)) as crew:
+    with closing(StepThreads(None)) as crew:
         if crew.threads == 1:
             pytest.skip("one processor: nothing to choose")
         tried = [crew.run(lambda steps, part, parts: (steps, parts)[0], rows=1, steps=8)[0] for _ in range(4)]
@@ -72,12 +79,12 @@ def test_a_way_that_may_take_very_long_is_tried_with_one_step_first() -> None:
 
 
 @pytest.fixture
-def crew() -> Iterator[Crew]:
-    with closing(Crew(3)) as crew:
+def crew() -> Iterator[StepThreads]:
+    with closing(StepThreads(3)) as crew:
         yield crew
 
 
-def test_a_given_number_of_threads_share_every_call(crew: Crew) -> None:
+def test_a_given_number_of_threads_share_every_call(crew: StepThreads) -> None:
     together = threading.Barrier(3)
     seen = []
 
@@ -94,7 +101,7 @@ def test_a_given_number_of_threads_share_every_call(crew: Crew) -> None:
 
 
 def test_where_nobody_says_how_many_calls_of_few_and_of_many_rows_are_judged_apart() -> None:
-    with closing(Crew(None)) as crew:
+    with closing(StepThreads(None)) as crew:
         if crew.threads == 1:
             pytest.skip("one processor: nothing to choose")
         for rows in (1, 1, 64, 64):
@@ -107,6 +114,6 @@ def test_one_processor_means_one_thread() -> None:
     assert 1 <= default_threads() <= 2
 
 
-def test_a_crew_can_be_closed_twice(crew: Crew) -> None:
+def test_a_crew_can_be_closed_twice(crew: StepThreads) -> None:
     crew.close()
     crew.close()

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from niels_gpt.decoding.prefill_budget import CALL_SECONDS, MOST, Portions
+from niels_gpt.decoding.prefill_budget import CALL_SECONDS, MOST, PrefillBudget
 
 
-def lengths(portions: Portions, unread: int, *, token_seconds: float) -> list[int]:
+def lengths(portions: PrefillBudget, unread: int, *, token_seconds: float) -> list[int]:
     """The portions of a prompt, where a token takes that long."""
     found = []
     while unread:
@@ -17,37 +17,37 @@ def lengths(portions: Portions, unread: int, *, token_seconds: float) -> list[in
 
 
 def test_the_first_prompt_is_read_with_care() -> None:
-    assert lengths(Portions(64), 60, token_seconds=1e-5) == [60]
-    assert lengths(Portions(64), 300, token_seconds=1e-3) == [60] * 5
+    assert lengths(PrefillBudget(64), 60, token_seconds=1e-5) == [60]
+    assert lengths(PrefillBudget(64), 300, token_seconds=1e-3) == [60] * 5
 
 
 def test_later_ones_are_read_in_as_few_calls_as_time_allows() -> None:
-    portions = Portions(64)
+    portions = PrefillBudget(64)
     lengths(portions, 200, token_seconds=CALL_SECONDS / 210)
     assert lengths(portions, 200, token_seconds=CALL_SECONDS / 210) == [200]
     assert lengths(portions, 420, token_seconds=CALL_SECONDS / 210) == [210, 210]
 
 
 def test_a_slow_model_keeps_to_the_usual_length() -> None:
-    portions = Portions(64)
+    portions = PrefillBudget(64)
     lengths(portions, 640, token_seconds=1.0)
     assert portions.next(640) == 64
 
 
 def test_no_call_reads_more_than_there_is_memory_for() -> None:
-    portions = Portions(64)
+    portions = PrefillBudget(64)
     lengths(portions, 640, token_seconds=1e-9)
     assert portions.next(10_000) <= MOST
 
 
 @pytest.mark.parametrize("unread", range(1, 200, 7))
 def test_every_portion_has_a_token_and_none_is_more_than_is_left(unread: int) -> None:
-    found = lengths(Portions(16), unread, token_seconds=1e-3)
+    found = lengths(PrefillBudget(16), unread, token_seconds=1e-3)
     assert sum(found) == unread
     assert min(found) >= 1
 
 
 def test_a_call_for_few_tokens_says_nothing_of_many() -> None:
-    portions = Portions(64)
+    portions = PrefillBudget(64)
     portions.took(3, 1e-6)
     assert portions.next(640) == 64

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
-from niels_gpt.decoding.prefix_cache import PrefixPool, State
+from niels_gpt.decoding.prefix_cache import PrefixCache, State
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels.gpt_packing import PackedModel, new_state, pack_gpt
 from niels_gpt.model.config import ModelConfig
@@ -114,7 +114,7 @@ def test_no_schedule_of_conversations_changes_a_reply(packed: PackedModel, seed:
 
 
 def test_a_pool_that_hands_out_another_prompts_state_is_seen_in_the_hash(packed: PackedModel) -> None:
-    class Mistaken(PrefixPool):
+    class Mistaken(PrefixCache):
         def longest(self, ids: np.ndarray) -> tuple[State | None, int]:
             state, _ = super().longest(np.array(SYSTEM, np.int32))
             return state, len(SYSTEM)
@@ -222,7 +222,7 @@ def ids(*numbers: int) -> np.ndarray:
 
 def test_the_pool_stays_within_its_bytes_and_drops_what_was_not_used_for_longest(packed: PackedModel) -> None:
     size = state_of(packed, 16).floats.nbytes
-    pool = PrefixPool(packed.shape, most_bytes=3 * size)
+    pool = PrefixCache(packed.shape, most_bytes=3 * size)
     for first in (1, 2, 3):
         pool.keep([first, 0, 0], state_of(packed, 16))
     pool.longest(ids(1, 0, 0))
@@ -232,13 +232,13 @@ def test_the_pool_stays_within_its_bytes_and_drops_what_was_not_used_for_longest
 
 
 def test_a_state_larger_than_the_pool_is_not_kept(packed: PackedModel) -> None:
-    pool = PrefixPool(packed.shape, most_bytes=1000)
+    pool = PrefixCache(packed.shape, most_bytes=1000)
     pool.keep(list(range(40)), state_of(packed, 48))
     assert (len(pool), pool.bytes) == (0, 0)
 
 
 def test_a_longer_state_takes_the_place_of_what_it_covers(packed: PackedModel) -> None:
-    pool = PrefixPool(packed.shape, most_bytes=PLENTY)
+    pool = PrefixCache(packed.shape, most_bytes=PLENTY)
     pool.keep([1, 2], state_of(packed, 16))
     pool.keep([1, 2, 3], state_of(packed, 16))
     pool.keep([1, 2], state_of(packed, 16))
@@ -247,13 +247,13 @@ def test_a_longer_state_takes_the_place_of_what_it_covers(packed: PackedModel) -
 
 
 def test_a_mostly_empty_state_is_cut_down(packed: PackedModel) -> None:
-    pool = PrefixPool(packed.shape, most_bytes=PLENTY)
+    pool = PrefixCache(packed.shape, most_bytes=PLENTY)
     pool.keep([1, 2, 3], state_of(packed, 96))
     assert pool.bytes == state_of(packed, 16).floats.nbytes
 
 
 def test_a_loan_costs_no_bytes_and_ends(packed: PackedModel) -> None:
-    pool = PrefixPool(packed.shape, most_bytes=0)
+    pool = PrefixCache(packed.shape, most_bytes=0)
     loan = pool.lend([1, 2, 3], state_of(packed, 16))
     assert (pool.bytes, pool.longest(ids(1, 2, 9))[1]) == (0, 2)
     pool.take_back(loan)
@@ -262,7 +262,7 @@ def test_a_loan_costs_no_bytes_and_ends(packed: PackedModel) -> None:
 
 def test_the_pool_finds_what_a_plain_search_finds(packed: PackedModel) -> None:
     chance = random.Random(3)
-    pool, kept = PrefixPool(packed.shape, most_bytes=PLENTY), list[list[int]]()
+    pool, kept = PrefixCache(packed.shape, most_bytes=PLENTY), list[list[int]]()
     for _ in range(60):
         tokens = [chance.randrange(2) for _ in range(chance.randrange(1, 80))]
         pool.keep(tokens, state_of(packed, 16))

@@ -14,8 +14,8 @@ import pytest
 
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation
-from niels_gpt.conversation.model import LoadedModel
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.replay.find_checkpoint import Load
 from niels_gpt.replay.replay import Replay, replay
 from sessions import open_store
@@ -36,13 +36,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(checkpoint: Path) -> Iterator[LoadedModel]:
+def model(checkpoint: Path) -> Iterator[LoadedChatModel]:
     with closing(loaded(checkpoint)) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedModel) -> Path:
+def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedChatModel) -> Path:
     """A store with the session "talk": six turns, older ones dropped towards the end; one of them stopped."""
     path = tmp_path_factory.mktemp("recorded") / "sessions.db"
 
@@ -94,12 +94,12 @@ def replayed(store_path: Path, checkpoint: Path) -> Callable[..., Replay]:
     def run(
         name: str = "talk", *, load: Load | None = None, path: Path = checkpoint, **chosen: Any
     ) -> Replay:
-        options = Options(checkpoint=path, checkpoint_given=True, threads=1)
+        options = ChatOptions(checkpoint=path, checkpoint_given=True, threads=1)
         with open_store(store_path) as store:
             return anyio.run(lambda: replay(store, name, options, load or _load, **chosen))
 
     return run
 
 
-def _load(options: Options) -> LoadedModel:
+def _load(options: ChatOptions) -> LoadedChatModel:
     return loaded(options.checkpoint, weights=options.weights)

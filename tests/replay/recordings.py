@@ -17,9 +17,9 @@ import torch
 
 from engine import Step
 from niels_gpt.conversation.conversation import Conversation, converse
-from niels_gpt.conversation.model import LoadedModel, load_model
-from niels_gpt.conversation.options import Options
-from niels_gpt.conversation.session import Record
+from niels_gpt.conversation.model import LoadedChatModel, load_model
+from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
@@ -79,7 +79,7 @@ class Ear:
 async def talking(store: Store, model: Any, name: str, **settings: Any) -> AsyncIterator[Conversation]:
     """Open or begin a session, finish what was interrupted, and talk."""
     known = name in store.names(name)
-    record = Record(store, name=name) if known else _new(store, name, SETTINGS | settings)
+    record = ConversationSession(store, name=name) if known else _new(store, name, SETTINGS | settings)
     await record.open()
     async with converse(record, model) as conversation:
         pending = await record.pending()
@@ -88,8 +88,8 @@ async def talking(store: Store, model: Any, name: str, **settings: Any) -> Async
         yield conversation
 
 
-def _new(store: Store, name: str, settings: dict[str, Any]) -> Record:
-    return Record(store, name=name, settings=settings, system="be brief")
+def _new(store: Store, name: str, settings: dict[str, Any]) -> ConversationSession:
+    return ConversationSession(store, name=name, settings=settings, system="be brief")
 
 
 class StallingDecoder:
@@ -107,7 +107,7 @@ class StallingDecoder:
         ]
 
 
-def stalling(model: LoadedModel, tokens: int = 5) -> LoadedModel:
+def stalling(model: LoadedChatModel, tokens: int = 5) -> LoadedChatModel:
     """The same model with such a decoder."""
     model = copy.copy(model)
     model.decoder = StallingDecoder(model.decoder, tokens)  # type: ignore[assignment]
@@ -126,9 +126,9 @@ async def say(conversation: Conversation, *messages: str) -> None:
         await conversation.send(message, Ear())
 
 
-def loaded(checkpoint: Path, **options: Any) -> LoadedModel:
+def loaded(checkpoint: Path, **options: Any) -> LoadedChatModel:
     """Load a checkpoint as the chat does, on one thread."""
-    return load_model(Options(checkpoint=checkpoint, checkpoint_given=True, threads=1, **options))
+    return load_model(ChatOptions(checkpoint=checkpoint, checkpoint_given=True, threads=1, **options))
 
 
 async def record_session(path: Path, model: Any, name: str, works: Sequence[Work], **settings: Any) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from niels_gpt.conversation.model import LoadedModel
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.replay.replay import replay
 from sessions import open_store
 from tests.replay import campaign, long_session
@@ -17,11 +17,11 @@ from tests.replay.recordings import loaded
 
 @pytest.mark.timeout(120)
 def test_a_session_that_was_killed_in_the_middle_replays_exactly(
-    checkpoint: Path, model: LoadedModel, tmp_path: Path
+    checkpoint: Path, model: LoadedChatModel, tmp_path: Path
 ) -> None:
     path = tmp_path / "sessions.db"
     assert campaign.cut_off(path, checkpoint, turns=10, at=5)
-    options = Options(checkpoint=checkpoint, checkpoint_given=True)
+    options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
     with open_store(path) as store:
         # The reply is finished by another process than the one that began it, and the talk goes on.
         assert anyio.run(long_session.until_fork, store, model, 10) == 7

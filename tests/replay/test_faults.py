@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
-from niels_gpt.conversation.model import LoadedModel
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import KERNEL_VERSION
@@ -41,10 +41,10 @@ def remarks(verdict: Verdict) -> str:
     return "\n".join(verdict.remarks)
 
 
-def swapped(change: Callable[[LoadedModel], None]) -> Callable[[Options], LoadedModel]:
+def swapped(change: Callable[[LoadedChatModel], None]) -> Callable[[ChatOptions], LoadedChatModel]:
     """Load as ever, then change something behind the fingerprint's back."""
 
-    def load(options: Options) -> LoadedModel:
+    def load(options: ChatOptions) -> LoadedChatModel:
         model = loaded(options.checkpoint)
         change(model)
         return model
@@ -64,7 +64,7 @@ def test_a_weight_of_the_checkpoint(replayed: Replayed, tmp_path: Path) -> None:
 
 
 def test_a_weight_in_memory_that_the_fingerprint_cannot_see(replayed: Replayed) -> None:
-    def flip(model: LoadedModel) -> None:
+    def flip(model: LoadedChatModel) -> None:
         network = integer_model(T=320)
         with torch.no_grad():
             network.lm_head.weight[65, 0] += 1.0
@@ -90,7 +90,7 @@ def test_a_tokenizer_entry(tmp_path: Path) -> None:
     other = BPETokenizer.from_json(json.dumps(stored))
     save_model(tmp_path / "one.pt", network, tokenizer=other)
     with open_store(tmp_path / "s.db") as store:
-        options = Options(checkpoint=checkpoint, checkpoint_given=True)
+        options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
         found = anyio.run(lambda: replay(store, "talk", options, swapped(lambda _: None)))
     assert (found.verdicts[0].kind, parts(found.verdicts[0])) == ("unverifiable", ["tokenizer"])
 
@@ -107,7 +107,7 @@ class LoudTemplate(TranscriptTemplate):
 def test_a_template_string(replayed: Replayed, version: int) -> None:
     """With its version raised, as it should be, and without."""
 
-    def change(model: LoadedModel) -> None:
+    def change(model: LoadedChatModel) -> None:
         model.template = LoudTemplate(model.tokenizer)
         model.template.version = version
         network = integer_model(T=320)
@@ -188,7 +188,7 @@ class SkippingDecoder(KernelDecoder):
         return sequence
 
 
-def skip(model: LoadedModel) -> None:
+def skip(model: LoadedChatModel) -> None:
     model.decoder = SkippingDecoder(pack_gpt(integer_model(T=320)), model.tokenizer)
 
 
@@ -200,10 +200,10 @@ def test_an_off_by_one_of_the_generator_that_replays(replayed: Replayed) -> None
 
 
 def test_an_off_by_one_of_the_generator_that_recorded(checkpoint: Path, tmp_path: Path) -> None:
-    faulty = swapped(skip)(Options(checkpoint=checkpoint))
+    faulty = swapped(skip)(ChatOptions(checkpoint=checkpoint))
     anyio.run(record_session, tmp_path / "s.db", faulty, "talk", [lambda c: say(c, "niels?")])
     with open_store(tmp_path / "s.db") as store:
-        options = Options(checkpoint=checkpoint, checkpoint_given=True)
+        options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
         found = anyio.run(lambda: replay(store, "talk", options, swapped(lambda _: None)))
     assert "every token fits this seed with its generator 1 ahead" in remarks(found.verdicts[0])
 
@@ -269,5 +269,5 @@ def test_without_a_flag_the_checkpoint_is_the_one_where_it_was_last(
     shutil.copy(checkpoint, moved)
     damage("UPDATE checkpoint SET path = ?", str(moved))
     with open_store(store_path) as store:
-        found = anyio.run(lambda: replay(store, "talk", Options(), swapped(lambda _: None)))
+        found = anyio.run(lambda: replay(store, "talk", ChatOptions(), swapped(lambda _: None)))
     assert found.kind == "exact"

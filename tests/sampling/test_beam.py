@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from niels_gpt.generation.beam import beam_search
-from niels_gpt.generation.options import Options, make_options
+from niels_gpt.generation.options import GenerationOptions, make_options
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 
@@ -39,7 +39,7 @@ def every_continuation(model: GPT, prompt: list[int], length_penalty: float) -> 
     return sorted(found, reverse=True)
 
 
-def options(**changes) -> Options:
+def options(**changes) -> GenerationOptions:
     return make_options(max_new_tokens=M, eos_token_id=END, **changes)
 
 

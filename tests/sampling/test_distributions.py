@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from niels_gpt.kernels.decode_loop import new_scratch
-from niels_gpt.kernels.sampler import choose, new_settings, set_slot
+from niels_gpt.kernels.sampler import new_settings, sample, set_slot
 from niels_gpt.sampling import Sampling
 
 V, DRAWS = 12, 20_000
@@ -70,7 +70,7 @@ def counts(sampling: Sampling, seed: int) -> np.ndarray:
     banned = np.isin(np.arange(V), BANNED)
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(DRAWS, dtype=torch.float64, generator=generator).numpy()
-    drawn = [choose(row, V, occurred, banned, settings, 0, u, scratch)[0] for u in uniforms]
+    drawn = [sample(row, V, occurred, banned, settings, 0, u, scratch)[0] for u in uniforms]
     return np.bincount(drawn, minlength=V)
 
 

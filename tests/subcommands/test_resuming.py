@@ -8,12 +8,12 @@ from typing import NoReturn
 import pytest
 
 from niels_gpt.chat.session_selection import with_latest, with_picked
-from niels_gpt.chat.workspace import Opened
+from niels_gpt.chat.workspace import Workspace
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.options import parse_options
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import Options
+from niels_gpt.conversation.options import ChatOptions
 from sessions import Store
 
 from .conftest import Say
@@ -52,13 +52,13 @@ def test_the_chat_opens_the_session_used_last(store: Store, say: Say) -> None:
     say("a", "hi", "ho")
     say("b", "hi", "ho")
 
-    def no_model(options: Options) -> NoReturn:
+    def no_model(options: ChatOptions) -> NoReturn:
         raise LoadFailed("not needed here")
 
-    async def run() -> Opened:
+    async def run() -> Workspace:
         options = parse_options(["-c"])
         loader = Loader(options, open_store=lambda _: store, load_model=no_model)
-        opened = Opened(options, loader, on_news=lambda: None, on_event=lambda _: None)
+        opened = Workspace(options, loader, on_news=lambda: None, on_event=lambda _: None)
         loader.start()
         await asyncio.wait_for(opened.serve(), timeout=20)
         return opened

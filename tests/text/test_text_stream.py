@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.detokenizer import Detokenizer
 
 BYTES = st.one_of(
     st.binary(max_size=40),
@@ -42,7 +42,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def deltas_of(pieces: list[bytes], stops: list[bytes]) -> list[str]:
-    assembler = TextAssembler(pieces.__getitem__, stops)
+    assembler = Detokenizer(pieces.__getitem__, stops)
     deltas = [assembler.push(token_id) for token_id in range(len(pieces))]
     return [*deltas, assembler.finish()]
 
@@ -84,7 +84,7 @@ def test_a_possible_stop_is_held_back_until_it_is_none() -> None:
 
 def test_it_says_that_it_stopped_and_then_stays_silent() -> None:
     pieces = [b"hi\nus", b"er: ", b"more"]
-    assembler = TextAssembler(pieces.__getitem__, [b"\nuser: "])
+    assembler = Detokenizer(pieces.__getitem__, [b"\nuser: "])
     assert (assembler.push(0), assembler.stopped) == ("hi", False)
     assert (assembler.push(1), assembler.stopped) == ("", True)
     assert (assembler.push(2), assembler.finish()) == ("", "")
@@ -96,4 +96,4 @@ def test_an_unfinished_stop_is_text_at_the_end() -> None:
 
 def test_an_empty_stop_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
-        TextAssembler(lambda _: b"", [b""])
+        Detokenizer(lambda _: b"", [b""])

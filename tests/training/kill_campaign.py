@@ -2,9 +2,9 @@
 
     python -m tests.training.kill_campaign [--config configs/local.json] [--steps 60] [--kills 3] [--seed 0]
 
-Three runs in a folder of their own: one never stopped, one killed and resumed at random steps, and a control
-whose checkpoint has forgotten the counter of its randomness. The first two must end with equal weights, the
-third must not. Prints a line each and exits 1 otherwise. Knows nothing about what is learned.
+Three runs in a folder of their own: one never stopped, one killed and resumed at random steps, and a
+control whose checkpoint has forgotten the counter of its randomness. The first two must end with equal
+weights, the third must not. Prints a line each and exits 1 otherwise.
 """
 
 from __future__ import annotations

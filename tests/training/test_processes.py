@@ -13,7 +13,7 @@ import torch
 
 from niels_gpt.model.checkpoint import load_checkpoint
 from niels_gpt.train.__main__ import main
-from niels_gpt.train.distributed import World, leave
+from niels_gpt.train.distributed import DistributedContext, leave
 from niels_gpt.train.metrics import read_metrics
 
 
@@ -81,7 +81,7 @@ def test_two_processes_learn_what_one_does_and_the_first_alone_speaks(tmp_path: 
 
 
 def test_a_single_process_exchanges_nothing() -> None:
-    world = World()
+    world = DistributedContext()
     assert (world.total(2.0), world.agreed(3.0), world.any(True), world.leads) == (2.0, 3.0, True, True)
     world.wait()
     leave()

@@ -1,7 +1,4 @@
-"""What a command is and what it can reach: the vocabulary that the modules of commands share.
-
-Knows no single command, no terminal and no engine.
-"""
+"""What a command is and what it can reach: the vocabulary that the modules of commands share."""
 
 from __future__ import annotations
 
@@ -13,17 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 from niels_gpt.conversation.settings import Value
 
 if TYPE_CHECKING:  # the store behind a record is heavy, and /help must not wait for it
-    from niels_gpt.chat.stats import Facts
-    from niels_gpt.conversation.conversation import Conversation, Listener, Reply
-    from niels_gpt.conversation.options import Options
-    from niels_gpt.conversation.session import Record
+    from niels_gpt.chat.stats import ChatStats
+    from niels_gpt.conversation.conversation import Conversation, Listener, TurnResult
+    from niels_gpt.conversation.options import ChatOptions
+    from niels_gpt.conversation.session import ConversationSession
     from sessions import Store
 
 
-class Desk(Protocol):
+class ChatActions(Protocol):
     """What a command can reach."""
 
-    async def record(self) -> Record:
+    async def record(self) -> ConversationSession:
         """Return the open session; waits while the store loads."""
         ...
 
@@ -35,7 +32,7 @@ class Desk(Protocol):
         """Return the conversation with the model; waits while it loads."""
         ...
 
-    async def answer(self, work: Callable[[Conversation, Listener], Awaitable[Reply]]) -> None:
+    async def answer(self, work: Callable[[Conversation, Listener], Awaitable[TurnResult]]) -> None:
         """Have a reply generated and show it as it comes."""
         ...
 
@@ -55,11 +52,11 @@ class Desk(Protocol):
         """Return how wide a line may be."""
         ...
 
-    def options(self) -> Options:
+    def options(self) -> ChatOptions:
         """Return what the user asked for, as far as it still holds."""
         ...
 
-    def facts(self) -> Facts:
+    def facts(self) -> ChatStats:
         """Return what is known of session, model and replies."""
         ...
 
@@ -104,10 +101,10 @@ class Command:
     allowed: str = ""
     examples: tuple[str, ...] = ()
     complete: Callable[[Store | None, str], Iterable[str]] = no_completions
-    run: Callable[[Desk, str], Awaitable[None]]
+    run: Callable[[ChatActions, str], Awaitable[None]]
 
 
-def takes_nothing(name: str, desk: Desk, text: str) -> bool:
+def takes_nothing(name: str, desk: ChatActions, text: str) -> bool:
     """Return whether a command got no value; says so where it got one."""
     if text:
         desk.error(f"{name} takes no value, got {text!r}; to send the line as a message type /{name} {text}")

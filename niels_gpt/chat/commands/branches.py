@@ -1,7 +1,6 @@
 """The commands that take a conversation another way, and the one that says why a reply is what it is.
 
-Rows of the registry in commands.py. branching.py and replay/ do the work. Knows no terminal and imports
-nothing heavy: the conversation is there before a handler needs it.
+Rows of the registry in commands.py. branching.py and replay/ do the work.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from niels_gpt.chat.commands.base import Command, Desk, takes_nothing
+from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
 
 if TYPE_CHECKING:
     from niels_gpt.conversation.branching import Variant
@@ -22,7 +21,7 @@ _FORK_FORMS = "a name, or @K [NAME] [--seed S | --token TEXT] to keep the last r
 _SHOWN = 60
 
 
-async def _fork(desk: Desk, text: str) -> None:
+async def _fork(desk: ChatActions, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415 - it needs the store
 
     record = await desk.record()
@@ -35,7 +34,7 @@ async def _fork(desk: Desk, text: str) -> None:
         await _fork_at(desk, text)
 
 
-async def _fork_at(desk: Desk, text: str) -> None:
+async def _fork_at(desk: ChatActions, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
     from niels_gpt.conversation.settings import SETTINGS  # noqa: PLC0415
 
@@ -68,14 +67,14 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
-async def _retry(desk: Desk, text: str) -> None:
+async def _retry(desk: ChatActions, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
     if takes_nothing("/retry", desk, text):
         await desk.answer(branching.retry)
 
 
-async def _edit(desk: Desk, text: str) -> None:
+async def _edit(desk: ChatActions, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
     if text:
@@ -84,7 +83,7 @@ async def _edit(desk: Desk, text: str) -> None:
         desk.say(f"/edit {branching.last_question(await desk.record()).content}")
 
 
-async def _undo(desk: Desk, text: str) -> None:
+async def _undo(desk: ChatActions, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
     if takes_nothing("/undo", desk, text):
@@ -92,7 +91,7 @@ async def _undo(desk: Desk, text: str) -> None:
         desk.say(f"back to before {_short(undone.content)!r}; it stays in the store")
 
 
-async def _alt(desk: Desk, text: str) -> None:
+async def _alt(desk: ChatActions, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
     record = await desk.record()
@@ -119,7 +118,7 @@ def _short(text: str) -> str:
     return cut(one_line(text), _SHOWN)
 
 
-async def _why(desk: Desk, text: str) -> None:
+async def _why(desk: ChatActions, text: str) -> None:
     from niels_gpt.replay.explain import explain_last, step_lines  # noqa: PLC0415
 
     if text and not text.isdecimal():

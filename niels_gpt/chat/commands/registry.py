@@ -1,7 +1,7 @@
 """The commands of the chat: one registry that drives parsing, help, completion and validation.
 
 A line that begins with a slash is a command and never reaches the model; two slashes send the line with
-one. Handlers talk to a Desk. Knows no terminal, no engine and nothing of how a line was typed.
+one. Handlers talk to a ChatActions.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import difflib
 from dataclasses import dataclass
 from functools import partial
 
-from niels_gpt.chat.commands.base import Command, Desk, takes_nothing
+from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
 from niels_gpt.chat.commands.branches import BRANCH_COMMANDS
 from niels_gpt.chat.commands.sessions import SESSION_COMMANDS
 from niels_gpt.cli.preferences import DEFAULTS, PREFERENCES
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, show
 
 
-async def _setting(setting: Setting, desk: Desk, text: str) -> None:
+async def _setting(setting: Setting, desk: ChatActions, text: str) -> None:
     record = await desk.record()
     if text:
         try:
@@ -31,7 +31,7 @@ async def _setting(setting: Setting, desk: Desk, text: str) -> None:
         desk.say(f"{setting.command} {show(getattr(record.settings, setting.key))} ({setting.allowed})")
 
 
-async def _preference(preference: Setting, desk: Desk, text: str) -> None:
+async def _preference(preference: Setting, desk: ChatActions, text: str) -> None:
     now = show(desk.preference(preference.key))
     if not text:
         desk.say(f"{preference.command} {now} ({preference.allowed})")
@@ -45,7 +45,7 @@ async def _preference(preference: Setting, desk: Desk, text: str) -> None:
     desk.say(f"{preference.command} {show(value)}")
 
 
-async def _system(desk: Desk, text: str) -> None:
+async def _system(desk: ChatActions, text: str) -> None:
     record = await desk.record()
     if text:
         await record.set_system(text)
@@ -54,13 +54,13 @@ async def _system(desk: Desk, text: str) -> None:
         desk.say(record.system or "there is no system prompt")
 
 
-async def _reset(desk: Desk, text: str) -> None:
+async def _reset(desk: ChatActions, text: str) -> None:
     if takes_nothing("/reset", desk, text):
         await (await desk.record()).reset()
         desk.say("a new conversation; the system prompt and the settings stay")
 
 
-async def _history(desk: Desk, text: str) -> None:
+async def _history(desk: ChatActions, text: str) -> None:
     if not takes_nothing("/history", desk, text):
         return
     messages = (await desk.record()).messages
@@ -75,12 +75,12 @@ async def _history(desk: Desk, text: str) -> None:
         desk.say("nothing was said yet")
 
 
-async def _help(desk: Desk, text: str) -> None:
+async def _help(desk: ChatActions, text: str) -> None:
     if takes_nothing("/help", desk, text):
         desk.say(help_text(desk.columns()))
 
 
-async def _leave(name: str, desk: Desk, text: str) -> None:
+async def _leave(name: str, desk: ChatActions, text: str) -> None:
     if takes_nothing(name, desk, text):
         desk.leave()
 

@@ -1,7 +1,7 @@
 """The commands about whole sessions and checkpoints: list, resume, rename, export, replay, statistics.
 
 Rows of the registry in commands.py. They ask the store, or hand over to the module that does the same from
-the command line. Knows no terminal; the store is imported only when it is there anyway.
+the command line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from niels_gpt.chat.commands.base import Command, Desk, takes_nothing
+from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
 from niels_gpt.chat.stats import stats
 from niels_gpt.conversation.errors import SessionTrouble
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LISTED = 20
 
 
-async def _sessions(desk: Desk, text: str) -> None:
+async def _sessions(desk: ChatActions, text: str) -> None:
     if not takes_nothing("/sessions", desk, text):
         return
     store, current = await desk.store(), (await desk.record()).name
@@ -39,7 +39,7 @@ async def _sessions(desk: Desk, text: str) -> None:
     desk.say("/resume NAME goes on with one")
 
 
-async def _resume(desk: Desk, text: str) -> None:
+async def _resume(desk: ChatActions, text: str) -> None:
     if text:
         await desk.switch(text)
         await desk.record()
@@ -48,7 +48,7 @@ async def _resume(desk: Desk, text: str) -> None:
         desk.say(f"/resume {name or '(a new session)'} (the name of a session; /sessions lists them)")
 
 
-async def _rename(desk: Desk, text: str) -> None:
+async def _rename(desk: ChatActions, text: str) -> None:
     record = await desk.record()
     if not text:
         desk.say(f"/rename {record.name or '(no name yet)'} (visible characters)")
@@ -57,18 +57,18 @@ async def _rename(desk: Desk, text: str) -> None:
     desk.say(f"/rename {text}")
 
 
-async def _stats(desk: Desk, text: str) -> None:
+async def _stats(desk: ChatActions, text: str) -> None:
     if takes_nothing("/stats", desk, text):
         desk.say(stats(desk.facts()))
 
 
-async def _model(desk: Desk, text: str) -> None:
+async def _model(desk: ChatActions, text: str) -> None:
     if text:
         await desk.during(desk.use(Path(text).expanduser()), "loading the model")
     desk.say(f"/model {desk.options().checkpoint}" + ("" if text else " (the path of a checkpoint)"))
 
 
-async def _export(desk: Desk, text: str) -> None:
+async def _export(desk: ChatActions, text: str) -> None:
     record, store = await desk.record(), await desk.store()
     if record.session is None:
         raise SessionTrouble("there is nothing to export: nothing was said yet")
@@ -83,7 +83,7 @@ async def _export(desk: Desk, text: str) -> None:
     desk.say(f"wrote session {record.name!r} to {str(path)!r}")
 
 
-async def _replay(desk: Desk, text: str) -> None:
+async def _replay(desk: ChatActions, text: str) -> None:
     if not takes_nothing("/replay", desk, text):
         return
     record, store = await desk.record(), await desk.store()

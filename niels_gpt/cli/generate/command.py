@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from niels_gpt.cli.exit_codes import USAGE, report, run_to_status
-from niels_gpt.cli.generate.options import PROGRAM, Options, parse_options
+from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions, parse_options
 from niels_gpt.cli.generate.progress import Progress
-from niels_gpt.cli.generate.prompts import Prompt, Reply, checked, encoded, read_lines
+from niels_gpt.cli.generate.prompts import Completion, Prompt, checked, encoded, read_lines
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.errors import NielsGptError
 
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], *, chat: Callable[[list[str]], int]) -> int:
     return run_to_status(PROGRAM, lambda: _generate(options))
 
 
-def _chat_arguments(options: Options) -> list[str]:
+def _chat_arguments(options: GenerateOptions) -> list[str]:
     flags = ["--ckpt", str(options.model), "--device", options.device, "--seed", str(options.seed)]
     for name in (
         "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty",
@@ -54,7 +54,7 @@ def _chat_arguments(options: Options) -> list[str]:
     return flags
 
 
-def _generate(options: Options) -> int:
+def _generate(options: GenerateOptions) -> int:
     from niels_gpt.cli.generate.model import make_plan, opened  # noqa: PLC0415 - torch, after the flags are read
 
     with _one_line():
@@ -88,7 +88,7 @@ def _one_line() -> Iterator[None]:
         raise ChatError(str(error)) from error
 
 
-def _prompts(options: Options, texts: list[str] | None, model: OpenModel) -> Sequence[Prompt]:
+def _prompts(options: GenerateOptions, texts: list[str] | None, model: OpenModel) -> Sequence[Prompt]:
     if options.prompt_tokens is not None:
         prompts = [Prompt(index=0, text=None, ids=options.prompt_tokens)]
     else:
@@ -97,11 +97,11 @@ def _prompts(options: Options, texts: list[str] | None, model: OpenModel) -> Seq
     return checked(prompts, V=model.tokenizer.vocab_size, context=model.context, room=room)
 
 
-def _to_stdout(options: Options, model: OpenModel, prompts: Sequence[Prompt], plan: Plan) -> None:
+def _to_stdout(options: GenerateOptions, model: OpenModel, prompts: Sequence[Prompt], plan: Plan) -> None:
     show = _shower()
     progress = _progress(options, prompts, done=0)
 
-    def take(replies: Sequence[Reply]) -> None:
+    def take(replies: Sequence[Completion]) -> None:
         if replies[0].prompt.index and options.format == "text":
             show("\n")
         show(formatted(options, replies))
@@ -113,16 +113,16 @@ def _to_stdout(options: Options, model: OpenModel, prompts: Sequence[Prompt], pl
         progress.finish()
 
 
-def _progress(options: Options, prompts: Sequence[Prompt], *, done: int) -> Progress:
+def _progress(options: GenerateOptions, prompts: Sequence[Prompt], *, done: int) -> Progress:
     each = options.num_return_sequences
     return Progress(len(prompts) * each, sys.stderr, done=done * each)
 
 
-def _tokens(replies: Sequence[Reply]) -> int:
+def _tokens(replies: Sequence[Completion]) -> int:
     return sum(len(reply.ids) for reply in replies)
 
 
-def _to_file(options: Options, model: OpenModel, prompts: Sequence[Prompt], plan: Plan) -> None:
+def _to_file(options: GenerateOptions, model: OpenModel, prompts: Sequence[Prompt], plan: Plan) -> None:
     from niels_gpt.cli.generate.journal import Journal  # noqa: PLC0415 - only where there is a file
 
     job = hashlib.sha256()
@@ -134,7 +134,7 @@ def _to_file(options: Options, model: OpenModel, prompts: Sequence[Prompt], plan
     with Journal(options.output, job=job.hexdigest()) as journal:
         progress = _progress(options, prompts, done=journal.done)
 
-        def take(replies: Sequence[Reply]) -> None:
+        def take(replies: Sequence[Completion]) -> None:
             separator = "\n" if journal.done and options.format == "text" else ""
             journal.add(separator + formatted(options, replies))
             progress.add(replies=len(replies), tokens=_tokens(replies))
@@ -148,7 +148,7 @@ def _to_file(options: Options, model: OpenModel, prompts: Sequence[Prompt], plan
         progress.finish()
 
 
-def formatted(options: Options, replies: Sequence[Reply]) -> str:
+def formatted(options: GenerateOptions, replies: Sequence[Completion]) -> str:
     """Return the samples of one prompt as text or as JSON lines."""
     if options.format == "jsonl":
         return "".join(_line(reply) + "\n" for reply in replies)
@@ -161,7 +161,7 @@ def formatted(options: Options, replies: Sequence[Reply]) -> str:
     )
 
 
-def _line(reply: Reply) -> str:
+def _line(reply: Completion) -> str:
     record = {
         "prompt_index": reply.prompt.index,
         "sample": reply.sample,

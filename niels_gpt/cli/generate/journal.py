@@ -2,8 +2,8 @@
 
 `OUTPUT.resume` begins with a digest of everything that decides the output and gets a line for each prompt
 that is done: how many are, how many bytes they take, and the SHA-256 of those bytes. Who runs the same
-command again cuts the output to the last line that is true of it and goes on from there. The journal is gone
-once the output is whole. Knows nothing about what the output says.
+command again cuts the output to the last line that is true of it and goes on from there. The journal is
+gone once the output is whole.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A model opened for generation: the engine for samples, the model's own methods for beams.
 
-The only module of this package that imports torch. Knows nothing about files and formats.
+The only module of this package that imports torch.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import cast
 
 import torch
 
-from niels_gpt.cli.generate.options import Options
-from niels_gpt.cli.generate.prompts import Prompt, Reply
+from niels_gpt.cli.generate.options import GenerateOptions
+from niels_gpt.cli.generate.prompts import Completion, Prompt
 from niels_gpt.cli.generate.replies import Plan, Take, replies, streamed
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.decoding.backend import Backend, open_backend
 from niels_gpt.device import device_named
-from niels_gpt.generation.batched_decoder import Stepping
+from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.beam import beam_search
-from niels_gpt.generation.options import Options as BeamOptions
+from niels_gpt.generation.options import GenerationOptions
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.sampling import Sampling
-from niels_gpt.text.detokenizer import TextAssembler
+from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.tokenizer import Tokenizer
 
 
-def make_plan(options: Options) -> Plan:
+def make_plan(options: GenerateOptions) -> Plan:
     """Return how prompts are continued, as far as flags say; ValueError for a value out of range."""
     sampling = Sampling(
         temperature=options.temperature,
@@ -56,8 +56,8 @@ def make_plan(options: Options) -> Plan:
     return plan
 
 
-def _beam_options(options: Options, plan: Plan) -> BeamOptions:
-    return BeamOptions(
+def _beam_options(options: GenerateOptions, plan: Plan) -> GenerationOptions:
+    return GenerationOptions(
         max_new_tokens=plan.max_new_tokens,
         sampling=plan.sampling,
         num_return_sequences=plan.samples,
@@ -75,7 +75,7 @@ class OpenModel:
 
     loaded: LoadedModel
     backend: Backend
-    options: Options
+    options: GenerateOptions
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -114,18 +114,20 @@ class OpenModel:
         at_once = max(1, self.options.batch_size // wanted.num_beams)
         for first in range(0, len(prompts), at_once):
             some = prompts[first : first + at_once]
-            found = beam_search(cast("Stepping", self.loaded.model), [prompt.ids for prompt in some], wanted)
+            found = beam_search(
+                cast("SteppableModel", self.loaded.model), [prompt.ids for prompt in some], wanted
+            )
             for prompt, beams in zip(some, found, strict=True):
                 take([self._reply(prompt, i, beam.new_ids, plan) for i, beam in enumerate(beams)])
 
-    def _reply(self, prompt: Prompt, sample: int, ids: tuple[int, ...], plan: Plan) -> Reply:
-        text = TextAssembler(self.tokenizer.token_bytes, plan.stop_sequences)
+    def _reply(self, prompt: Prompt, sample: int, ids: tuple[int, ...], plan: Plan) -> Completion:
+        text = Detokenizer(self.tokenizer.token_bytes, plan.stop_sequences)
         whole = "".join(map(text.push, ids)) + text.finish()
-        return Reply(prompt=prompt, sample=sample, text=whole, ids=ids, finish="beam", seed=None)
+        return Completion(prompt=prompt, sample=sample, text=whole, ids=ids, finish="beam", seed=None)
 
 
 @contextmanager
-def opened(options: Options) -> Iterator[OpenModel]:
+def opened(options: GenerateOptions) -> Iterator[OpenModel]:
     """Load the model and open its backend, closed at the end. Raises CheckpointError and ChatError."""
     device = device_named(options.device)
     torch.set_num_threads(1)  # the engine's thread owns the compute; see niels_gpt.conversation.model

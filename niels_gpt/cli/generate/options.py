@@ -1,6 +1,6 @@
 """The command line of `niels-generate`: flags to one frozen value. A flag's _ and - are the same.
 
-Imports nothing heavy. Knows no model and no engine.
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROGRAM = "niels-generate"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class GenerateOptions:
     """What the user asked for; the fields are the flags."""
 
     model: Path
@@ -49,7 +49,7 @@ class Options:
     vocab_size: int | None
 
 
-def parse_options(argv: Sequence[str]) -> Options:
+def parse_options(argv: Sequence[str]) -> GenerateOptions:
     """Return the options of a command line; SystemExit as argparse does for --help and wrong flags."""
     parser = _parser()
     values = vars(parser.parse_args([_spelled(word) for word in argv]))
@@ -67,7 +67,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         as_lines = values["output"] is not None and values["output"].suffix in {".jsonl", ".json"}
         values["format"] = "jsonl" if as_lines else "text"
     values["stop"] = tuple(values["stop"])
-    return Options(**values)
+    return GenerateOptions(**values)
 
 
 def _given(value: object) -> bool:

@@ -28,7 +28,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class Completion:
     """One sample of one prompt; `text` and `ids` are the continuation alone."""
 
     prompt: Prompt

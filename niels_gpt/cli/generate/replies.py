@@ -1,7 +1,7 @@
 """Prompts through the engine together: every sample a job, results in the order of the prompts.
 
 A reply's seed is a function of (--seed, prompt, sample) alone, so neither the batch nor an interruption can
-change a text. Knows nothing about files and flags.
+change a text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from engine import Decoder, Engine, GenerationFailed, Job, TokenGenerated
-from niels_gpt.cli.generate.prompts import Prompt, Reply
+from niels_gpt.cli.generate.prompts import Completion, Prompt
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.rng import reply_seed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     AnyDecoder = Decoder[GenerationRequest, Any]
 
-Take = Callable[[list[Reply]], None]
+Take = Callable[[list[Completion]], None]
 
 WAITING = 4
 """Batches of jobs that are submitted ahead, so that no place stays empty behind a long reply."""
@@ -81,14 +81,14 @@ async def replies(
             take(await _collected(*waiting.popleft()))
 
 
-async def _collected(prompt: Prompt, jobs: Sequence[tuple[GenerationRequest, Job]]) -> list[Reply]:
+async def _collected(prompt: Prompt, jobs: Sequence[tuple[GenerationRequest, Job]]) -> list[Completion]:
     found = []
     for sample, (request, job) in enumerate(jobs):
         try:
             result = await job.result()
         except GenerationFailed as error:
             raise ChatError(f"prompt {prompt.index + 1}: {error.__cause__ or error}") from error
-        reply = Reply(
+        reply = Completion(
             prompt=prompt,
             sample=sample,
             text=result.text,
@@ -100,8 +100,8 @@ async def _collected(prompt: Prompt, jobs: Sequence[tuple[GenerationRequest, Job
     return found
 
 
-def _empty(prompt: Prompt, sample: int) -> Reply:
-    return Reply(prompt=prompt, sample=sample, text="", ids=(), finish="length", seed=None)
+def _empty(prompt: Prompt, sample: int) -> Completion:
+    return Completion(prompt=prompt, sample=sample, text="", ids=(), finish="length", seed=None)
 
 
 async def streamed(backend: Backend, prompt: Prompt, plan: Plan, show: Callable[[str], None]) -> None:

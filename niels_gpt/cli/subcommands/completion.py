@@ -1,7 +1,6 @@
 """`niels-chat completion SHELL`: what bash, zsh or fish needs to complete the command line.
 
-Made from the parsers themselves, so it cannot fall behind them. Knows no store: names of sessions come from
-`niels-chat sessions` when the user asks for them.
+Made from the parsers themselves, so it cannot fall behind them.
 """
 
 from __future__ import annotations

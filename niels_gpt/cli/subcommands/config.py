@@ -1,6 +1,6 @@
 """`niels-chat config`: every value that can be configured, and where it comes from.
 
-Takes the chat's flags, to show what they would change. Knows no store and no model.
+Takes the chat's flags, to show what they would change.
 """
 
 from __future__ import annotations

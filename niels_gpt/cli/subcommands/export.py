@@ -1,6 +1,6 @@
 """`niels-chat export NAME...`: sessions as a file, or on standard output.
 
-A file appears whole or not at all, readable by its owner alone. Knows nothing of what formats look like.
+A file appears whole or not at all, readable by its owner alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What the subcommands share: the store that `--store` names, JSON lines, and lines that are safe to print.
 
-Imports the store only when it is opened, so that a wrong flag or `--help` costs nothing. Knows no single
-command, no model and no torch.
+Imports the store only when it is opened, so that a wrong flag or `--help` costs nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`niels-chat import FILE`: the sessions of a file, all of them or none.
 
-A name that is taken gets a number. Knows nothing of what formats look like.
+A name that is taken gets a number.
 """
 
 from __future__ import annotations

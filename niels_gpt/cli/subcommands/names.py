@@ -1,6 +1,6 @@
 """Names of sessions for completion: a shell, or the chat, asks while the user types.
 
-So nothing here is an error: where the store cannot be read there are no names. Knows no completion.
+So nothing here is an error: where the store cannot be read there are no names.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from niels_gpt.cli.exit_codes import DIVERGED, OK, STATUS_OF_VERDICT
 from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
-from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, Options
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 from niels_gpt.terminal.render import may_style
 from niels_gpt.terminal.table import counted
 from niels_gpt.text.control_characters import harmless
@@ -60,7 +60,7 @@ def run(flags: argparse.Namespace) -> int:
     from niels_gpt.replay.compare import compare_session, other_model  # noqa: PLC0415
     from niels_gpt.replay.replay import replay  # noqa: PLC0415
 
-    options = Options(
+    options = ChatOptions(
         checkpoint=flags.ckpt or DEFAULT_CHECKPOINT,
         checkpoint_given=flags.ckpt is not None,
         device=flags.device,

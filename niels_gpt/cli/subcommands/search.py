@@ -1,4 +1,4 @@
-"""`niels-chat search TEXT`: messages that have all the words, newest first. Knows no query language."""
+"""`niels-chat search TEXT`: messages that have all the words, newest first."""
 
 from __future__ import annotations
 

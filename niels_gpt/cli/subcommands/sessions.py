@@ -1,4 +1,4 @@
-"""`niels-chat sessions`: the list of sessions, last used first. Knows no single message."""
+"""`niels-chat sessions`: the list of sessions, last used first."""
 
 from __future__ import annotations
 

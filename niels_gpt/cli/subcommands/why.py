@@ -14,10 +14,10 @@ from niels_gpt.cli.exit_codes import OK, UNVERIFIABLE
 from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, Options
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedModel
+    from niels_gpt.conversation.model import LoadedChatModel
     from niels_gpt.replay.explain import Explained
     from niels_gpt.replay.html_report import Attention
 
@@ -50,7 +50,7 @@ def run(flags: argparse.Namespace) -> int:
     from niels_gpt.replay.find_checkpoint import Unfit, find_model  # noqa: PLC0415
     from niels_gpt.replay.reconstruct import ask, chosen_turns, questions  # noqa: PLC0415
 
-    options = Options(
+    options = ChatOptions(
         checkpoint=flags.ckpt or DEFAULT_CHECKPOINT,
         checkpoint_given=flags.ckpt is not None,
         device=flags.device,
@@ -89,7 +89,7 @@ def _one(explained: Explained, token: int) -> tuple[object, ...]:
     return (explained.steps[token],)
 
 
-def _attention(model: LoadedModel, explained: Explained, flags: argparse.Namespace) -> Attention:
+def _attention(model: LoadedChatModel, explained: Explained, flags: argparse.Namespace) -> Attention:
     from niels_gpt.decoding.rescoring import attention_row  # noqa: PLC0415
     from niels_gpt.model.gpt import GPT  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415

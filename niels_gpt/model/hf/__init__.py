@@ -2,5 +2,5 @@
 
 Split by job: `forms` which configs map to which architecture and back, `weights` the names and the order of
 rows, `text` tokenizer and chat template, `export` and `load` the two directions. Needs nothing of
-`transformers`: the files are JSON and safetensors. Knows nothing about training, sessions or sampling.
+`transformers`: the files are JSON and safetensors.
 """

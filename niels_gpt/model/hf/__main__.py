@@ -1,7 +1,4 @@
-"""The command `python -m niels_gpt.model.hf`: a checkpoint into a Hugging Face folder, and back.
-
-Knows nothing about how either is made.
-"""
+"""The command `python -m niels_gpt.model.hf`: a checkpoint into a Hugging Face folder, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error of a model that cannot change its form. Knows nothing about who prints it."""
+"""The error of a model that cannot change its form."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A checkpoint as a folder that `transformers` loads, and whatever else reads such folders.
-
-Knows nothing about `transformers` itself.
-"""
+"""A checkpoint as a folder that `transformers` loads, and whatever else reads such folders."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which models map to which Hugging Face architecture, as configs in both directions.
 
 LayerNorm and GELU make a GPT-NeoX without parallel residual and with full rotary embedding; RMSNorm and
-SwiGLU make a Llama. Everything else has no counterpart and is refused by name. Knows nothing about weights.
+SwiGLU make a Llama. Everything else has no counterpart and is refused by name.
 
 V vocabulary, T context window, C width, L layers, H heads, d_ff width of the MLP.
 """

@@ -1,7 +1,4 @@
-"""A Hugging Face folder as a checkpoint: GPT-NeoX without parallel residual, or Llama.
-
-Knows nothing about `transformers` itself.
-"""
+"""A Hugging Face folder as a checkpoint: GPT-NeoX without parallel residual, or Llama."""
 
 from __future__ import annotations
 

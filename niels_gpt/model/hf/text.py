@@ -2,7 +2,7 @@
 
 The Jinja template renders exactly what `text.chat_template` makes of the same messages. What it cannot say:
 here a text that spells a control token stays text, while `transformers` reads control tokens out of a
-rendered prompt wherever they stand. Knows nothing about models.
+rendered prompt wherever they stand.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 RoPE turns adjacent channels (2i, 2i + 1) here, and channels (i, i + D/2) there; the angles are the same. So
 the rows of queries and keys are put into another order within each head, and nothing else changes: a
-permutation of q and k together leaves every score as it is. Knows nothing about files.
+permutation of q and k together leaves every score as it is.
 
 C width, L layers, H heads, D = C // H head width.
 """
