@@ -127,7 +127,7 @@ def _llama3(plain: np.ndarray, factor: float, low: float, high: float, T0: float
 
 
 def _blend(plain: np.ndarray, slowed: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Go from the plain rates, up to pair `first`, to the slowed ones, from pair `last`, in a straight line."""
+    """Blend linearly from the plain rates, up to pair `first`, to the slowed ones, from pair `last`."""
     ramp = np.clip((np.arange(plain.size) - first) / max(last - first, 0.001), 0, 1)
     return slowed * ramp + plain * (1 - ramp)
 
@@ -278,13 +278,15 @@ class Form:
         unknown = sorted(str(name) for name in values if name not in known)
         if unknown:
             raise FormError(f"a form has no field {', '.join(map(repr, unknown))}")
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         try:
             ropes = given.get("rope", (Rope(),))
             given["rope"] = tuple(one if isinstance(one, Rope) else _rope(one) for one in ropes)
             given["biases"] = frozenset(given.get("biases", ()))
             return cls(**given)
-        except TypeError as error:
+        except (TypeError, KeyError) as error:
             raise FormError(f"a form's fields have the wrong types: {error}") from error
 
 
