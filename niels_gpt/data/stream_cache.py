@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.files import remove_stale, replacing
+from niels_gpt.atomic_io import atomic_write, remove_stale, write_text
 
 VERSION = 1
 
@@ -47,7 +47,7 @@ class StreamFile:
         self._meta_path.unlink(missing_ok=True)
         digest = hashlib.sha256()
         remove_stale(self.path.parent)
-        with replacing(self.path) as file:
+        with atomic_write(self.path) as file:
             for text in texts:
                 part = text.encode("utf-8", errors="replace")
                 digest.update(part)
@@ -59,7 +59,7 @@ class StreamFile:
             "settings": settings,
             "facts": facts,
         }
-        self._meta_path.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        write_text(self._meta_path, json.dumps(meta, indent=1) + "\n")
 
     def _meta(self) -> dict[str, Any] | None:
         """Return the description, or None where there is none that can be read."""

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from niels_gpt.atomic_io import atomic_write
 from niels_gpt.errors import NielsGptError
-from niels_gpt.files import replacing
 from niels_gpt.model.config import ModelConfig, TrainConfig, to_dict
 
 KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
@@ -57,10 +57,7 @@ def save_checkpoint(
     tokenizer: HasJson | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint to `path`, atomically and durably; OSError if the folder cannot be written.
-
-    The bytes go to a file beside it, reach the disk, and only then take the name.
-    """
+    """Write a checkpoint to `path`, atomically and durably; OSError if it cannot be written."""
     content: dict[str, Any] = {
         "model_cfg": _plain(model_cfg),
         "train_cfg": _plain(train_cfg),
@@ -74,7 +71,7 @@ def save_checkpoint(
         content["tokenizer"] = tokenizer_json
     if run is not None:
         content["run"] = dict(run)
-    with replacing(Path(path), durable=True) as file:
+    with atomic_write(path) as file:
         torch.save(content, file)
 
 

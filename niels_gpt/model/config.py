@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from niels_gpt.atomic_io import write_text
 from niels_gpt.errors import NielsGptError
 
 if TYPE_CHECKING:
@@ -153,8 +154,8 @@ def load_json(path: str | Path) -> dict[str, Any]:
 
 
 def save_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write `value` to a file as indented JSON with a final newline."""
-    Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `value` to a file as indented JSON with a final newline; OSError if it cannot be written."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_config_from_json(path: str | Path) -> tuple[ModelConfig, TrainConfig]:

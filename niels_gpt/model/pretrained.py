@@ -7,14 +7,14 @@ too.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 
+from niels_gpt.atomic_io import atomic_write, write_text
 from niels_gpt.device import device_named
 from niels_gpt.model.bdh import BDHConfig
 from niels_gpt.model.checkpoint import CheckpointError
@@ -42,13 +42,13 @@ def save_pretrained(
     }
     stored = None if tokenizer is None else tokenizer.to_json()
     config = {"model_type": KIND, "step": step, "model": to_dict(model.cfg)}
-    _write(directory / WEIGHTS, lambda path: safetensors.torch.save_file(state, path))
+    with atomic_write(directory / WEIGHTS) as file:
+        file.write(safetensors.torch.save(state))
     if stored is None:
         (directory / TOKENIZER).unlink(missing_ok=True)
     else:
-        _write(directory / TOKENIZER, lambda path: path.write_text(stored, encoding="utf-8"))
-    text = json.dumps(config, indent=2) + "\n"
-    _write(directory / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(directory / TOKENIZER, stored)
+    write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_pretrained(directory: Path) -> dict[str, Any]:
@@ -96,12 +96,3 @@ def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type |
         )
     loaded.model.tokenizer = loaded.tokenizer
     return loaded.model
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

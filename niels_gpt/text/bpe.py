@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from niels_gpt.atomic_io import write_text
 from niels_gpt.text.byte_pieces import PieceTokenizer
 from niels_gpt.text.tokenizer import TokenizerError, utf8
 
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         tokenizer = train_bpe(map(_read, args.text), args.vocab_size)
-        args.out.write_text(tokenizer.to_json(), encoding="utf-8")
+        write_text(args.out, tokenizer.to_json())
     except (OSError, ValueError) as error:
         print(f"niels_gpt.text.bpe: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from niels_gpt.files import remove_stale
+from niels_gpt.atomic_io import remove_stale
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.mode import eval_mode

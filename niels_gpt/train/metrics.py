@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.files import replacing
+from niels_gpt.atomic_io import write_text
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import EvalReport, Observer, StepReport
 
@@ -44,8 +44,7 @@ class MetricsLog:
         self._log_every = log_every
         self._losses: list[float] = []
         kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
-        with replacing(self._path) as file:
-            file.write("".join(map(_line, kept if start_step else [])).encode())
+        write_text(self._path, "".join(map(_line, kept if start_step else [])))
 
     def stepped(self, report: StepReport) -> None:
         """Write a line now and then."""

@@ -6,13 +6,13 @@ A file appears whole or not at all, readable by its owner alone.
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from niels_gpt.atomic_io import atomic_write
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import SessionTrouble
@@ -107,20 +107,13 @@ def write_file(
     from sessions.formats import write_sessions  # noqa: PLC0415 - heavy, as the store is
 
     format_name = format_name or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
-    if path.exists() and not force:
-        raise SessionTrouble(f"{str(path)!r} is there already: give another name, or --force")
-    unfinished = None
     try:
-        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - a descriptor
-            write_sessions(archives, file, format_name=format_name)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(unfinished).replace(path)
-    except BaseException as error:
-        if unfinished is not None:
-            Path(unfinished).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise SessionTrouble(f"{str(path)!r} cannot be written: {error.strerror}") from error
-        raise
+        with atomic_write(path, overwrite=force, mode=0o600) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+            write_sessions(archives, text, format_name=format_name)
+            text.detach()
+    except FileExistsError as error:
+        raise SessionTrouble(f"{str(path)!r} is there already: give another name, or --force") from error
+    except OSError as error:
+        raise SessionTrouble(f"{str(path)!r} cannot be written: {error.strerror}") from error
     return format_name

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from niels_gpt.atomic_io import write_text
 from niels_gpt.cli.exit_codes import OK, UNVERIFIABLE
 from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
@@ -119,7 +120,7 @@ def _write_pictures(
     for path, draw in ((flags.html, to_html), (flags.svg, to_svg)):
         if path is not None:
             try:
-                path.write_text(draw(explained, attention, title), encoding="utf-8")
+                write_text(path, draw(explained, attention, title))
             except OSError as error:
                 raise ChatError(f"cannot write {str(path)!r}: {error.strerror}") from error
             helpers.remark(f"wrote {path}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save as safetensors_bytes
 
-from niels_gpt.files import replacing
+from niels_gpt.atomic_io import atomic_write
 from niels_gpt.model.hf.errors import HFError
 from niels_gpt.model.hf.forms import form_of, hf_config
 from niels_gpt.model.hf.text import tokenizer_config, tokenizer_json
@@ -35,7 +35,7 @@ def export(source: Path, folder: Path) -> list[Path]:
         "README.md": _card(loaded, form, source).encode(),
     }
     for name, data in content.items():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(data)
     return [folder / name for name in content]
 
