@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from niels_gpt.model import rope
-from niels_gpt.model.config import ModelConfig
-
-NORM_EPS = 1e-5
+from niels_gpt.model.config import NORM_EPS, ModelConfig
 
 
 def make_norm(cfg: ModelConfig) -> nn.Module:

@@ -30,6 +30,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By name, the defaults that differ from `ModelConfig`'s where a JSON file leaves a field out."""
 NO_LIMIT = 2**29
 """Tokens that an architecture without a window takes: as far as its phases are exact."""
+NORM_EPS = 1e-5
+"""What the norms of a `gpt` add to a variance."""
 NORMS = ("layernorm", "rmsnorm")
 MLPS = ("gelu", "swiglu")
 

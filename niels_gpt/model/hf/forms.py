@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from niels_gpt.model.blocks import NORM_EPS
-from niels_gpt.model.config import ConfigError, ModelConfig, config_from_dict, to_dict
+from niels_gpt.model.config import NORM_EPS, ConfigError, ModelConfig, config_from_dict, to_dict
 from niels_gpt.model.hf.errors import HFError
 
 OWN_KEY = "niels_gpt"
