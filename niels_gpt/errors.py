@@ -1,11 +1,14 @@
-"""The one base class of the errors that niels_gpt raises on purpose.
-
-Every one of them is a ValueError: what a caller handed over (a file, a setting, a row of logits) cannot be
-used.
-"""
+"""The base classes of the errors that niels_gpt raises on purpose."""
 
 from __future__ import annotations
 
 
-class NielsGptError(ValueError):
-    """Something given to niels_gpt cannot be used; the message says what, and what to do next."""
+class ReportedError(Exception):
+    """An error whose message is complete and meant for the user: programs print it and nothing else."""
+
+    exit_status: int | None = None
+    """The exit status of a program that this error ends; None is that of any other failure."""
+
+
+class NielsGptError(ReportedError, ValueError):
+    """A value given to niels_gpt (a file, a setting, a row of logits) cannot be used."""

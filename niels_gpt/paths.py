@@ -1,8 +1,13 @@
-"""Where things lie in a checkout. Nothing here is read or made except by `ensure_dirs`."""
+"""Where the files of a checkout are, and paths as a user writes them.
+
+Nothing here is read or made except by `ensure_dirs`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from niels_gpt.errors import NielsGptError
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT_DIR = REPO_ROOT / "checkpoints"
@@ -19,3 +24,15 @@ def ensure_dirs() -> None:
     """Make the folders that training writes to: checkpoints and configs."""
     CHECKPOINT_DIR.mkdir(parents=True, exist_ok=True)
     CONFIG_DIR.mkdir(parents=True, exist_ok=True)
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path that a user wrote, with `~` and `~NAME` expanded.
+
+    Raises NielsGptError where no home directory is known for NAME.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        first = Path(text).parts[0]
+        raise NielsGptError(f"{str(text)!r}: no home directory is known for {first!r}") from error

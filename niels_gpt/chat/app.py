@@ -6,13 +6,12 @@ Statuses are those of status.py. Knows what the parts are, and nothing of how th
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import sys
 from collections.abc import Callable
 
 from niels_gpt.chat.session_selection import with_picked
-from niels_gpt.cli.exit_codes import INTERRUPTED, run_to_status
+from niels_gpt.cli.exit_codes import INTERRUPTED
 from niels_gpt.cli.options import FROM_INPUT
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
@@ -21,22 +20,14 @@ from niels_gpt.terminal.render import Screen, columns_of, may_style
 
 
 def run(options: ChatOptions, *, make_loader: Callable[[ChatOptions], Loader] = Loader) -> int:
-    """Chat as the options say and return the exit status. Errors are one line on standard error."""
-
-    def work() -> int:
-        check_session_name(options)
-        check_checkpoint(options)
-        chosen = with_picked(options) if options.pick else options
-        return INTERRUPTED if chosen is None else _chat(chosen, make_loader(chosen))
-
-    return run_to_status("niels-chat", work)
+    """Chat as the options say and return the exit status. Raises ChatError."""
+    check_session_name(options)
+    check_checkpoint(options)
+    chosen = with_picked(options) if options.pick else options
+    return INTERRUPTED if chosen is None else _chat(chosen, make_loader(chosen))
 
 
 def _chat(options: ChatOptions, loader: Loader) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        # A locale without UTF-8 shows a question mark; it must not end the chat.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     try:
         if options.prompt is None and _is_terminal():
             if options.as_events:

@@ -21,6 +21,7 @@ from niels_gpt.conversation.errors import ChatError, LoadFailed
 from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Value
+from niels_gpt.errors import ReportedError
 from niels_gpt.terminal.render import Screen
 from niels_gpt.terminal.spinner import spinning
 
@@ -237,7 +238,7 @@ class Controller:
             await work
         except LoadFailed:
             raise
-        except ChatError as error:
+        except ReportedError as error:  # of the layers below, too
             self._screen.end_reply()
             self.error(str(error))
 

@@ -1,33 +1,27 @@
-"""How `niels-chat` and its subcommands end: one table of exit statuses, and the one place that maps to them.
-
-Whatever goes wrong is one line on standard error and a status of this table, never a traceback. Knows
-neither what is done nor how it is shown.
-"""
+"""The exit statuses of `niels-chat` and `niels-generate`, in one table, and their error boundary."""
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Callable
 
-from niels_gpt.conversation.errors import ChatError
+from niels_gpt import program as boundary
+from niels_gpt.program import BROKEN_PIPE, FAILED, HUNG_UP, INTERNAL, INTERRUPTED, OK, TERMINATED, USAGE
 from niels_gpt.replay.verdict import Kind
-from niels_gpt.terminal.render import Screen
 
-OK, FAILED, USAGE, DIVERGED, UNVERIFIABLE = 0, 1, 2, 3, 4
-HUNG_UP, INTERRUPTED, BROKEN_PIPE, TERMINATED = 129, 130, 141, 143
+DIVERGED, UNVERIFIABLE = 3, 4
 
 MEANINGS: dict[int, str] = {
     OK: "done",
-    FAILED: "something could not be done; standard error says what, in one line",
+    FAILED: "failed; standard error says why, in one line",
     USAGE: "a wrong flag or argument; nothing was done",
     DIVERGED: "a replay or a verification found a difference",
-    UNVERIFIABLE: "a replay could not judge: other weights or another tokenizer",
+    UNVERIFIABLE: "a replay could not judge: different weights or a different tokenizer",
+    INTERNAL: "an internal error, a bug in niels-gpt; `NIELS_DEBUG=1` shows the traceback",
     HUNG_UP: "the terminal was closed (SIGHUP)",
     INTERRUPTED: "interrupted with ctrl-c",
-    BROKEN_PIPE: "whoever read the output went away",
-    TERMINATED: "asked to end (SIGTERM); what was said is stored",
+    BROKEN_PIPE: "the program that read the output ended first",
+    TERMINATED: "asked to end (SIGTERM); finished replies and the one in progress are stored",
 }
 """What each status means, for the help and the documents."""
 
@@ -44,27 +38,22 @@ STATUS_OF_SIGNAL: dict[int, int] = {
     for name, status in (("SIGHUP", HUNG_UP), ("SIGTERM", TERMINATED))
     if (number := getattr(signal, name, None)) is not None
 }
-"""How a signal that ends the chat in order becomes a status; a system may lack one of them."""
+"""The status of the chat after a signal that ends it in order; a system may lack one of them."""
 
 
 def run_to_status(program: str, work: Callable[[], int]) -> int:
-    """Run `work` and return its status, or the one of how it ended; `program` begins the error's line."""
-    try:
-        status = work()
-        # Inside of the try: a reader that went away shows itself in the last flush.
-        sys.stdout.flush()
-    except ChatError as error:
-        report(program, error)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # What is still buffered has no reader: let the interpreter's last flush go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    return status
+    """Run `work` and return its exit status, or the status of how it ended.
+
+    Args:
+        program: The name that begins the line of an error.
+        work: The command.
+
+    """
+    return boundary.run(program, work, expected=_errors_of_the_store)
 
 
-def report(program: str, error: ChatError) -> None:
-    """Print an error as one harmless line on standard error."""
-    Screen(sys.stderr, sys.stderr, styled=False).error(f"{program}: {error}")
+def _errors_of_the_store() -> boundary.ErrorClasses:
+    # Heavy; where there is no error, a command may never need it.
+    from sessions import StoreError  # noqa: PLC0415
+
+    return (StoreError,)

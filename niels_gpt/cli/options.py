@@ -20,6 +20,7 @@ from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.kernels import WeightForm
+from niels_gpt.paths import user_path
 
 FROM_INPUT = "-"
 """As a message: read it from standard input, to its end."""
@@ -159,7 +160,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
 
 
 def _path(value: Value) -> Path | None:
-    return None if value is None else Path(str(value)).expanduser()
+    return None if value is None else user_path(str(value))
 
 
 def _system_prompt(text: str | None, path: Path | None) -> str | None:

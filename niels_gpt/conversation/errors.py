@@ -6,8 +6,10 @@ is met; the REPL and the pipe print the message and nothing else.
 
 from __future__ import annotations
 
+from niels_gpt.errors import ReportedError
 
-class ChatError(Exception):
+
+class ChatError(ReportedError):
     """Base of the chat's errors: the message is complete and meant for the user."""
 
 

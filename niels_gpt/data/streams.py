@@ -15,6 +15,7 @@ from pathlib import Path
 from niels_gpt.data.primer import DIALOGUE_DELIM
 from niels_gpt.data.stream_cache import StreamFile
 from niels_gpt.data.stream_sources import FolderSource, PrimerSource, Source, WikiSource
+from niels_gpt.errors import ReportedError
 from niels_gpt.model.config import ModelConfig
 
 SOURCES = ("wiki", "roam", "primer")
@@ -22,7 +23,7 @@ SPLITS = ("train", "val")
 Streams = dict[str, memoryview]
 
 
-class MissingSourceError(RuntimeError):
+class MissingSourceError(ReportedError, RuntimeError):
     """A required source that could not be read; the message names it, the reason and the ways out."""
 
 

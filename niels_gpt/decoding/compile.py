@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import get_args
 
+from niels_gpt import program
 from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared, mark_prepared
 
@@ -21,6 +22,10 @@ PREPARING = "preparing the kernels for this processor (once)"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile what is not compiled yet; 0, also where the kernels cannot run: a chat says what that means."""
+    return program.run("niels_gpt.decoding.compile", lambda: _compile(argv))
+
+
+def _compile(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.decoding.compile", description="Compile the kernels."
     )
@@ -92,4 +97,4 @@ def compile_kernels(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

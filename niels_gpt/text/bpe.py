@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from niels_gpt import program
 from niels_gpt.atomic_io import write_text
 from niels_gpt.text.byte_pieces import PieceTokenizer
 from niels_gpt.text.tokenizer import TokenizerError, utf8
@@ -146,7 +146,11 @@ def _read(path: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the trainer; 0 when the file is written, 1 with one line on stderr when it is not."""
+    """Train a tokenizer; 0 when the file is written, 1 with one line on stderr when it is not."""
+    return program.run("niels_gpt.text.bpe", lambda: _train(argv), expected=lambda: (ValueError,))
+
+
+def _train(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.text.bpe", description="Train a byte-level BPE tokenizer."
     )
@@ -155,12 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--vocab-size", type=int, default=2048, metavar="N", help="ids in all (default 2048)")
     add("--out", required=True, type=Path, metavar="PATH", help="JSON file to write")
     args = parser.parse_args(argv)
-    try:
-        tokenizer = train_bpe(map(_read, args.text), args.vocab_size)
-        write_text(args.out, tokenizer.to_json())
-    except (OSError, ValueError) as error:
-        print(f"niels_gpt.text.bpe: {error}", file=sys.stderr)
-        return 1
+    tokenizer = train_bpe(map(_read, args.text), args.vocab_size)
+    write_text(args.out, tokenizer.to_json())
     asked = args.vocab_size
     short = "" if tokenizer.vocab_size == asked else f" ({asked} asked for: the text has no more)"
     print(f"{args.out}: {tokenizer.vocab_size} pieces{short}")
@@ -168,4 +168,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

@@ -6,12 +6,12 @@ import math
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from niels_gpt import program
 from niels_gpt.train.options import TrainOptions, parse_options
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ TORCH_ENVIRONMENT = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; 0 at the end, 2 with one line on stderr if it cannot start or go on, 128 + signal if stopped."""
+    """Train; 0 at the end, 2 with one line on stderr if it fails, 128 + the signal's number if stopped."""
+    return program.run("niels_gpt.train", lambda: _train(argv), failed=2, expected=lambda: (ValueError,))
+
+
+def _train(argv: Sequence[str] | None) -> int:
     options = parse_options(argv)
     for name, value in TORCH_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -41,11 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return _run(assemble(options, note=_say), options)
-    except (ValueError, OSError) as error:
-        print(f"niels_gpt.train: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     finally:
         leave()
 
@@ -117,4 +116,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

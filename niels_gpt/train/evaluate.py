@@ -10,15 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from niels_gpt import program
 from niels_gpt.errors import NielsGptError
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from niels_gpt.text.transcript import Message, checked
+
+_PROGRAM = "niels_gpt.train.evaluate"
 
 KINDS = ("fact", "smalltalk", "unknown", "private")
 
@@ -159,13 +161,13 @@ def table(by_kind: dict[str, Score]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the scores; 0, or 1 if a --require is missed, or 2 with one line on stderr for bad input."""
+    return program.run(_PROGRAM, lambda: _score(argv), failed=2, expected=lambda: (ValueError,))
+
+
+def _score(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
-    try:
-        items = load_heldout(args.data)
-        verdicts = evaluate(items, _replies_of(args))
-    except (ValueError, OSError) as error:
-        print(f"niels_gpt.train.evaluate: {error}", file=sys.stderr)
-        return 2
+    items = load_heldout(args.data)
+    verdicts = evaluate(items, _replies_of(args))
     by_kind = scores(verdicts)
     failures = [verdict for verdict in verdicts if not verdict.right]
     if args.json:
@@ -182,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if kind not in by_kind or by_kind[kind].share < share
     ]
     for line in missed:
-        print(f"niels_gpt.train.evaluate: missed: {line}", file=sys.stderr)
+        program.report(_PROGRAM, f"missed: {line}")
     return 1 if missed else 0
 
 
@@ -264,4 +266,4 @@ def _as_json(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

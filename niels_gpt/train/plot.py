@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from niels_gpt import program
+
 WIDTH, HEIGHT = 72, 16  # of a plot in characters
 
 Points = list[tuple[int, float]]
@@ -107,6 +109,11 @@ def _columns(points: Points) -> tuple[list[int], list[float]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw a run; 0 when it is drawn, 2 with one line on stderr when it cannot be."""
+    name = "niels_gpt.train.plot"
+    return program.run(name, lambda: _plot(argv), failed=2, expected=lambda: (ValueError,))
+
+
+def _plot(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.train.plot", description="Draw a training run."
     )
@@ -120,24 +127,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, metavar="PATH", help="picture to write (default metrics.png in the folder)")
     add("--text", action="store_true", help="plain characters instead of a picture")
     options = parser.parse_args(argv)
-    try:
-        curves = read_curves(options.run)
-        if not options.text:
-            folder = options.run if options.run.is_dir() else options.run.parent
-            target = options.out or folder / "metrics.png"
-            try:
-                draw(curves, target, title=folder.resolve().name)
-            except ImportError:
-                print("plain characters: for a picture, pip install 'niels-gpt[train]'", file=sys.stderr)
-            else:
-                print(target)
-                return 0
-        print(as_text(curves))
-    except (ValueError, OSError) as error:
-        print(f"niels_gpt.train.plot: {error}", file=sys.stderr)
-        return 2
+    curves = read_curves(options.run)
+    if not options.text:
+        folder = options.run if options.run.is_dir() else options.run.parent
+        target = options.out or folder / "metrics.png"
+        try:
+            draw(curves, target, title=folder.resolve().name)
+        except ImportError:
+            print("plain characters: for a picture, pip install 'niels-gpt[train]'", file=sys.stderr)
+        else:
+            print(target)
+            return 0
+    print(as_text(curves))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

@@ -9,10 +9,11 @@ on from it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from niels_gpt import program
 
 if TYPE_CHECKING:  # torch comes after the command line is known to be good
     from niels_gpt.model.loading import LoadedModel
@@ -65,7 +66,12 @@ def _average(last: LoadedModel, others: Sequence[LoadedModel]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Release a checkpoint; 0 when the file is written, 2 with one line on stderr when it is not."""
+    """Strip a checkpoint; 0 when the file is written, 2 with one line on stderr when it is not."""
+    name = "niels_gpt.train.strip_checkpoint"
+    return program.run(name, lambda: _strip(argv), failed=2, expected=lambda: (ValueError,))
+
+
+def _strip(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.train.strip_checkpoint",
         description="Strip a checkpoint of its optimizer; several of one run are averaged.",
@@ -80,14 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
     args = parser.parse_args(argv)
-    try:
-        size = release(args.ckpt, args.out)
-    except (ValueError, OSError) as error:
-        print(f"niels_gpt.train.strip_checkpoint: {error}", file=sys.stderr)
-        return 2
+    size = release(args.ckpt, args.out)
     print(f"{args.out}: {size / 1e6:.1f} MB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

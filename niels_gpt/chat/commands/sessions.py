@@ -16,6 +16,8 @@ import anyio.to_thread
 from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
 from niels_gpt.chat.stats import stats
 from niels_gpt.conversation.errors import SessionTrouble
+from niels_gpt.errors import NielsGptError
+from niels_gpt.paths import user_path
 
 if TYPE_CHECKING:
     from sessions import Store
@@ -64,7 +66,7 @@ async def _stats(desk: ChatActions, text: str) -> None:
 
 async def _model(desk: ChatActions, text: str) -> None:
     if text:
-        await desk.during(desk.use(Path(text).expanduser()), "loading the model")
+        await desk.during(desk.use(user_path(text)), "loading the model")
     desk.say(f"/model {desk.options().checkpoint}" + ("" if text else " (the path of a checkpoint)"))
 
 
@@ -77,7 +79,7 @@ async def _export(desk: ChatActions, text: str) -> None:
         return
     from niels_gpt.cli.subcommands.export import write_file  # noqa: PLC0415 - it needs the store
 
-    path = Path(text).expanduser()
+    path = user_path(text)
     archive = await anyio.to_thread.run_sync(store.export_session, record.session.id)
     await anyio.to_thread.run_sync(write_file, [archive], path)
     desk.say(f"wrote session {record.name!r} to {str(path)!r}")
@@ -115,8 +117,8 @@ def _paths(store: Store | None, prefix: str) -> Iterable[str]:
     if prefix.endswith("/"):
         folder, beginning = Path(prefix), ""
     try:
-        found = sorted(folder.expanduser().iterdir())
-    except OSError:
+        found = sorted(user_path(folder).iterdir())
+    except (OSError, NielsGptError):
         return
     for path in found:
         if path.name.startswith(beginning) and (beginning or not path.name.startswith(".")):

@@ -9,16 +9,14 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from niels_gpt.cli.exit_codes import USAGE, report, run_to_status
+from niels_gpt.cli.exit_codes import OK, USAGE, run_to_status
 from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions, parse_options
 from niels_gpt.cli.generate.progress import Progress
 from niels_gpt.cli.generate.prompts import Completion, Prompt, checked, encoded, read_lines
-from niels_gpt.conversation.errors import ChatError
-from niels_gpt.errors import NielsGptError
+from niels_gpt.program import report
 
 if TYPE_CHECKING:
     from niels_gpt.cli.generate.model import OpenModel
@@ -33,13 +31,12 @@ def run(argv: Sequence[str], *, chat: Callable[[list[str]], int]) -> int:
         chat: Runs the chat with arguments and returns its status; `--interactive` calls it.
 
     """
-    try:
+
+    def work() -> int:
         options = parse_options(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else USAGE
-    if options.interactive:
-        return chat(_chat_arguments(options))
-    return run_to_status(PROGRAM, lambda: _generate(options))
+        return chat(_chat_arguments(options)) if options.interactive else _generate(options)
+
+    return run_to_status(PROGRAM, work)
 
 
 def _chat_arguments(options: GenerateOptions) -> list[str]:
@@ -57,35 +54,25 @@ def _chat_arguments(options: GenerateOptions) -> list[str]:
 def _generate(options: GenerateOptions) -> int:
     from niels_gpt.cli.generate.model import make_plan, opened  # noqa: PLC0415 - torch, after the flags are read
 
-    with _one_line():
-        try:
-            plan = make_plan(options)
-        except ValueError as error:
-            report(PROGRAM, ChatError(str(error)))
-            return USAGE
-        texts = None if options.prompts is None else read_lines(options.prompts)
-        with opened(options) as model:
-            prompts = _prompts(options, texts, model)
-            plan = model.complete(plan)
-            if options.stream:
-                show = _shower()
-                show(prompts[0].text or "")
-                asyncio.run(model.stream(prompts[0], plan, show))
-                sys.stdout.write("\n")
-            elif options.output is None:
-                _to_stdout(options, model, prompts, plan)
-            else:
-                _to_file(options, model, prompts, plan)
-    return 0
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn what the layers below say into the one error of this program."""
     try:
-        yield
-    except NielsGptError as error:
-        raise ChatError(str(error)) from error
+        plan = make_plan(options)
+    except ValueError as error:
+        report(PROGRAM, str(error))
+        return USAGE
+    texts = None if options.prompts is None else read_lines(options.prompts)
+    with opened(options) as model:
+        prompts = _prompts(options, texts, model)
+        plan = model.complete(plan)
+        if options.stream:
+            show = _shower()
+            show(prompts[0].text or "")
+            asyncio.run(model.stream(prompts[0], plan, show))
+            sys.stdout.write("\n")
+        elif options.output is None:
+            _to_stdout(options, model, prompts, plan)
+        else:
+            _to_file(options, model, prompts, plan)
+    return OK
 
 
 def _prompts(options: GenerateOptions, texts: list[str] | None, model: OpenModel) -> Sequence[Prompt]:
@@ -143,7 +130,7 @@ def _to_file(options: GenerateOptions, model: OpenModel, prompts: Sequence[Promp
             asyncio.run(model.replies(prompts[journal.done :], plan, take))
         except KeyboardInterrupt:
             done = f"{journal.done} of {len(prompts)} prompts are done; the same command goes on"
-            report(PROGRAM, ChatError(f"interrupted: {done}"))
+            report(PROGRAM, f"interrupted: {done}")
             raise
         progress.finish()
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import io
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -89,7 +87,9 @@ SUBCOMMANDS: dict[str, Subcommand] = {
 
 
 class UnknownSubcommand(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
-    """The first word is no flag and names no subcommand."""
+    """The first word is neither a flag nor the name of a subcommand."""
+
+    exit_status = USAGE
 
     def __init__(self, name: str) -> None:
         near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
@@ -117,10 +117,6 @@ def run_subcommand(argv: Sequence[str]) -> int:
     name, *rest = argv
     if name not in SUBCOMMANDS:
         raise UnknownSubcommand(name)
-    for stream in (sys.stdout, sys.stderr):
-        # A locale without UTF-8 shows a question mark; it must not end the command.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     command = SUBCOMMANDS[name]
     module = importlib.import_module(command.module)
     program = f"niels-chat {name}"
@@ -128,8 +124,4 @@ def run_subcommand(argv: Sequence[str]) -> int:
     add_arguments = cast("Callable[[argparse.ArgumentParser], None]", module.add_arguments)
     run = cast("Callable[[argparse.Namespace], int]", module.run)
     add_arguments(parser)
-    try:
-        flags = parser.parse_args(rest)
-    except SystemExit as stop:  # --help, or what argparse has reported
-        return stop.code if isinstance(stop.code, int) else USAGE
-    return run_to_status(program, lambda: run(flags))
+    return run_to_status(program, lambda: run(parser.parse_args(rest)))

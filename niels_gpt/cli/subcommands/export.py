@@ -16,6 +16,7 @@ from niels_gpt.atomic_io import atomic_write
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import SessionTrouble
+from niels_gpt.paths import user_path
 from niels_gpt.terminal.table import counted
 from niels_gpt.text.control_characters import harmless
 
@@ -54,7 +55,7 @@ def run(flags: argparse.Namespace) -> int:
         if flags.output == "-":
             _to_standard_output(archives, flags.format or "jsonl")
             return OK
-        path = Path(flags.output).expanduser()
+        path = user_path(flags.output)
         format_name = write_file(archives, path, format_name=flags.format, force=flags.force)
     helpers.remark(f"wrote {counted(len(archives), 'session')} to {path} ({format_name})")
     return OK

@@ -9,11 +9,11 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niels_gpt.cli.config import configured
 from niels_gpt.conversation.errors import LoadFailed, SessionTrouble
+from niels_gpt.paths import user_path
 from niels_gpt.text.control_characters import harmless
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def opened_store(flags: argparse.Namespace, *, make: bool = False) -> Iterator[S
     """
     place = store_place(flags)
     if not make and place is not None and "://" not in place:
-        path = Path(place).expanduser()
+        path = user_path(place)
         if not path.exists():
             raise LoadFailed(f"there is no store at {str(path)!r}: give the path of one with --store")
     from sessions import StoreError, open_store  # noqa: PLC0415 - heavy, and --help must not wait for it

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import SessionTrouble
+from niels_gpt.paths import user_path
 from niels_gpt.terminal.table import counted
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _names(store: Store, archives: Sequence[SessionArchive], name: str | None) -
 def _file(name: str) -> Iterator[Path]:
     """Lend the file; standard input is copied to one, because formats are told apart by looking twice."""
     if name != "-":
-        yield Path(name).expanduser()
+        yield user_path(name)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "import"

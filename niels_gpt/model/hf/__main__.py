@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from niels_gpt import program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export or import; 0 when it is written, 2 with one line on stderr when it is not."""
+    return program.run("niels_gpt.model.hf", lambda: _convert(argv), failed=2, expected=lambda: (ValueError,))
+
+
+def _convert(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m niels_gpt.model.hf", description="Checkpoints as Hugging Face folders, and back."
     )
@@ -21,11 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     back.add_argument("folder", type=Path, metavar="DIR", help="folder to read")
     back.add_argument("ckpt", type=Path, metavar="CKPT", help="checkpoint to write")
     options = parser.parse_args(argv)
-    try:
-        _export(options) if options.direction == "export" else _import(options)
-    except (ValueError, OSError) as error:
-        print(f"niels_gpt.model.hf: {error}", file=sys.stderr)
-        return 2
+    _export(options) if options.direction == "export" else _import(options)
     return 0
 
 
@@ -44,4 +45,4 @@ def _import(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run_process(main)

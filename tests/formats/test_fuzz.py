@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.interchange import fuzz
+from tests.formats import fuzz
 
 
 def test_whatever_is_wrong_with_a_file_it_is_refused_or_imported_whole(tmp_path: Path) -> None:

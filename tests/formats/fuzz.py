@@ -1,6 +1,6 @@
 """Valid files with something wrong in them: whatever it is, reading ends in sessions or in one typed error.
 
-`python -m tests.interchange.fuzz --files 20000` is the campaign; the suite runs a short one. Each file has a
+`python -m tests.formats.fuzz --files 20000` is the campaign; the suite runs a short one. Each file has a
 number, and the same number is the same file.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 from sessions import SessionArchive, StoreError, open_store
 from sessions.formats import Limits, Source, read_sessions, write_sessions
-from tests.interchange.conftest import told_bytes
-from tests.interchange.test_chatgpt import branched
-from tests.interchange.test_llm_logs import SAID, WITH_FRAGMENTS, logs
+from tests.formats.conftest import told_bytes
+from tests.formats.test_chatgpt import branched
+from tests.formats.test_llm_logs import SAID, WITH_FRAGMENTS, logs
 
 HOSTILE: tuple[Any, ...] = (
     None,
