@@ -1,0 +1,215 @@
+"""An exported archive: its digests, its prompts and its replies, as docs/spec/record.md defines them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verifier.model import NotVerifiable
+
+Row = dict[str, Any]
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass
+class Archive:
+    """The rows of an exported file, by kind and id."""
+
+    sessions: list[Row] = field(default_factory=list)
+    checkpoints: dict[int, Row] = field(default_factory=dict)
+    messages: dict[int, Row] = field(default_factory=dict)
+    generations: list[Row] = field(default_factory=list)
+
+
+def read_archives(path: str | Path) -> Iterator[Archive]:
+    """Yield the sessions of a file of JSON lines, compressed with gzip if its name ends in .gz."""
+    opened = gzip.open if str(path).endswith(".gz") else open
+    archive: Archive | None = None
+    with opened(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            kind = row.get("type")
+            if kind == "session":
+                if archive is not None:
+                    yield archive
+                archive = Archive(sessions=[row])
+            elif archive is None:
+                if row.get("format") != "niels-gpt sessions" or row.get("version") != 1:
+                    raise NotVerifiable(f"{str(path)!r} does not begin as an export of sessions")
+            elif kind == "checkpoint":
+                archive.checkpoints[row["id"]] = row
+            elif kind == "message":
+                archive.messages[row["id"]] = row
+            else:
+                archive.generations.append(row)
+    if archive is not None:
+        yield archive
+
+
+def faults(archive: Archive) -> Iterator[str]:
+    """Yield every digest of the archive that does not follow from what it covers."""
+    for row in archive.messages.values():
+        if row["digest"] != message_digest(row, archive):
+            yield f"message {row['id']} at position {row['position']} was changed after it was recorded"
+    made: dict[int, str] = {}
+    for row in archive.generations:
+        if row["reply_id"] is None:
+            continue
+        if row["digest"] != generation_digest(row, archive):
+            yield f"the record of reply {row['reply_id']} was changed after it was recorded"
+        made[row["reply_id"]] = row["digest"]
+    for row in archive.checkpoints.values():
+        parts = row["parts"]
+        text = "\n".join(parts[name] for name in ("weights", "config", "tokenizer", "template"))
+        if hashlib.sha256(text.encode()).hexdigest() != row["fingerprint"]:
+            yield f"the fingerprint of checkpoint {row['id']} does not follow from its parts"
+    for session in archive.sessions:
+        path = path_to(archive, session["head_id"])
+        fields = [_raw(d) for row in path for d in (row["digest"], made.get(row["id"]))]
+        if session["digest"] != _chained("niels-gpt session 1", *fields):
+            yield f"the digest of session {session['name']!r} does not follow from its messages"
+
+
+def path_to(archive: Archive, message_id: int | None) -> list[Row]:
+    """Return the messages from the root to one, oldest first."""
+    path: list[Row] = []
+    while message_id is not None:
+        path.append(archive.messages[message_id])
+        message_id = path[-1]["parent_id"]
+    return path[::-1]
+
+
+def message_digest(row: Row, archive: Archive) -> str:
+    """Return the digest of a message below its parent."""
+    parent = None if row["parent_id"] is None else archive.messages[row["parent_id"]]["digest"]
+    ids = b"" if row["token_ids"] is None else b"\x01" + _numbers(row["token_ids"])
+    texts = [row[name].encode() for name in ("role", "status", "content")]
+    return _chained("niels-gpt message 1", _raw(parent), *texts, ids)
+
+
+def generation_digest(row: Row, archive: Archive) -> str:
+    """Return the digest of how a reply was made."""
+    logits = row["receipt"].get("logits_hash")
+    return _chained(
+        "niels-gpt generation 1",
+        _raw(archive.messages[row["user_message_id"]]["digest"]),
+        _raw(archive.messages[row["reply_id"]]["digest"]),
+        archive.checkpoints[row["checkpoint_id"]]["fingerprint"].encode(),
+        _numbers([row["seed"]]),
+        _numbers([row["attempt"]]),
+        _json(row["sampling"]),
+        _numbers([row["max_new_tokens"]]),
+        row["prompt_hash"].encode(),
+        _numbers([row["trimmed_turns"]]),
+        _numbers(row["forced_ids"]),
+        row["finish_reason"].encode(),
+        b"" if logits is None else _json(logits),
+    )
+
+
+def prompt_hash(ids: Sequence[int]) -> str:
+    """Return the hash that stands for a prompt."""
+    return hashlib.sha256(
+        b"niels-gpt prompt 1\0" + b"".join(i.to_bytes(4, "little") for i in ids)
+    ).hexdigest()
+
+
+def prompt_messages(archive: Archive, generation: Row) -> list[tuple[str, str]]:
+    """Return (role, content) of what the prompt of a reply holds, under context rule 1."""
+    rule = generation["environment"].get("context_rule", 1)
+    if rule != 1:
+        raise NotVerifiable(f"its prompt follows context rule {rule!r}, expected 1")
+    *before, user = path_to(archive, generation["user_message_id"])
+    keep_stopped = generation["sampling"].get("keep_stopped", True)
+    system, question = "", None
+    exchanges: list[list[tuple[str, str]]] = []
+    for row in before:
+        if row["role"] == "system":
+            system = row["content"]
+        elif row["role"] == "user":
+            question = row["content"]
+        elif question is not None:
+            if row["content"].strip() and (keep_stopped or row["status"] != "cancelled"):
+                exchanges.append([("user", question), ("assistant", row["content"])])
+            question = None
+    head = [("system", system)] if system else []
+    kept = exchanges[generation["trimmed_turns"] :]
+    return [*head, *(turn for exchange in kept for turn in exchange), ("user", user["content"])]
+
+
+class Template:
+    """Turns messages into prompt ids, and ids into text."""
+
+    def __init__(self, tokenizer_json: str | None) -> None:
+        self.stop_sequences: tuple[bytes, ...] = ()
+        if tokenizer_json is None:
+            self.stop_ids: frozenset[int] = frozenset()
+            self.banned: frozenset[int] = frozenset()
+            self.stop_sequences = tuple(f"\n{role}: ".encode() for role in ROLES)
+            self._pieces = [bytes([byte]) for byte in range(256)]
+            return
+        from tokenizers import Tokenizer  # noqa: PLC0415 - a model of bytes needs none
+
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.encode_special_tokens = True
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        if not {"<|sys|>", "<|usr|>", "<|asst|>", "<|eot|>"} <= vocab.keys():
+            raise NotVerifiable("the tokenizer has no role tokens")
+        self._role = {"system": vocab["<|sys|>"], "user": vocab["<|usr|>"], "assistant": vocab["<|asst|>"]}
+        self._eot = vocab["<|eot|>"]
+        self.stop_ids, self.banned = frozenset({self._eot}), frozenset(self._role.values())
+        letters = _byte_of_letter()
+        control = {self._eot, *self._role.values()}
+        self._pieces = [b""] * len(vocab)
+        for piece, token_id in vocab.items():
+            if token_id not in control:
+                self._pieces[token_id] = bytes(letters[letter] for letter in piece)
+
+    def prompt_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the ids of the messages up to where the reply begins."""
+        if self.stop_sequences:
+            forged = re.compile(rf"\n(?=(?:{'|'.join(ROLES)}): )")
+            text = "".join(f"{role}: " + forged.sub("\n ", content) + "\n" for role, content in messages)
+            return list((text + "assistant: ").encode())
+        ids: list[int] = []
+        for role, content in messages:
+            encoded = self._tokenizer.encode(content, add_special_tokens=False).ids
+            ids += [self._role[role], *encoded, self._eot]
+        return [*ids, self._role["assistant"]]
+
+    def text(self, ids: Sequence[int]) -> tuple[str, bool]:
+        """Return the text of a reply up to its first stop sequence, and whether there was one."""
+        whole = b"".join(self._pieces[token_id] for token_id in ids)
+        ends = [at for stop in self.stop_sequences if (at := whole.find(stop)) >= 0]
+        return whole[: min(ends, default=None)].decode("utf-8", errors="replace"), bool(ends)
+
+
+def _byte_of_letter() -> dict[str, int]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def _chained(scheme: str, *fields: bytes) -> str:
+    chain = hashlib.sha256()
+    for each in (scheme.encode(), *fields):
+        chain.update(len(each).to_bytes(8, "big") + each)
+    return chain.hexdigest()
+
+
+def _raw(digest: str | None) -> bytes:
+    return b"" if digest is None else bytes.fromhex(digest)
+
+
+def _numbers(numbers: Sequence[int]) -> bytes:
+    return b"".join(each.to_bytes(8, "big", signed=True) for each in numbers)
+
+
+def _json(value: Mapping[str, Any] | str) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
