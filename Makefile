@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # constraints.txt pins what this repository is developed with, so that an installation never pulls another torch.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := engine niels_gpt sessions tests tools bench examples
+SOURCES := engine niels_gpt sessions verifier tests tools bench examples
 
 .PHONY: chat test check train format clean
 
