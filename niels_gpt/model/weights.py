@@ -22,9 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from niels_gpt.model.form import Form
 
 WeightKind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
 
@@ -60,6 +63,60 @@ def float32_weight(values: np.ndarray) -> Weight:
     """Return a float32 array as a weight."""
     contiguous = np.ascontiguousarray(values, np.float32)
     return Weight("f32", contiguous.shape, contiguous.reshape(-1).view(np.uint8))
+
+
+def shapes_of(form: Form) -> dict[str, tuple[int, ...]]:  # noqa: C901 - a list, one line a weight
+    """Return the names and shapes of the weights that a form needs."""
+    norm_bias = form.norm == "layernorm" and "norm" in form.biases
+    norms = [place for place in form.norms if place != "embed"]
+    shapes: dict[str, tuple[int, ...]] = {"tok_emb.weight": (form.V, form.C)}
+    if form.positions == "learned":
+        shapes["pos_emb.weight"] = (form.T, form.C)
+    for layer in range(form.L):
+        block = f"blocks.{layer}"
+        for name, rows, columns, bias in _matrices(form):
+            shapes[f"{block}.{name}.weight"] = (rows, columns)
+            if bias in form.biases:
+                shapes[f"{block}.{name}.bias"] = (rows,)
+        shapes |= _norm_shapes([f"{block}.norms.{place}" for place in norms], form.C, bias=norm_bias)
+        if form.qk_norm:
+            heads = (form.H, form.KV) if form.qk_norm == "row" else (1, 1)
+            for letter, count in zip("qk", heads, strict=True):
+                shapes[f"{block}.{letter}_norm.weight"] = (count * form.D,)
+        if layer in form.value_layers:
+            shapes[f"{block}.value_emb.weight"] = (form.V, form.KV * form.D)
+            shapes[f"{block}.value_gate.weight"] = (form.KV, form.value_gate)
+        if form.mix:
+            shapes[f"{block}.mix.weight"] = (2,)
+    shapes |= _norm_shapes(["ln_e"] * ("embed" in form.norms) + ["ln_f"], form.C, bias=norm_bias)
+    if form.smear:
+        shapes |= {"smear.weight": (1, form.smear), "smear_scale.weight": (1,)}
+    if form.backout >= 0:
+        shapes["backout.weight"] = (1,)
+    if not form.tied:
+        shapes["head.weight"] = (form.V, form.C)
+    if "head" in form.biases:
+        shapes["head.bias"] = (form.V,)
+    return shapes
+
+
+def _matrices(form: Form) -> list[tuple[str, int, int, str]]:
+    """Return name, rows, columns and the name of the bias of each matrix of a layer."""
+    H, KV, D = form.heads
+    found = [
+        ("q", H * D, form.C, "qkv"),
+        ("k", KV * D, form.C, "qkv"),
+        ("v", KV * D, form.C, "qkv"),
+        ("proj", form.C, H * D, "proj"),
+        ("up", form.d_ff, form.C, "up"),
+        ("down", form.C, form.d_ff, "down"),
+    ]
+    return [*found, ("gate", form.d_ff, form.C, "gate")] if form.gated else found
+
+
+def _norm_shapes(names: list[str], width: int, *, bias: bool) -> dict[str, tuple[int, ...]]:
+    ends = ("weight", "bias") if bias else ("weight",)
+    return {f"{name}.{end}": (width,) for name in names for end in ends}
 
 
 def dequantise(weight: Weight) -> np.ndarray:
