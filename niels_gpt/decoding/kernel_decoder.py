@@ -157,6 +157,7 @@ class KernelDecoder:
     def admit(self, request: GenerationRequest) -> KernelSequence:
         """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
         reply = SequenceState(request, self._tokenizer, context=self._model.T)
+        request = reply.request
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
         state = State(*self._model.new_state(len(reply.ids) + new_tokens))
         slot = self._take_slot()
@@ -170,8 +171,7 @@ class KernelDecoder:
             flags[slot, list(ids)] = True
         sequence = KernelSequence(reply, slot, state, np.array(reply.ids, np.int32))
         if request.use_cache and self.reads_drafts:
-            known = itertools.takewhile(lambda token_id: token_id < self._model.shape.V, request.draft_ids)
-            sequence.draft = list(known)[: new_tokens - 1]
+            sequence.draft = list(request.draft_ids[: new_tokens - 1])
         self._reuse(sequence)
         return sequence
 

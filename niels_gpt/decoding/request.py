@@ -6,8 +6,9 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from niels_gpt.errors import NielsGptError
 from niels_gpt.sampling import Sampling
@@ -50,7 +51,7 @@ class GenerationRequest:
     """False computes the whole sequence anew for every token: the slow twin of the cached way."""
 
     def __post_init__(self) -> None:
-        lowest = min(self._named_ids(), default=0)
+        self._check_ids(None)
         for field, valid, expected in (
             ("prompt_ids", len(self.prompt_ids) > 0, "at least one token id"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
@@ -65,17 +66,56 @@ class GenerationRequest:
         ):
             if not valid:
                 raise RequestError(f"{field} is {getattr(self, field)!r}, expected {expected}")
-        if lowest < 0:
-            raise RequestError(f"the request names the token id {lowest!r}, expected ids from 0")
 
-    def check_vocabulary(self, V: int) -> None:
-        """Raise `RequestError` for an id that a vocabulary of V does not have."""
-        highest = max(self._named_ids())
-        if highest >= V:
-            raise RequestError(f"the request names the token id {highest}, the model knows 0 to {V - 1}")
+    def within(self, V: int) -> GenerationRequest:
+        """Return this request for a vocabulary of V ids, every id of it in [0, V).
 
-    def _named_ids(self) -> tuple[int, ...]:
-        return (*self.prompt_ids, *self.forced_ids, *self.stop_ids, *self.banned_ids)
+        Every decoder admits what this returns and nothing else: an id outside of the vocabulary would read
+        memory outside of a table. A draft is a guess, often out of a store, so it ends before its first such
+        id.
+
+        Raises:
+            RequestError: Another id than a draft's is outside of the vocabulary.
+
+        """
+        self._check_ids(V)
+        wrong = first_outside(self.draft_ids, V)
+        return self if wrong is None else replace(self, draft_ids=self.draft_ids[:wrong])
+
+    def _check_ids(self, V: int | None) -> None:
+        for field in ("prompt_ids", "forced_ids", "stop_ids", "banned_ids"):
+            ids = tuple(getattr(self, field))
+            wrong = first_outside(ids, V)
+            if wrong is not None:
+                known = "whole numbers from 0" if V is None else f"ids from 0 to {V - 1}"
+                raise RequestError(f"{field} has the token id {shown(ids[wrong])}, expected {known}")
+
+
+def first_outside(ids: Sequence[object], V: int | None) -> int | None:
+    """Return the index of the first of `ids` that is no whole number in [0, V), or None if all are.
+
+    V None: whole numbers from 0.
+    """
+    kinds = {type(token_id) for token_id in ids}
+    if all(hasattr(kind, "__index__") and kind is not bool for kind in kinds):
+        numbers = cast("Sequence[int]", ids)
+        if not numbers or (min(numbers) >= 0 and (V is None or max(numbers) < V)):
+            return None
+    return next(index for index, token_id in enumerate(ids) if not _is_id(token_id, V))
+
+
+def shown(value: object) -> str:
+    """Return `repr(value)`, or the size of a number that Python refuses to write in decimal."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"of {value.bit_length()} bits"
+    return repr(value)
+
+
+def _is_id(value: object, V: int | None) -> bool:
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        return False
+    number = cast("int", value)
+    return number >= 0 and (V is None or number < V)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from niels_gpt.decoding.backend import AnyTorchDecoder, Backend
-from niels_gpt.decoding.request import RequestError
+from niels_gpt.decoding.request import RequestError, first_outside, shown
 from niels_gpt.model.gpt import GPT
 
 if TYPE_CHECKING:
@@ -87,9 +87,12 @@ def attention_row(model: GPT, ids: Sequence[int], layer: int) -> np.ndarray:
 def _check(prompt_ids: Sequence[int], reply_ids: Sequence[int], V: int, context: int) -> None:
     if not prompt_ids or not reply_ids:
         raise RequestError(f"got {len(prompt_ids)} and {len(reply_ids)} tokens, expected at least one each")
-    outside = [token_id for token_id in (*prompt_ids, *reply_ids) if not 0 <= token_id < V]
-    if outside:
-        raise RequestError(f"the token id {outside[0]!r} is outside of the vocabulary, expected 0 to {V - 1}")
+    ids = (*prompt_ids, *reply_ids)
+    outside = first_outside(ids, V)
+    if outside is not None:
+        raise RequestError(
+            f"the token id {shown(ids[outside])} is outside of the vocabulary, expected 0 to {V - 1}"
+        )
     if len(prompt_ids) + len(reply_ids) > context:
         raise RequestError(
             f"{len(prompt_ids)} and {len(reply_ids)} tokens do not fit into the context window of {context}"

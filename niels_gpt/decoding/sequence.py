@@ -27,13 +27,13 @@ class SequenceState:
 
         `RequestError` where there is no room to draw, or where the forced ids end the reply already.
         """
+        request = request.within(tokenizer.vocab_size)
         given = len(request.prompt_ids) + len(request.forced_ids)
         if given >= context:
             raise RequestError(
                 f"the prompt has {given} tokens, the context window holds {context}; expected fewer, "
                 "so that a reply fits: drop the oldest turns"
             )
-        request.check_vocabulary(tokenizer.vocab_size)
         self.request = request
         self.watch: Callable[[np.ndarray], None] | None = None
         """Sees every row of logits (V,) that a token was drawn from, in order; the row is gone afterwards."""
