@@ -6,9 +6,18 @@ place that knows what is allowed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
+
+from niels_gpt.sampling.settings import (
+    MAX_PENALTY,
+    MAX_TEMPERATURE,
+    check_penalty,
+    check_repetition_penalty,
+    check_share,
+    check_temperature,
+)
 
 Value = float | int | str | None
 
@@ -51,14 +60,20 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
-def _number(accept: Callable[[float], bool]) -> Callable[[str], float]:
+def _number(check: Callable[[float], object]) -> Callable[[str], float]:
+    """Return a parser of numbers for which `check` raises no ValueError."""
+
     def parse(text: str) -> float:
         value = float(text)
-        if not math.isfinite(value) or not accept(value):
-            raise ValueError(text)
+        check(value)
         return value
 
     return parse
+
+
+def _check_min_p(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(value)
 
 
 def _or_off(parse: Callable[[str], Value], *off: str) -> Callable[[str], Value]:
@@ -73,6 +88,10 @@ def switch(text: str) -> bool:
     return values[text.lower()]
 
 
+_COUNT_PENALTIES = (
+    f"a number from {-MAX_PENALTY:g} to {MAX_PENALTY:g}; 0 or none for no penalty, below 0 favours repeating"
+)
+
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
     for setting in (
@@ -82,9 +101,9 @@ SETTINGS: dict[str, Setting] = {
             command="/temp",
             placeholder="X",
             meaning="how daring the choice of words is; 0 is greedy",
-            allowed="a number from 0 up; 0 always takes the likeliest token",
+            allowed=f"a number from 0 to {MAX_TEMPERATURE:.2g}; 0 always takes the likeliest token",
             examples=("0", "0.7", "0.9"),
-            parse=_number(lambda value: value >= 0),
+            parse=_number(check_temperature),
         ),
         Setting(
             key="top_k",
@@ -104,7 +123,7 @@ SETTINGS: dict[str, Setting] = {
             meaning="choose among the likeliest tokens that sum to P",
             allowed="a number above 0 and up to 1; none for no limit",
             examples=("none", "0.9", "0.95"),
-            parse=_or_off(_number(lambda value: 0 < value <= 1), "none"),
+            parse=_or_off(_number(partial(check_share, "the share")), "none"),
         ),
         Setting(
             key="repetition_penalty",
@@ -112,9 +131,9 @@ SETTINGS: dict[str, Setting] = {
             command="/rep_penalty",
             placeholder="R",
             meaning="above 1 makes repeating a token less likely",
-            allowed="a number above 0; 1 or none for no penalty",
+            allowed=f"a number from {1 / MAX_PENALTY:g} to {MAX_PENALTY:g}; 1 or none for no penalty",
             examples=("none", "1.1", "1.3"),
-            parse=_or_off(_number(lambda value: value > 0), "none"),
+            parse=_or_off(_number(check_repetition_penalty), "none"),
         ),
         Setting(
             key="min_p",
@@ -124,7 +143,7 @@ SETTINGS: dict[str, Setting] = {
             meaning="drop tokens less likely than P of the likeliest",
             allowed="a number from 0 to 1; none for no limit",
             examples=("none", "0.05", "0.1"),
-            parse=_or_off(_number(lambda value: 0 <= value <= 1), "none"),
+            parse=_or_off(_number(_check_min_p), "none"),
         ),
         Setting(
             key="typical_p",
@@ -134,7 +153,7 @@ SETTINGS: dict[str, Setting] = {
             meaning="keep the least surprising tokens that sum to P",
             allowed="a number above 0 and up to 1; none for no limit",
             examples=("none", "0.2", "0.95"),
-            parse=_or_off(_number(lambda value: 0 < value <= 1), "none"),
+            parse=_or_off(_number(partial(check_share, "the share")), "none"),
         ),
         Setting(
             key="frequency_penalty",
@@ -142,9 +161,9 @@ SETTINGS: dict[str, Setting] = {
             command="/freq_penalty",
             placeholder="F",
             meaning="above 0 makes a token rarer each time it is used",
-            allowed="a number; 0 or none for no penalty, below 0 favours repeating",
+            allowed=_COUNT_PENALTIES,
             examples=("none", "0.2", "0.5"),
-            parse=_or_off(_number(lambda _: True), "none"),
+            parse=_or_off(_number(partial(check_penalty, "the penalty")), "none"),
         ),
         Setting(
             key="presence_penalty",
@@ -152,9 +171,9 @@ SETTINGS: dict[str, Setting] = {
             command="/pres_penalty",
             placeholder="F",
             meaning="above 0 makes a token rarer once it was used",
-            allowed="a number; 0 or none for no penalty, below 0 favours repeating",
+            allowed=_COUNT_PENALTIES,
             examples=("none", "0.2", "0.5"),
-            parse=_or_off(_number(lambda _: True), "none"),
+            parse=_or_off(_number(partial(check_penalty, "the penalty")), "none"),
         ),
         Setting(
             key="max_new_tokens",

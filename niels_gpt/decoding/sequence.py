@@ -15,6 +15,8 @@ from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import FinishReason, GenerationRequest, RequestError, Step
 from niels_gpt.rng import make_generator
 from niels_gpt.sampling import LogitsError, draw
+from niels_gpt.sampling.filters import all_banned
+from niels_gpt.sampling.sampler import PENALTY_OVERFLOW
 from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.tokenizer import Tokenizer
 
@@ -109,7 +111,8 @@ class SequenceState:
     def _spoiled(self, logits: np.ndarray) -> LogitsError:
         bad = np.flatnonzero(~np.isfinite(logits))
         if len(bad) == 0:
-            return LogitsError(f"all {len(logits)} tokens are ruled out; ban fewer ids")
+            everything = len(self.request.banned_ids) == len(logits)
+            return LogitsError(all_banned(len(logits)) if everything else PENALTY_OVERFLOW)
         return LogitsError(
             f"the logit of token {bad[0]} is {float(logits[bad[0]])!r} after {len(self.ids)} tokens, "
             "expected a finite number; the checkpoint is damaged, or its training diverged"

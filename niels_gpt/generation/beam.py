@@ -107,7 +107,9 @@ def _extend(
     total = torch.stack(
         [
             log_prob
-            + scored(logits[row], options.sampling, stepper.rows[row], options.banned_ids).log_softmax(-1)
+            + scored(logits[row], options.sampling, stepper.rows[row], options.banned_ids)
+            .double()
+            .log_softmax(-1)
             for row, log_prob in zip(own, search.open, strict=True)
         ]
     )

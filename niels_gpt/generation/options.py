@@ -38,7 +38,7 @@ class GenerationOptions:
                     f"num_return_sequences is {self.num_return_sequences!r}, expected at most "
                     f"num_beams={self.num_beams}"
                 )
-        elif self.sampling.temperature == 0 and self.num_return_sequences > 1:
+        elif self.sampling.is_greedy and self.num_return_sequences > 1:
             raise ValueError(
                 f"num_return_sequences is {self.num_return_sequences!r}, expected 1: without sampling or "
                 "beams all of them would be equal"

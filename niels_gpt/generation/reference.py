@@ -9,7 +9,6 @@ T context window, V vocabulary, n tokens of the prompt, m new tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -59,12 +58,12 @@ def sample_next_token(
 
 def _sample(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
     row = checked_logits(logits)
-    if sampling.temperature == 0:
+    if sampling.is_greedy:
         return likeliest(row)
     if generator is not None:
         row = row.to(generator.device)
     scaled = row / sampling.temperature
-    if scaled.max() == math.inf:
+    if not scaled.max().isfinite():
         raise ValueError(f"temperature is {sampling.temperature!r}, too small to divide by; use 0 for greedy")
     if sampling.top_k is not None:
         scaled = top_k_filter(scaled, sampling.top_k)

@@ -1,4 +1,4 @@
-"""From a row of logits to a token id, without the GIL: the kernels' twin of `niels_gpt.sampling.draw`.
+"""From a row of logits to a token id, without the GIL: the kernels' twin of `niels_gpt.sampling.sampler`.
 
 In this order, each step in float32 unless said: repetition penalty (positive logits of seen ids divided,
 others multiplied), frequency * count + presence subtracted, banned ids to -inf; temperature 0: the largest,
@@ -28,9 +28,14 @@ from niels_gpt.kernels.simd_ir import LANES
 if TYPE_CHECKING:
     from niels_gpt.sampling.settings import Sampling
 
-NON_FINITE, NOTHING_LEFT = -1, -2
-"""What `sample` gives instead of an id: logits that are not finite; every id ruled out."""
+NON_FINITE, NOTHING_LEFT, OVERFLOW = -1, -2, -3
+"""Results of `sample` in place of an id.
+
+The logits are not finite; every id is ruled out; a penalty takes a logit beyond float32.
+"""
 NEGATIVE_INFINITY = np.float32(-np.inf)
+INFINITY = np.float32(np.inf)
+WIDEST = 2**31 - 1  # a top_k that no vocabulary exceeds
 BEST, WORST = ONE, ZERO
 
 
@@ -60,7 +65,7 @@ def new_settings(slots: int) -> Settings:
 def set_slot(settings: Settings, slot: int, sampling: Sampling) -> None:
     """Let one slot sample so."""
     settings.temperature[slot] = sampling.temperature
-    settings.top_k[slot] = sampling.top_k or 0
+    settings.top_k[slot] = min(sampling.top_k or 0, WIDEST)
     settings.top_p[slot] = sampling.top_p or 0.0
     settings.penalty[slot] = sampling.repetition_penalty or 1.0
     settings.min_p[slot] = sampling.min_p or 0.0
@@ -93,15 +98,14 @@ def sample(logits, V, counts, banned, settings, slot, uniform, scratch):
     if spoiled_row(_at(logits), V) != 0.0:
         return np.int64(NON_FINITE), 0.0
     scaled = scratch.scaled
-    _rule_out(logits, V, counts, banned, settings, slot, scaled)
+    if _rule_out(logits, V, counts, banned, settings, slot, scaled):
+        return np.int64(OVERFLOW), 0.0
     largest = largest_in_row(_at(scaled), V)
     if largest == NEGATIVE_INFINITY:
         return np.int64(NOTHING_LEFT), 0.0
     if settings.temperature[slot] == 0.0:
         return _likeliest(scaled, V, largest)
-    k = settings.top_k[slot]
-    if k == 0 or k > V:
-        k = V
+    k = min(settings.top_k[slot] or WIDEST, V)
     for i in range(V):
         scaled[i] = (scaled[i] - largest) / settings.temperature[slot]
     kept = _largest_k(scaled, V, k, scratch.ids)
@@ -125,6 +129,8 @@ def _at(array):
 
 @compiled
 def _rule_out(logits, V, counts, banned, settings, slot, scaled):
+    """Apply penalties and bans; return whether a penalty took a logit beyond float32."""
+    overflow = False
     penalty, frequency, presence = settings.penalty[slot], settings.frequency[slot], settings.presence[slot]
     penalised = penalty != 1.0 or frequency != 0.0 or presence != 0.0
     for i in range(V):
@@ -132,7 +138,9 @@ def _rule_out(logits, V, counts, banned, settings, slot, scaled):
         if penalised and counts[i] > 0:
             value = value / penalty if value > 0.0 else value * penalty
             value -= frequency * np.float32(counts[i]) + presence
+            overflow |= not banned[i] and not abs(value) < INFINITY
         scaled[i] = NEGATIVE_INFINITY if banned[i] else value
+    return overflow
 
 
 @compiled

@@ -158,7 +158,7 @@ def _steps(
     for index, token_id in enumerate(reply_ids):
         history = (*request.prompt_ids, *reply_ids[:index])
         row = scored(rows[index], request.sampling, history, request.banned_ids)
-        greedy = request.sampling.temperature == 0
+        greedy = request.sampling.is_greedy
         after = _one_hot(row) if greedy else filtered_probs(row, request.sampling)
         before = rows[index].double().softmax(dim=-1)
         bounds = after.cumsum(dim=-1) / after.sum()
@@ -182,7 +182,7 @@ def token_text(model: LoadedChatModel, token_id: int) -> str:
 
 
 def _one_hot(row: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(row).index_fill(0, torch.tensor([likeliest(row)]), 1.0)
+    return torch.zeros_like(row, dtype=torch.float64).index_fill(0, torch.tensor([likeliest(row)]), 1.0)
 
 
 def _candidate(model: LoadedChatModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:

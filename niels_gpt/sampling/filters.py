@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from niels_gpt.errors import NielsGptError
-from niels_gpt.sampling.settings import check_share, is_finite, is_whole
+from niels_gpt.sampling.settings import check_positive_temperature, check_share, is_finite, is_whole
 
 
 class LogitsError(NielsGptError):
-    """A row of logits from which no token can be taken: NaN or infinity in it, or every token ruled out."""
+    """No token can be taken from a row of logits: NaN, infinity, or every token ruled out."""
 
 
 def temperature_scaled_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return softmax(logits / temperature) over (..., V); ValueError unless the temperature is positive."""
-    if not is_finite(temperature) or temperature <= 0.0:
-        raise ValueError(f"temperature is {temperature!r}, expected a positive number")
+    check_positive_temperature(temperature)
     # Shifted by the maximum first, so that no temperature can overflow.
     return ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
 
@@ -118,8 +117,13 @@ def ban(logits: Tensor, banned_ids: Iterable[int]) -> Tensor:
     ids = torch.tensor(list(banned_ids), dtype=torch.long, device=logits.device)
     allowed = logits.index_fill(0, ids, -math.inf) if len(ids) else logits
     if bool((allowed == -math.inf).all()):
-        raise LogitsError(f"all {len(logits)} tokens are ruled out; ban fewer ids")
+        raise LogitsError(all_banned(len(logits)))
     return allowed
+
+
+def all_banned(V: int) -> str:
+    """Return the message for a vocabulary of which every token is banned."""
+    return f"all {V} tokens are ruled out; ban fewer ids"
 
 
 def likeliest(logits: Tensor) -> int:

@@ -1,21 +1,31 @@
-"""How a token is chosen, as one frozen value that checks itself."""
+"""Sampling settings: one frozen value that checks itself, and the bounds of each number.
+
+Both samplers compute with float32 numbers, so a setting must be one that float32 can hold and compute with.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
+MAX_TEMPERATURE = (2 - 2.0**-23) * 2.0**127
+"""The largest float32."""
+MAX_PENALTY = 1e30
+"""The largest penalty: float32 holds a hundred million times as much, for logits and counts to multiply."""
+_ROUNDS_TO_ZERO = 2.0**-150  # the largest number that is 0 in float32
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen; ValueError for a setting out of range.
+    """The settings that choose a token; ValueError for one out of range.
 
-    The steps go in the order repetition penalty, frequency and presence penalties, temperature, top-k, min-p,
-    typical, top-p; each of the last three sees the probabilities that the one before left, summing to 1.
+    The steps are taken in the order repetition penalty, frequency and presence penalties, temperature,
+    top-k, min-p, typical, top-p. Each of the last three sees the probabilities that the one before left,
+    summing to 1.
     """
 
     temperature: float = 0.9
-    """0 takes the likeliest token, the lowest id among equals."""
+    """0 takes the likeliest token, the lowest id among equals. So does what float32 rounds to 0."""
     top_k: int | None = 50
     """Keep the k likeliest tokens; None, or a k beyond the vocabulary, keeps all."""
     top_p: float | None = None
@@ -41,19 +51,18 @@ class Sampling:
             check_share(name, getattr(self, name))
         if self.min_p is not None and not (is_finite(self.min_p) and 0.0 <= self.min_p <= 1.0):
             raise ValueError(f"min_p is {self.min_p!r}, expected a number in [0, 1], or None for all tokens")
-        penalty = self.repetition_penalty
-        if penalty is not None and not (is_finite(penalty) and penalty > 0.0):
-            raise ValueError(
-                f"repetition_penalty is {penalty!r}, expected a positive number, or None for none"
-            )
+        check_repetition_penalty(self.repetition_penalty)
         for name in ("frequency_penalty", "presence_penalty"):
-            penalty = getattr(self, name)
-            if penalty is not None and not is_finite(penalty):
-                raise ValueError(f"{name} is {penalty!r}, expected a finite number, or None for none")
+            check_penalty(name, getattr(self, name))
 
     def greedy(self) -> Sampling:
         """Return the same at temperature 0."""
         return replace(self, temperature=0.0)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken and nothing is drawn."""
+        return self.temperature <= _ROUNDS_TO_ZERO
 
     @property
     def penalizes_counts(self) -> bool:
@@ -62,9 +71,18 @@ class Sampling:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise ValueError unless `temperature` is a finite number from 0."""
-    if not is_finite(temperature) or temperature < 0.0:
-        raise ValueError(f"temperature is {temperature!r}, expected a number from 0 (0 is greedy)")
+    """Raise ValueError unless `temperature` is in [0, MAX_TEMPERATURE]."""
+    if not is_finite(temperature) or not 0.0 <= temperature <= MAX_TEMPERATURE:
+        raise ValueError(
+            f"temperature is {temperature!r}, expected a number from 0 (greedy) to {MAX_TEMPERATURE:.2g}"
+        )
+
+
+def check_positive_temperature(temperature: float) -> None:
+    """Raise ValueError unless `temperature` is one that float32 can divide by."""
+    check_temperature(temperature)
+    if temperature <= _ROUNDS_TO_ZERO:
+        raise ValueError(f"temperature is {temperature!r}, too small to divide by; use greedy decoding")
 
 
 def check_share(name: str, p: float | None) -> None:
@@ -73,11 +91,34 @@ def check_share(name: str, p: float | None) -> None:
         raise ValueError(f"{name} is {p!r}, expected a number in (0, 1], or None for all tokens")
 
 
+def check_repetition_penalty(penalty: float | None) -> None:
+    """Raise ValueError unless `penalty` is None or in [1 / MAX_PENALTY, MAX_PENALTY]."""
+    if penalty is not None and not (is_finite(penalty) and 1 / MAX_PENALTY <= penalty <= MAX_PENALTY):
+        raise ValueError(
+            f"repetition_penalty is {penalty!r}, expected a number from {1 / MAX_PENALTY:g} to "
+            f"{MAX_PENALTY:g}, or None for none"
+        )
+
+
+def check_penalty(name: str, penalty: float | None) -> None:
+    """Raise ValueError unless `penalty` is None or in [-MAX_PENALTY, MAX_PENALTY]."""
+    if penalty is not None and not (is_finite(penalty) and abs(penalty) <= MAX_PENALTY):
+        raise ValueError(
+            f"{name} is {penalty!r}, expected a number from {-MAX_PENALTY:g} to {MAX_PENALTY:g}, "
+            "or None for none"
+        )
+
+
 def is_whole(value: object) -> bool:
-    """Whether it is an int, and no bool."""
+    """Return whether `value` is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_finite(value: object) -> bool:
-    """Whether it is a finite number, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether `value` is a finite number and not a bool; whole numbers beyond float64 are not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

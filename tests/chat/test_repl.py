@@ -41,7 +41,7 @@ def test_commands_are_answered_and_never_reach_the_model(typist: Typist, scripte
         "/temp 0\r/temp\r/temp x\r/tmep\r//temp\r", model, later=(("ok\n", "/exit\r"),)
     ).splitlines()
     assert shown[1] == "/temp 0"
-    assert shown[2].startswith("/temp 0 (a number from 0 up")
+    assert shown[2].startswith("/temp 0 (a number from 0 to 3.4e+38")
     assert shown[3].startswith("/temp 'x' is not allowed")
     assert shown[4].startswith("/tmep is no command: did you mean /temp?")
     assert [content for role, content in typist.messages() if role == "user"] == ["/temp"]

@@ -3,11 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.sampler import NON_FINITE, NOTHING_LEFT, new_settings, sample, set_slot
-from niels_gpt.sampling import Sampling, draw
+from niels_gpt.kernels.sampler import NON_FINITE, NOTHING_LEFT, OVERFLOW, new_settings, sample, set_slot
+from niels_gpt.sampling import LogitsError, Sampling, draw
+from niels_gpt.sampling.settings import MAX_TEMPERATURE
 
 V = 300
 
@@ -67,6 +70,80 @@ def test_it_draws_what_the_torch_twin_draws(sampling):
         uniform = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).item()
         found, margin = kernel_draw(row, sampling, uniform, history, banned)
         assert found == expected or margin < 1e-6
+
+
+def magnitudes(lowest: float, highest: float) -> st.SearchStrategy[float]:
+    return st.floats(lowest, highest).map(lambda exponent: 10.0**exponent)
+
+
+penalties = st.one_of(st.just(0.0), magnitudes(-30, 30), magnitudes(-30, 30).map(float.__neg__))
+
+
+@st.composite
+def settings_and_size(drawn: st.DrawFn) -> tuple[Sampling, float]:
+    """All that is accepted, and how large the logits are."""
+    size = drawn(st.sampled_from([1.0, 1e-30, 1e8, 3e38]))
+    temperature = drawn(st.sampled_from([0.0, 5e-324, 1e-45, 1e-38, MAX_TEMPERATURE]) | magnitudes(-50, 38))
+    # Otherwise the weights differ by less than float32 can tell, and a nucleus takes other ones of equals.
+    ranked = temperature < 1e4 * size
+    share = st.none() | st.floats(1e-300, 1.0)
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=drawn(st.none() | st.integers(1, 2 * V) | st.just(2**70)),
+        top_p=drawn(share) if ranked else None,
+        typical_p=drawn(share) if ranked else None,
+        min_p=drawn(st.none() | st.floats(0.0, 1.0)) if ranked else None,
+        repetition_penalty=drawn(st.none() | magnitudes(-30, 30)),
+        frequency_penalty=drawn(st.none() | penalties),
+        presence_penalty=drawn(st.none() | penalties),
+    )
+    return sampling, size
+
+
+@settings(derandomize=True, max_examples=150, deadline=None, database=None)
+@given(settings_and_size(), st.integers(0, 2**32))
+def test_both_samplers_agree_over_all_settings_that_are_accepted(sampling_and_size, seed):
+    sampling, size = sampling_and_size
+    random = np.random.default_rng(seed)
+    # Twentieths, so that no two are nearly equal.
+    row = (random.integers(-20, 20, V) / np.float32(20) * np.float32(size)).astype(np.float32)
+    history, banned = random.integers(0, V, 40).tolist(), random.integers(0, V, V // 2).tolist()
+    uniform = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).item()
+    found, margin = kernel_draw(row, sampling, uniform, history, banned)
+    try:
+        expected = draw(torch.from_numpy(row), sampling, history, banned, torch.Generator().manual_seed(seed))
+    except LogitsError:
+        assert found == OVERFLOW
+    else:
+        assert found not in banned
+        assert found == expected or margin < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0, 1e38])
+@pytest.mark.parametrize(
+    ("logit", "penalties"),
+    [
+        (3e38, {"repetition_penalty": 1e-30}),
+        (-3e38, {"repetition_penalty": 1e30}),
+        (3.4028e38, {"frequency_penalty": -1e30}),
+        (-3.4028e38, {"frequency_penalty": 1e30}),
+    ],
+)
+def test_a_penalty_that_overflows_is_an_error_in_both_samplers(temperature, logit, penalties):
+    row, history, banned = logits(1), [7] * 10_000, [0, 1]
+    row[7] = logit
+    sampling = Sampling(temperature, **penalties)
+    assert kernel_draw(row, sampling, 0.5, history, banned)[0] == OVERFLOW
+    with pytest.raises(LogitsError, match="use smaller penalties"):
+        draw(torch.from_numpy(row), sampling, history, banned, torch.Generator())
+
+
+def test_a_banned_id_may_overflow():
+    row = logits(1)
+    row[7] = 3e38
+    sampling = Sampling(repetition_penalty=1e-30)
+    assert kernel_draw(row, sampling, 0.5, [7], [7])[0] >= 0
+    draw(torch.from_numpy(row), sampling, [7], [7], torch.Generator())
 
 
 def test_a_draw_that_ignores_a_setting_would_be_noticed():

@@ -27,6 +27,8 @@ from niels_gpt.sampling.filters import (
 )
 from niels_gpt.sampling.settings import Sampling
 
+PENALTY_OVERFLOW = "the penalties take a logit beyond what float32 holds; use smaller penalties"
+
 
 def draw(
     logits: Tensor,
@@ -37,13 +39,13 @@ def draw(
 ) -> int:
     """Choose the next token from logits (V,), on any device; `generator` is a CPU generator.
 
-    In this order: penalties over `history_ids`, banned ids out, temperature, top-k, softmax, min-p, typical,
-    top-p, all in float64; then one uniform double and the inverse of the cumulative sum in id order.
-    Temperature 0 takes the likeliest token after the bans and draws nothing. Raises LogitsError (a
+    In this order: penalties over `history_ids`, banned ids out and temperature, in float32; top-k, softmax,
+    min-p, typical and top-p, in float64; then one uniform double and the inverse of the cumulative sum in id
+    order. Temperature 0 takes the likeliest token after the bans and draws nothing. Raises LogitsError (a
     ValueError).
     """
     row = scored(logits, sampling, history_ids, banned_ids)
-    if sampling.temperature == 0:
+    if sampling.is_greedy:
         return likeliest(row)
     return _inverse_cdf(
         filtered_probs(row, sampling), torch.rand((), dtype=torch.float64, generator=generator)
@@ -53,25 +55,47 @@ def draw(
 def scored(
     logits: Tensor, sampling: Sampling, history_ids: Iterable[int], banned_ids: Iterable[int]
 ) -> Tensor:
-    """Return logits (V,) float64 on the CPU after the penalties and the bans; LogitsError."""
-    row = checked_logits(logits).detach().to("cpu", torch.float64)
-    history = list(history_ids)
+    """Return logits (V,) on the CPU after the penalties and the bans.
+
+    The penalties of float32 logits have the same bits as in the kernels.
+
+    Raises:
+        LogitsError: The logits are not finite, every token is banned, or a penalty takes a logit beyond
+            float32.
+
+    """
+    row, banned = checked_logits(logits).detach().to("cpu"), list(banned_ids)
+    if row.dtype != torch.float64:
+        row = row.float()
+    if sampling.repetition_penalty is not None or sampling.penalizes_counts:
+        row = _penalized(row, sampling, list(history_ids), banned)
+    return ban(row, banned)
+
+
+def _penalized(row: Tensor, sampling: Sampling, history: list[int], banned: list[int]) -> Tensor:
+    """Return logits (V,) after the penalties; LogitsError if one that is not banned overflows."""
+    after = row
     if sampling.repetition_penalty is not None:
-        row = penalize_repetition(row, history, sampling.repetition_penalty)
+        after = penalize_repetition(after, history, sampling.repetition_penalty)
     if sampling.penalizes_counts:
-        row = penalize_counts(
-            row,
+        after = penalize_counts(
+            after,
             history,
             frequency=sampling.frequency_penalty or 0.0,
             presence=sampling.presence_penalty or 0.0,
         )
-    return ban(row, banned_ids)
+    overflowed = row.isfinite() & ~after.isfinite()
+    overflowed[banned] = False
+    if bool(overflowed.any()):
+        raise LogitsError(PENALTY_OVERFLOW)
+    return after
 
 
 def filtered_probs(row: Tensor, sampling: Sampling) -> Tensor:
-    """Return the distribution (V,) that is drawn from, for scores (V,) and a temperature above 0."""
-    # Shifted by the maximum first, so that no temperature can overflow.
-    row = (row - row.max()) / sampling.temperature
+    """Return the distribution (V,) float64 that is drawn from, for scores (V,) and a temperature above 0."""
+    # Scores in float32 are divided in float32, as in the kernels, so that ranks and ties are the same. They
+    # are shifted by the maximum first, so that no temperature can overflow.
+    row = ((row - row.max()) / torch.tensor(sampling.temperature, dtype=row.dtype)).double()
     if sampling.top_k is not None and sampling.top_k < row.shape[-1]:
         row = top_k_filter(row, sampling.top_k)
     probs = row.softmax(dim=-1)
