@@ -28,10 +28,10 @@ from niels_gpt.model.int8 import quantised
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import CONFIG_DIR, REPO_ROOT, SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
-from niels_gpt.train.batches import Example, encode_dialogue
-from niels_gpt.train.config import load_recipe
+from niels_gpt.train.config import DialogueConfig, load_run_config
+from niels_gpt.train.dialogue_data import Example, encode_dialogue
 from niels_gpt.train.dialogues import read_dialogues, split_dialogues
-from niels_gpt.train.evaluate import HeldOut, is_right, load_heldout, with_system
+from niels_gpt.train.evaluate import EvalItem, is_right, load_heldout, with_system
 
 FORMS: tuple[WeightForm, ...] = ("float32", "int8")
 GROUPS = (64, 32)
@@ -40,7 +40,8 @@ Logits = Callable[[Sequence[int]], np.ndarray]  # ids (t,) to logits (t, V) floa
 
 def held_out(recipe_path: Path, loaded: LoadedModel, count: int) -> list[Example]:
     """The first `count` dialogues that a run of the recipe never learns from, as ids."""
-    recipe = load_recipe(recipe_path)
+    recipe = load_run_config(recipe_path)
+    assert isinstance(recipe.data, DialogueConfig)  # noqa: S101 - the recipe of a model of dialogues
     dialogues = read_dialogues([REPO_ROOT / path for path in recipe.data.dialogues])
     _, rest = split_dialogues(dialogues, val_frac=recipe.data.val_frac, seed=recipe.train.seed)
     examples = [encode_dialogue(dialogue, loaded.template, T=loaded.cfg.T) for dialogue in rest[:count]]
@@ -98,7 +99,7 @@ def loss(logits: Logits, examples: Sequence[Example]) -> float:
     return total / count
 
 
-def replies(loaded: LoadedModel, form: WeightForm, items: Sequence[HeldOut]) -> list[str]:
+def replies(loaded: LoadedModel, form: WeightForm, items: Sequence[EvalItem]) -> list[str]:
     """The greedy reply to each conversation."""
     decoder = KernelDecoder(pack_gpt(loaded.gpt, form), loaded.tokenizer)
     template, texts = loaded.template, []

@@ -32,8 +32,9 @@ from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import set_seed
 from niels_gpt.text.tokenizer import ByteTokenizer
-from niels_gpt.train.loop import Run, make_optimizer, update
+from niels_gpt.train.loop import Run, update
 from niels_gpt.train.loss import TrainingForward
+from niels_gpt.train.optimizer import make_optimizer
 from niels_gpt.train.window_data import WindowData
 
 Step = Callable[[int], float]

@@ -1,6 +1,6 @@
-"""Import path that users of the original project call; the code is in `niels_gpt.data.batching`."""
+"""Import path that users of the original project call; the code is in `niels_gpt.data.windows`."""
 
-from niels_gpt.data.batching import (
+from niels_gpt.data.windows import (
     get_batch,
 )
 

@@ -1,6 +1,6 @@
-"""Import path that users of the original project call; the code is in `niels_gpt.train.validation`."""
+"""Import path that users of the original project call; the code is in `niels_gpt.train.window_data`."""
 
-from niels_gpt.train.validation import (
+from niels_gpt.train.window_data import (
     eval_loss_on_stream,
 )
 

@@ -1,6 +1,6 @@
-"""Import path that users of the original project call; the code is in `niels_gpt.train.lr_schedule`."""
+"""Import path that users of the original project call; the code is in `niels_gpt.train.optimizer`."""
 
-from niels_gpt.train.lr_schedule import (
+from niels_gpt.train.optimizer import (
     lr_at_step,
 )
 

@@ -1,6 +1,7 @@
-"""Where the files of a checkout are, and paths as a user writes them.
+"""Paths of the files of a checkout, and paths as a user writes them. Only `ensure_dirs` touches the disk.
 
-Nothing here is read or made except by `ensure_dirs`.
+In an installed package there is no checkout: the folders are then those of the working directory, since
+site-packages is no place to write to.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from pathlib import Path
 
 from niels_gpt.errors import NielsGptError
 
-REPO_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+IS_CHECKOUT = (_PACKAGE.parent / "pyproject.toml").is_file()
+REPO_ROOT = _PACKAGE.parent if IS_CHECKOUT else Path.cwd()
 CHECKPOINT_DIR = REPO_ROOT / "checkpoints"
 CONFIG_DIR = REPO_ROOT / "configs"
 PRIMER_PATH = REPO_ROOT / "data" / "primer.txt"
 ROAM_DIR = REPO_ROOT / "data" / ".roam-data"
 
-# In a checkout the shipped checkpoint lies with the others; a wheel carries it inside the package.
-_IN_WHEEL = Path(__file__).resolve().parent / "shipped" / "niels-gpt.pt"
+# In a checkout the shipped checkpoint is among the others; a wheel has it inside the package.
+_IN_WHEEL = _PACKAGE / "shipped" / "niels-gpt.pt"
 SHIPPED_CHECKPOINT = _IN_WHEEL if _IN_WHEEL.exists() else CHECKPOINT_DIR / "niels-gpt.pt"
 
 

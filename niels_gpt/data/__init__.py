@@ -1,7 +1,4 @@
-"""The texts that a byte-level run reads: wikitext, folders of notes, primer dialogues, and how each is split.
-
-Each module knows one kind of text and nothing else.
-"""
+"""Read and split the texts of a byte-level run: wikitext, folders of notes, primer dialogues."""
 
 from __future__ import annotations
 

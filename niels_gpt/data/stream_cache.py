@@ -1,7 +1,6 @@
-"""One cached stream: a file of bytes, and a JSON file that says what it was made from.
+"""Cache one stream: a file of bytes, and a JSON file that describes its origin.
 
-The description is written last and removed first, so a stream that a crash left half-made is never taken
-for whole.
+The description is written last and removed first, so an incomplete stream after a crash is never used.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ class StreamFile:
         self._meta_path = folder / f"{name}.meta.json"
 
     def holds(self, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-        """Whether the stream is there, whole, and made with these settings from this content."""
+        """Return whether a complete stream of these settings and this content exists."""
         meta = self._meta()
         return self.made_with(settings) and meta is not None and meta.get("facts") == facts
 
     def made_with(self, settings: Mapping[str, Any]) -> bool:
-        """Whether the stream is there, whole, and made with these settings."""
+        """Return whether a complete stream of these settings exists."""
         meta = self._meta()
         if meta is None or not self.path.is_file():
             return False
@@ -38,11 +37,11 @@ class StreamFile:
         return described == (VERSION, settings, self.size())
 
     def size(self) -> int:
-        """Bytes of the stream."""
+        """Return the size of the stream in bytes."""
         return self.path.stat().st_size
 
     def write(self, texts: Iterable[str], settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Write the texts one after the other as UTF-8, then what they were made from."""
+        """Write the texts in order as UTF-8, then the description."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._meta_path.unlink(missing_ok=True)
         digest = hashlib.sha256()
@@ -62,7 +61,7 @@ class StreamFile:
         write_text(self._meta_path, json.dumps(meta, indent=1) + "\n")
 
     def _meta(self) -> dict[str, Any] | None:
-        """Return the description, or None where there is none that can be read."""
+        """Return the description, or None where it is missing or unreadable."""
         try:
             meta = json.loads(self._meta_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

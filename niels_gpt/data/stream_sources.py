@@ -1,4 +1,4 @@
-"""The kinds of sources a stream is made from: what identifies their content, and their documents by split.
+"""Describe the sources of a stream: facts that identify their content, and their documents by split.
 
 `facts()` is cheap and changes when the content does; `documents()` reads.
 """
@@ -26,15 +26,15 @@ class Source(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was asked for, as JSON values."""
+        """The options of the source, as JSON values."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What the content is, as JSON values; raises where there is none."""
+        """Return facts that change with the content, as JSON values; raises where there is no content."""
         ...
 
     def documents(self) -> dict[str, Iterable[str]]:
-        """Pieces of text by split, "train" and "val"; joined they are the stream."""
+        """Return pieces of text by split, "train" and "val"; joined they are the stream."""
         ...
 
 
@@ -52,7 +52,7 @@ class WikiSource:
         return {"separator": self.separator}
 
     def facts(self) -> dict[str, Any]:
-        """Read it all: `datasets` has it on disk, and its version does not say what it holds."""
+        """Read and hash everything: a version of `datasets` does not identify the content."""
         self._lines = load_wikitext()
         digest = hashlib.sha256()
         for split in ("train", "val"):
@@ -61,7 +61,7 @@ class WikiSource:
         return {"sha256": digest.hexdigest()}
 
     def documents(self) -> dict[str, Iterable[str]]:
-        """One line after the other."""
+        """Return the lines of each split."""
         return {
             split: _joined((line.rstrip("\n") for line in self._lines[split]), self.separator)
             for split in ("train", "val")
@@ -81,12 +81,12 @@ class FolderSource:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the folder is read and split."""
+        """The options of reading and splitting the folder."""
         root = str(self.root.resolve())
         return {"root": root, "val_frac": self.val_frac, "seed": self.seed, "separator": self.separator}
 
     def facts(self) -> dict[str, Any]:
-        """Each file's path, size and time of change: reading a large folder at every start would be slow."""
+        """Return each file's path, size and modification time: hashing a large folder takes too long."""
         paths = self._paths()
         if not paths:
             kinds = ".md" if self.notes_only else ".md or .txt"
@@ -94,12 +94,12 @@ class FolderSource:
         return {"files": [_file_facts(path, self.root) for path in paths]}
 
     def documents(self) -> dict[str, Iterable[str]]:
-        """One file after the other."""
+        """Return the texts of the files of each split."""
         train, val = split_roam_paths(self._paths(), val_frac=self.val_frac, seed=self.seed)
         return {"train": self._texts(train), "val": self._texts(val)}
 
     def _paths(self) -> list[Path]:
-        return list_roam_paths(self.root) if self.notes_only else list_text_paths(self.root)
+        return list(map(Path, list_roam_paths(self.root))) if self.notes_only else list_text_paths(self.root)
 
     def _texts(self, paths: Iterable[Path]) -> Iterator[str]:
         return _joined((load_texts([path])[0] for path in paths), self.separator)
@@ -118,7 +118,7 @@ class PrimerSource:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the file is split and put together again."""
+        """The options of splitting and joining the file."""
         return {
             "path": str(self.path.resolve()),
             "val_frac": self.val_frac,
@@ -128,11 +128,11 @@ class PrimerSource:
         }
 
     def facts(self) -> dict[str, Any]:
-        """Give the file's size and time of change."""
+        """Return the file's size and modification time."""
         return {"files": [_file_facts(self.path, self.path.parent)]}
 
     def documents(self) -> dict[str, Iterable[str]]:
-        """The two sides of the split."""
+        """Return the two sides of the split."""
         sides = split_primer_dialogues(
             load_primer_text(self.path), val_frac=self.val_frac, seed=self.seed, delimiter=self.delimiter
         )
@@ -149,4 +149,4 @@ def _joined(texts: Iterable[str], separator: str) -> Iterator[str]:
 
 def _file_facts(path: Path, root: Path) -> list[str | int]:
     status = path.stat()
-    return [path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns]
+    return [path.absolute().relative_to(root.absolute()).as_posix(), status.st_size, status.st_mtime_ns]

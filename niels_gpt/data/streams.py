@@ -1,14 +1,14 @@
-"""Sources of text as streams of bytes, split, cached on disk and mapped into memory.
+"""Build streams of bytes from sources of text: split, cached on disk and mapped into memory.
 
-A stream lies in `SOURCE_SPLIT.bin` beside `SOURCE_SPLIT.meta.json`, which says what it was made from; it is
-made again when that differs. Documents are written one after the other and read through the page cache, so
-a source may be larger than memory.
+A stream is stored in `SOURCE_SPLIT.bin`, next to `SOURCE_SPLIT.meta.json`, which describes its origin; it is
+rebuilt when that changes. Documents are written one after the other and read through the page cache, so a
+source may be larger than memory.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,19 +17,21 @@ from niels_gpt.data.stream_cache import StreamFile
 from niels_gpt.data.stream_sources import FolderSource, PrimerSource, Source, WikiSource
 from niels_gpt.errors import ReportedError
 from niels_gpt.model.config import ModelConfig
+from niels_gpt.paths import IS_CHECKOUT
 
 SOURCES = ("wiki", "roam", "primer")
 SPLITS = ("train", "val")
+_WIKI_EXTRA = "--editable '.[wiki]'" if IS_CHECKOUT else "'niels-gpt[wiki]'"
 Streams = dict[str, memoryview]
 
 
 class MissingSourceError(ReportedError, RuntimeError):
-    """A required source that could not be read; the message names it, the reason and the ways out."""
+    """A required source that cannot be used; the message names it, the reason and what to do."""
 
 
 @dataclass(frozen=True)
 class StreamBuildConfig:
-    """Where the sources lie, how they are split, and which of them a run cannot do without."""
+    """Locations of the sources, how they are split, and which of them are required."""
 
     roam_root: str | Path
     primer_path: str | Path
@@ -46,18 +48,23 @@ class StreamBuildConfig:
     folders: Mapping[str, str | Path] = field(default_factory=dict)
     """Further sources: folders of .md and .txt files by name, split by file with `roam_val_frac`."""
     dialogue_joint: str | None = None
-    """What stands between two primer dialogues in the stream; None: the delimiter."""
+    """The text between two primer dialogues in the stream; None: the delimiter."""
 
 
 def build_sources(
     cfg: StreamBuildConfig, *, note: Callable[[str], None] = lambda _: None
 ) -> tuple[Streams, Streams]:
-    """Return the bytes to learn and the bytes held out, by source, from the cache where it still holds.
+    """Return the training and the held-out bytes by source, from the cache where it is still valid.
 
-    A source that cannot be read is left out and said to `note`, unless it is required. One with nothing held
-    out is not in the second mapping. Raises MissingSourceError (a RuntimeError) that names a required source,
-    or says that there is none at all; ValueError for a stream too short for the default context, names of
-    sources that are unknown or required without being enabled, and shares outside [0, 1).
+    A source that is not required and cannot be read is left out, with a message to `note`. A source without a
+    held-out part is not in the second mapping.
+
+    Raises:
+        MissingSourceError: A RuntimeError. A required source cannot be read or has an empty validation set,
+            or there is no source at all.
+        ValueError: A stream is too short for the default context, a source is unknown or required without
+            being enabled, or a share is outside [0, 1).
+
     """
     _check(cfg)
     train: Streams = {}
@@ -79,9 +86,26 @@ def build_sources(
             f"none of the sources {', '.join(cfg.enabled_sources) or 'enabled'} can be read; "
             "name a folder of your own texts in the configuration's data.folders"
         )
+    empty = [name for name in train if name not in val and _must_be_held_out(name, cfg)]
+    # For a primer, the length of its only dialogue is the more useful error.
+    _refuse_empty([name for name in empty if name != "primer"])
     for split, streams in (("train", train), ("val", val)):
         _check_lengths(split, streams)
+    _refuse_empty(empty)
     return train, val
+
+
+def _must_be_held_out(name: str, cfg: StreamBuildConfig) -> bool:
+    share = {"wiki": 1.0, "roam": cfg.roam_val_frac, "primer": cfg.primer_val_frac}.get(name, 0.0)
+    return share > 0.0 and name in cfg.required_sources and not cfg.allow_missing_sources
+
+
+def _refuse_empty(names: Sequence[str]) -> None:
+    if names:
+        raise MissingSourceError(
+            f"the required source {names[0]!r} has an empty validation set; add text to it, set its share of "
+            "held-out text to 0, or take it out of 'required_sources'"
+        )
 
 
 def _check(cfg: StreamBuildConfig) -> None:
@@ -107,7 +131,7 @@ def _streams(name: str, cfg: StreamBuildConfig, *, note: Callable[[str], None]) 
         facts = source.facts()
     except Exception:
         if source.outlives_its_origin and all(file.made_with(source.settings) for file in files.values()):
-            note(f"{name!r} cannot be reached: going on with what {cfg.cache_dir} holds of it")
+            note(f"{name!r} cannot be reached: using the copy in {cfg.cache_dir}")
             return {split: _mapped(file.path) for split, file in files.items()}
         raise
     if cfg.force_rebuild or not all(file.holds(source.settings, facts) for file in files.values()):
@@ -140,7 +164,7 @@ def _source(name: str, cfg: StreamBuildConfig) -> Source:
 
 
 def _mapped(path: Path) -> memoryview:
-    """Return a file's bytes without reading them: pages come in as they are touched."""
+    """Map a file into memory; its pages are read on access."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:  # which cannot be mapped
             return memoryview(b"")
@@ -158,13 +182,13 @@ def _check_lengths(split: str, streams: Streams) -> None:
 
 
 def _way_out(name: str, cfg: StreamBuildConfig) -> str:
-    skip = f"or go on without it: 'allow_missing_sources': true, or leave {name!r} out of 'enabled_sources'"
+    skip = f"or do without: 'allow_missing_sources': true, or leave {name!r} out of 'enabled_sources'"
     match name:
         case "wiki":
             return (
-                "pip install 'niels-gpt[wiki]' and go online once; or train on local text: your own "
-                "'folders', what is there as 'enabled_sources', or 'allow_missing_sources': true, all in "
-                "the configuration's 'data', as in configs/local.json"
+                f"pip install {_WIKI_EXTRA} and connect once; or train on local text: your own 'folders', "
+                "other 'enabled_sources', or 'allow_missing_sources': true, all in the configuration's "
+                "'data', as in configs/local.json"
             )
         case "primer":
             return f"set 'primer_path' (now {str(cfg.primer_path)!r}), {skip}"

@@ -129,6 +129,8 @@ class TrainConfig:
 
 
 Config = TypeVar("Config", ModelConfig, TrainConfig)
+SECTIONS = ("model", "train", "data", "compute")
+"""The sections of a run's configuration file (see `niels_gpt.train.config`)."""
 
 
 def default_p_train() -> dict[str, float]:
@@ -161,12 +163,14 @@ def save_json(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def load_config_from_json(path: str | Path) -> tuple[ModelConfig, TrainConfig]:
-    """Read `{"model": {...}, "train": {...}}`; what is not said keeps its default, `p_train` included.
+    """Read the sections "model" and "train" of a run's JSON file; "data" and "compute" are ignored.
+
+    Missing keys keep their defaults, `p_train` included.
 
     Raises ConfigError (a ValueError) that names unknown keys and wrong values, and lists the valid keys.
     """
     raw = load_json(path)
-    _reject_unknown(str(path), raw, ["model", "train"])
+    _reject_unknown(str(path), raw, list(SECTIONS))
     model_cfg = config_from_dict(ModelConfig, raw.get("model", {}), where=f"{path}, section 'model'")
     train_cfg = config_from_dict(TrainConfig, raw.get("train", {}), where=f"{path}, section 'train'")
     if train_cfg.p_train is None:

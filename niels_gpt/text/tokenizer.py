@@ -77,7 +77,14 @@ def encode(text: str) -> torch.LongTensor:
 
 
 def decode(ids: Iterable[int] | torch.Tensor) -> str:
-    """Text of byte ids; invalid UTF-8 becomes U+FFFD. An id outside 0..255 raises `TokenizerError`."""
+    """Return the text of byte ids (n,); invalid UTF-8 becomes U+FFFD.
+
+    Raises:
+        TokenizerError: A ValueError. An id is outside 0..255, or a tensor has another number of dimensions.
+
+    """
+    if isinstance(ids, torch.Tensor) and ids.dim() != 1:
+        raise TokenizerError(f"ids have the shape {tuple(ids.shape)}, expected (n,)")
     values = as_id_list(ids)
     try:
         return bytes(values).decode("utf-8", errors="replace")

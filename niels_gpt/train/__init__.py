@@ -1,9 +1,9 @@
-"""Training: `python -m niels_gpt.train --config configs/smoke.json`.
+"""Train models: `python -m niels_gpt.train --config configs/smoke.json`.
 
-Split by job: `options` the command line, `recipe` (with `section`, `stream_plan`) the configuration file,
-`dialogues` texts into conversations, `batches` conversations into batches, `windows` streams into batches,
-`prepare` a plan into either, `batch` the value they share, `seeds` the randomness of a step, `objective`
-the loss, `parallel` several processes, `loop` the steps with evaluation and checkpoints, `resume` a
-checkpoint as a start, `progress`, `bar` and `metrics` what is seen of it, `device` where it runs,
-`assembly` all of it put together, `__main__` the command.
+`options` is the command line and `config` the configuration file. `dialogues` and `dialogue_data` make
+batches of conversations, `window_data` of streams of bytes; `batch` is the value they share and `data_setup`
+chooses between them. `rng` derives seeds, `loss` and `optimizer` define a step, `loop` runs the steps,
+`distributed` spreads them over processes, `resume` starts from a checkpoint. `progress` and `metrics` report,
+`build` assembles a run and `__main__` is the command. `evaluate`, `plot` and `strip_checkpoint` are commands
+that use the result.
 """

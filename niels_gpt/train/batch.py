@@ -1,7 +1,7 @@
-"""The value that a training step works on: inputs, targets, and which of them are learned.
+"""Define a batch of training data: inputs, targets, and which targets are learned.
 
-A batch may be cut into parts, for several processes or to save memory; each part knows the totals of the
-whole, so that the parts' losses add up to the loss of the whole.
+A batch may be cut into parts, for several processes or to save memory. Each part has the totals of the whole
+batch, so that the losses of the parts add up to the loss of the batch.
 
 B rows of a batch, t its longest row in tokens.
 """
@@ -34,17 +34,17 @@ class Batch:
     learned: Tensor
     """(B, t) bool: the targets of replies."""
     prompt: Tensor
-    """(B, t) bool: all other targets that are no padding."""
+    """(B, t) bool: all other targets except padding."""
     tokens: int
     """Input tokens without padding."""
     dense: bool = False
     """Whether every target is learned, as in running text."""
     whole: Totals | None = None
-    """Totals of the batch that this one is a part of; None where it is whole."""
+    """Totals of the batch that this is a part of; None for a whole batch."""
 
     @property
     def totals(self) -> Totals:
-        """What the losses are divided by."""
+        """The divisors of the losses."""
         if self.whole is not None:
             return self.whole
         return Totals(replies=int(self.learned.sum()), prompts=int(self.prompt.sum()))
@@ -52,8 +52,8 @@ class Batch:
     def parts(self, count: int) -> list[Batch]:
         """Cut the rows into `count` parts of nearly equal size, in order.
 
-        Where rows are too few, a part is one row of which nothing is learned: its gradient is zero, and all
-        processes still take part in every exchange.
+        Where rows are too few, a part is one row without learned targets: its gradient is zero, and every
+        process still takes part in every collective operation.
         """
         rows, totals = len(self.inputs), self.totals
         bounds = [rows * n // count for n in range(count + 1)]
@@ -61,7 +61,7 @@ class Batch:
         return [replace(self._rows(first, end), whole=totals) for first, end in spans]
 
     def to(self, device: str) -> Batch:
-        """Return the same batch on a device."""
+        """Return the batch on a device."""
         return replace(
             self,
             inputs=self.inputs.to(device),
@@ -79,7 +79,7 @@ class Batch:
             nothing = torch.zeros_like(idle.learned)
             return replace(idle, learned=nothing, prompt=nothing, tokens=0, dense=False)
         real = (self.learned | self.prompt)[first:end]
-        width = int(real.any(dim=0).nonzero().max()) + 1  # the rest is padding for longer rows elsewhere
+        width = int(real.any(dim=0).nonzero().max()) + 1  # the rest is padding for longer rows of other parts
         columns = (slice(first, end), slice(0, width))
         return replace(
             self,
@@ -92,7 +92,7 @@ class Batch:
 
 
 class TrainingData(Protocol):
-    """What a run learns from, and what it is judged by. Everything follows from the position alone."""
+    """Training and held-out data of a run. Batches are a function of the position."""
 
     @property
     def digest(self) -> str:

@@ -1,7 +1,4 @@
-"""A run put together: recipe and options become a model, data and an optimizer, new or from a checkpoint.
-
-The one place of training that knows all its parts.
-"""
+"""Build a run: configuration and options become a model, data and an optimizer, new or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,25 +6,28 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from niels_gpt.decoding.backend import torch_decoder
+from niels_gpt.device import device_named, get_device
 from niels_gpt.generation.greedy import greedy_replies
 from niels_gpt.model.registry import Model, build_model
-from niels_gpt.paths import CHECKPOINT_DIR, ensure_dirs
+from niels_gpt.paths import CHECKPOINT_DIR, IS_CHECKOUT
 from niels_gpt.rng import set_seed
 from niels_gpt.text.chat_template import template_for
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from niels_gpt.text.tokenizer import Tokenizer
-from niels_gpt.train.config import ComputePlan, Recipe, load_recipe
-from niels_gpt.train.data_setup import prepare
-from niels_gpt.train.device import chosen_device, uses_bfloat16
-from niels_gpt.train.distributed import DistributedContext, join, load_optimizer
+from niels_gpt.train.config import ComputeConfig, DialogueConfig, RunConfig, load_run_config
+from niels_gpt.train.data_setup import prepare_data
+from niels_gpt.train.distributed import DistributedContext, join
 from niels_gpt.train.errors import TrainingError
-from niels_gpt.train.loop import Run, Start, make_optimizer
+from niels_gpt.train.loop import Run, Start
 from niels_gpt.train.loss import TrainingForward
+from niels_gpt.train.metrics import METRICS_FILE
+from niels_gpt.train.optimizer import make_optimizer
 from niels_gpt.train.options import TrainOptions
 from niels_gpt.train.resume import (
     check_fit,
@@ -41,36 +41,46 @@ from niels_gpt.train.resume import (
 SAMPLE_QUESTION = "what is niels-gpt?"
 
 
-def assemble(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
-    """Return the run that the options ask for; what a person should know on the way goes to `note`.
+def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
+    """Build the run that the options describe.
 
-    Raises ValueErrors (TrainingError, ConfigError, CheckpointError, TokenizerError) with one-line messages.
+    Args:
+        options: The command line.
+        note: Receives messages for the user, a line each; called by the main process only.
+
+    Raises:
+        ValueError: TrainingError, ConfigError, CheckpointError or TokenizerError, with a one-line message.
+
     """
-    if options.out is None:
-        ensure_dirs()
-    recipe = _overridden(load_recipe(options.config), options)
-    world, device = join(kind=recipe.compute.parallel, device=chosen_device(options.device))
-    _set_up(recipe.compute, device)
-    note = note if world.leads else lambda _: None
+    config = _overridden(load_run_config(options.config), options)
+    out = options.out or CHECKPOINT_DIR
+    device = get_device() if options.device is None else device_named(options.device)
+    world, device = join(kind=config.compute.parallel, device=device)
+    _set_up(config.compute, device)
+    note = note if world.is_main else lambda _: None
+    if world.is_main:
+        _check_folder(out, options)
+    if options.out is None and not IS_CHECKOUT:
+        note(f"checkpoints go to {out}; --out chooses another folder")
     resumed = None if options.resume is None else read_checkpoint(options.resume)
     stored = None if resumed is None else resumed.get("tokenizer")
-    prepared = prepare(recipe, world, stored_tokenizer=stored, resumes=resumed is not None, note=note)
-    cfg, model_cfg = recipe.train, prepared.model_cfg
+    prepared = prepare_data(config, world, stored_tokenizer=stored, resumes=resumed is not None, note=note)
+    cfg, model_cfg = config.train, prepared.model_cfg
     set_seed(cfg.seed)
     model = build_model(model_cfg)
     if resumed is not None and options.resume is not None:
         check_fit(resumed, model_cfg, cfg, path=options.resume)
         put_weights(resumed, model, path=options.resume)
     count = sum(p.numel() for p in model.parameters())  # before a process keeps its part alone
-    amp = uses_bfloat16(recipe.compute.amp, device=device)
-    forward = _forward(model.to(device), recipe.compute, world, device=device, amp=amp)
+    amp = uses_bfloat16(config.compute.amp, device=device)
+    forward = _forward(model.to(device), config.compute, world, device=device, amp=amp)
     optimizer = make_optimizer(forward, device=device)
-    circumstances = _circumstances(recipe.compute, world, device=device, amp=amp)
+    environment = _environment(config.compute, world, device=device, amp=amp)
     start = Start()
     if resumed is not None and options.resume is not None:
-        put_optimizer(resumed, lambda state: load_optimizer(optimizer, state), path=options.resume)
+        put_optimizer(resumed, optimizer, list(forward.parameters()), path=options.resume)
         start = start_of(resumed)
-        for line in differences(resumed, digest=prepared.data.digest, circumstances=circumstances):
+        for line in differences(resumed, cfg=cfg, digest=prepared.data.digest, environment=environment):
             note(line)
     note(_summary(count, prepared.summary, prepared.tokenizer, device, amp=amp, world=world, start=start))
     return Run(
@@ -81,45 +91,85 @@ def assemble(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
         model_cfg=model_cfg,
         train_cfg=cfg,
         data=prepared.data,
-        out=options.out or CHECKPOINT_DIR,
+        out=out,
         device=device,
-        accumulation_steps=recipe.compute.accumulation_steps,
-        prompt_weight=recipe.data.prompt_weight,
+        accumulation_steps=config.compute.accumulation_steps,
+        prompt_weight=config.data.prompt_weight if isinstance(config.data, DialogueConfig) else 0.0,
         sample=_sampler(prepared.tokenizer, world, T=model_cfg.T, device=device, note=note),
         start=start,
         world=world,
-        circumstances=circumstances,
+        environment=environment,
     )
 
 
-def _overridden(recipe: Recipe, options: TrainOptions) -> Recipe:
-    train, compute = recipe.train, recipe.compute
+def _overridden(config: RunConfig, options: TrainOptions) -> RunConfig:
+    train, compute = config.train, config.compute
     if options.steps is not None:
         train = dataclasses.replace(train, total_steps=options.steps)
     if options.threads is not None:
         compute = dataclasses.replace(compute, threads=options.threads)
-    return dataclasses.replace(recipe, train=train, compute=compute)
+    return dataclasses.replace(config, train=train, compute=compute)
 
 
-def _set_up(compute: ComputePlan, device: str) -> None:
+def _check_folder(out: Path, options: TrainOptions) -> None:
+    """Refuse a folder that holds another run, whose files the new run would replace or mix with its own."""
+    if options.resume is not None and options.resume.resolve().parent == out.resolve():
+        return
+    names = ("latest.pt", "best.pt", METRICS_FILE)
+    found = [
+        path for path in (*(out / name for name in names), *sorted(out.glob("step_*.pt"))) if path.exists()
+    ]
+    if found and not options.force:
+        raise TrainingError(
+            f"{str(out)!r} holds another run ({', '.join(path.name for path in found[:3])}, ...): "
+            f"resume it with --resume {out / 'latest.pt'}, choose another folder with --out, or replace it "
+            "with --force"
+        )
+    for path in found:
+        path.unlink()
+
+
+def _set_up(compute: ComputeConfig, device: str) -> None:
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     if torch.device(device).type == "cuda":
-        # Sums in a fixed order, so that a resumed run ends in the same weights on a GPU too.
+        # Sums have a fixed order, so that a resumed run ends in the same weights on a GPU too.
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def _forward(
-    model: Model, compute: ComputePlan, world: DistributedContext, *, device: str, amp: bool
+    model: Model, compute: ComputeConfig, world: DistributedContext, *, device: str, amp: bool
 ) -> torch.nn.Module:
-    """Return what a step calls. Blocks are compiled one by one: all have one form, so it is done once."""
+    """Return the module that a step calls. Blocks have one form, so compiling one compiles all."""
     forward = TrainingForward(model, amp=amp, recompute=compute.activation_checkpointing)
     if compute.compile:
         _check_compiler(device)
         for block in model.layers():
             block.compile()
     return world.wrapped(forward, device=device)
+
+
+def uses_bfloat16(amp: str | None, *, device: str) -> bool:
+    """Return whether products run in bfloat16; "auto" chooses it where the device has units for it."""
+    if amp != "auto":
+        return amp == "bf16"
+    match torch.device(device).type:
+        case "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        case "cpu":
+            return _processor_has_bfloat16()
+        case _:
+            return False
+
+
+def _processor_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: a step is then 2.5 times as fast, else slower."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return False
+    words = set(info.read_text(encoding="utf-8", errors="replace").split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _check_compiler(device: str) -> None:
@@ -130,8 +180,8 @@ def _check_compiler(device: str) -> None:
         )
 
 
-def _circumstances(
-    compute: ComputePlan, world: DistributedContext, *, device: str, amp: bool
+def _environment(
+    compute: ComputeConfig, world: DistributedContext, *, device: str, amp: bool
 ) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
@@ -159,14 +209,14 @@ def _summary(
     return (
         f"{count:,} parameters, {learned}, {tokenizer.vocab_size} token ids, on {where}"
         + (" in bfloat16" if amp else "")
-        + (f", going on after step {start.step}" if start.step else "")
+        + (f", resumed after step {start.step}" if start.step else "")
     )
 
 
 def _sampler(
     tokenizer: Tokenizer, world: DistributedContext, *, T: int, device: str, note: Callable[[str], None]
 ) -> Callable[[Model], str] | None:
-    """Return what asks the sample question, or None where it cannot be asked."""
+    """Return a function that asks the sample question, or None where it cannot be asked."""
     template = template_for(tokenizer)
     conversation = [
         {"role": "system", "content": DEFAULT_SYSTEM_PROMPT},
@@ -176,7 +226,7 @@ def _sampler(
         note("no sample replies: no process holds the whole model")
         return None
     if len(template.prompt_ids(conversation)) >= T:
-        note(f"no sample replies: their prompt does not fit into T={T} tokens")
+        note(f"no sample replies: their prompt does not fit in T={T} tokens")
         return None
 
     def sample(model: Model) -> str:

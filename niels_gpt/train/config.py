@@ -1,123 +1,214 @@
-"""The configuration file of a training run, read strictly: every key is known or named in an error.
+"""Read the configuration file of a training run strictly: every key is known, or named in an error.
 
-`{"model": {...}, "train": {...}, "data": {...}, "compute": {...}}`; the first two are those of
-`niels_gpt.model.config`, and a file of those two alone trains on streams of bytes.
+The file is `{"model": {...}, "train": {...}, "data": {...}, "compute": {...}}`. The first two sections are
+those of `niels_gpt.model.config`. A file of those two alone trains on streams of bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from niels_gpt.model.config import ModelConfig, TrainConfig, config_from_dict, load_json
-from niels_gpt.train.config_reader import Section, only
-from niels_gpt.train.stream_config import STREAM_KEYS, StreamPlan, stream_plan
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-SECTIONS = ("model", "train", "data", "compute")
-DIALOGUE_KEYS = ("dialogues", "val_frac", "prompt_weight", "tokenizer")
-TOKENIZER_KINDS = ("bpe", "bytes")
-AMPS = ("auto", "bf16", None)
-PARALLELS = ("ddp", "fsdp2")
+from niels_gpt.model.config import SECTIONS, ModelConfig, TrainConfig, config_from_dict, load_json
+from niels_gpt.paths import PRIMER_PATH, REPO_ROOT, ROAM_DIR
+from niels_gpt.train.errors import TrainingError
+
+STREAM_CACHE = REPO_ROOT / "data" / "cache" / "streams"
+DEFAULT_SOURCES = ("wiki", "roam", "primer")
+REQUIRED = "wiki"
+"""The source that a run needs unless the configuration says otherwise; the others are used where found."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerPlan:
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("empty")
+    return value
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+# The description of a field completes the sentence "KEY is VALUE, expected ...".
+NonEmptyPath = Annotated[Path, BeforeValidator(_not_empty)]
+Share = Annotated[float, Field(strict=True, ge=0, lt=1, description="a share in [0, 1)")]
+Weight = Annotated[float, Field(strict=True, ge=0, le=1, description="a weight in [0, 1]")]
+Count = Annotated[int, Field(strict=True, ge=1, description="a whole number of at least 1")]
+Flag = Annotated[bool, Field(strict=True, description="true or false")]
+Names = Annotated[tuple[str, ...] | None, Field(description="a list of names")]
+Folder = Annotated[NonEmptyPath, Field(description="the path of a folder")]
+DialogueFiles = Annotated[
+    tuple[NonEmptyPath, ...],
+    BeforeValidator(_as_list),
+    Field(min_length=1, description="the path of a file of dialogues, or a list of them"),
+]
+
+
+class Section(BaseModel):
+    """One object of the file; immutable, and without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    @classmethod
+    def parse(cls, values: object, *, where: str) -> Self:
+        """Return the validated section.
+
+        Raises:
+            TrainingError: A key is unknown or a value is wrong; `where` names the section in the message.
+
+        """
+        if not isinstance(values, Mapping):
+            raise TrainingError(f"{where}: expected an object with keys, got {values!r}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise TrainingError(_message(cls, values, error, where=where)) from error
+
+
+class TokenizerConfig(Section):
     """Where the tokenizer comes from: bytes, a BPE trained on the training dialogues, or a stored BPE."""
 
-    kind: str = "bpe"
-    vocab_size: int = 2048
-    path: Path | None = None
+    kind: Literal["bpe", "bytes"] = Field(default="bpe", description="one of bpe, bytes")
+    vocab_size: Count = 2048
+    path: NonEmptyPath | None = Field(
+        default=None, description="the path of a tokenizer that niels_gpt.text.bpe wrote"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataPlan:
-    """What to learn: dialogues, of which replies count, or, where none are named, streams of bytes."""
+class DialogueConfig(Section):
+    """A run on dialogues, of which the replies are learned."""
 
-    dialogues: tuple[Path, ...] = ()
-    val_frac: float = 0.05
-    prompt_weight: float = 0.0
-    """How much the loss on the prompts' tokens counts beside that on the replies'; 0 learns replies alone."""
-    tokenizer: TokenizerPlan = TokenizerPlan()
-    streams: StreamPlan = field(default_factory=StreamPlan)
+    dialogues: DialogueFiles
+    val_frac: Share = 0.05
+    prompt_weight: Weight = 0.0
+    """Weight of the loss on the prompts' tokens, relative to that on the replies; 0 learns replies alone."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComputePlan:
-    """How to compute; nothing here changes what is learned, but for rounding."""
+class StreamConfig(Section):
+    """A run on streams of bytes: which sources, where they lie, which may be missing."""
 
-    amp: str | None = "auto"
+    enabled_sources: Names = None
+    required_sources: Names = None
+    allow_missing_sources: Flag = False
+    force_rebuild: Flag = False
+    roam_root: Folder = ROAM_DIR
+    primer_path: NonEmptyPath = Field(default=PRIMER_PATH, description="the path of a file")
+    cache_dir: Folder = STREAM_CACHE
+    roam_val_frac: Share = 0.1
+    primer_val_frac: Share = 0.1
+    folders: dict[str, NonEmptyPath] = Field(default_factory=dict, description="the path of a folder")
+
+    @property
+    def enabled(self) -> tuple[str, ...]:
+        """The sources to look for: those that are named, else the usual ones and all folders."""
+        return (*DEFAULT_SOURCES, *self.folders) if self.enabled_sources is None else self.enabled_sources
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The sources without which the run does not start."""
+        if self.required_sources is not None:
+            return self.required_sources
+        return (REQUIRED,) if REQUIRED in self.enabled else ()
+
+
+class ComputeConfig(Section):
+    """How to compute. Nothing here changes what is learned, except for rounding."""
+
+    amp: Literal["auto", "bf16"] | None = Field(default="auto", description='"auto", "bf16" or null')
     """"bf16" runs matrix products in bfloat16 and keeps weights in float32; "auto" where the device gains."""
-    threads: int | None = None
-    compile: bool = False
+    threads: Count | None = Field(default=None, description="a whole number of at least 1")
+    compile: Flag = False
     """Whether torch compiles the blocks."""
-    accumulation_steps: int = 1
-    """Parts that a batch is computed in, one after the other, to save memory."""
-    activation_checkpointing: bool = False
-    """Whether blocks are computed again on the way back, to save memory."""
-    parallel: str = "ddp"
+    accumulation_steps: Count = 1
+    """Number of parts that a batch is computed in, one after the other, to save memory."""
+    activation_checkpointing: Flag = False
+    """Whether the backward pass computes blocks again, to save memory."""
+    parallel: Literal["ddp", "fsdp2"] = Field(default="ddp", description="one of ddp, fsdp2")
     """How several processes share the work: each holds the model ("ddp") or a part of it ("fsdp2")."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class RunConfig:
     """A whole configuration file."""
 
     model: ModelConfig
     train: TrainConfig
-    data: DataPlan
-    compute: ComputePlan
+    data: DialogueConfig | StreamConfig
+    compute: ComputeConfig
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a configuration; TrainingError or ConfigError (ValueErrors) name what is wrong."""
+def load_run_config(path: Path) -> RunConfig:
+    """Read and check a configuration file.
+
+    Raises:
+        TrainingError: A key of `data` or `compute` is unknown or has a wrong value.
+        ConfigError: The file cannot be read, or `model` or `train` is wrong.
+
+    """
     raw = load_json(path)
-    only(raw, SECTIONS, where=f"{path}")
-    whole = Section(raw, f"{path}")
-    return Recipe(
+    unknown = [repr(key) for key in raw if key not in SECTIONS]
+    if unknown:
+        raise TrainingError(_unknown_keys(unknown, SECTIONS, where=f"{path}"))
+    return RunConfig(
         model=config_from_dict(ModelConfig, raw.get("model", {}), where=f"{path}, section 'model'"),
         train=config_from_dict(TrainConfig, raw.get("train", {}), where=f"{path}, section 'train'"),
-        data=_data(whole.section("data")),
-        compute=_compute(whole.section("compute")),
+        data=_data(raw.get("data", {}), where=f"{path}, section 'data'"),
+        compute=ComputeConfig.parse(raw.get("compute", {}), where=f"{path}, section 'compute'"),
     )
 
 
-def _data(section: Section) -> DataPlan:
-    if "dialogues" not in section.values:
-        if any(key in DIALOGUE_KEYS for key in section.values):
-            raise section.fault("dialogues", None, "the path of a file of dialogues, or a list of them")
-        section.only("dialogues", *STREAM_KEYS)
-        return DataPlan(streams=stream_plan(section))
-    section.only(*DIALOGUE_KEYS)
-    return DataPlan(
-        dialogues=section.paths("dialogues", "the path of a file of dialogues, or a list of them"),
-        val_frac=section.share("val_frac", DataPlan.val_frac),
-        prompt_weight=section.weight("prompt_weight", DataPlan.prompt_weight),
-        tokenizer=_tokenizer(section.section("tokenizer")),
-    )
+def _data(values: object, *, where: str) -> DialogueConfig | StreamConfig:
+    if not isinstance(values, Mapping):
+        return StreamConfig.parse(values, where=where)
+    if "dialogues" in values:
+        return DialogueConfig.parse(values, where=where)
+    if any(key in DialogueConfig.model_fields for key in values):
+        expected = _expected(DialogueConfig, "dialogues")
+        raise TrainingError(f"{where}: dialogues is None, expected {expected}")
+    unknown = [repr(key) for key in values if key not in StreamConfig.model_fields]
+    if unknown:
+        raise TrainingError(_unknown_keys(unknown, ("dialogues", *StreamConfig.model_fields), where=where))
+    return StreamConfig.parse(values, where=where)
 
 
-def _tokenizer(section: Section) -> TokenizerPlan:
-    section.only("kind", "vocab_size", "path")
-    return TokenizerPlan(
-        kind=section.one_of("kind", TokenizerPlan.kind, TOKENIZER_KINDS),
-        vocab_size=section.whole("vocab_size", TokenizerPlan.vocab_size),
-        path=section.path("path", None, "the path of a tokenizer that niels_gpt.text.bpe wrote"),
-    )
+def _message(kind: type[Section], values: Mapping[str, Any], error: ValidationError, *, where: str) -> str:
+    """Return one line for the first fault: its section, the key, the value and what was expected."""
+    faults = error.errors(include_url=False)
+    unknown = [fault["loc"] for fault in faults if fault["type"] == "extra_forbidden"]
+    places = unknown or [faults[0]["loc"]]
+    section: type[Section] | None = kind
+    held: Any = values
+    expected = ""
+    for depth, key in enumerate(places[0]):
+        inner = _inner_section(section, key)
+        if section is not None and key in section.model_fields:
+            expected = _expected(section, str(key))
+        last = depth == len(places[0]) - 1 or not isinstance(held[key], Mapping)
+        if last and unknown and section is not None:
+            names = [repr(place[-1]) for place in places if place[:-1] == places[0][:-1]]
+            return _unknown_keys(names, tuple(section.model_fields), where=where)
+        if last and inner is None and faults[0]["type"] != "dict_type":
+            return f"{where}: {key} is {held.get(key)!r}, expected {expected}"
+        if last:
+            return f"{where}, section {key!r}: expected an object with keys, got {held[key]!r}"
+        where, section, held = f"{where}, section {key!r}", inner, held[key]
+    return f"{where}: {faults[0]['msg']}"
 
 
-def _compute(section: Section) -> ComputePlan:
-    section.only(*ComputePlan.__dataclass_fields__)
-    amp = section.get("amp", ComputePlan.amp)
-    if amp not in AMPS:
-        raise section.fault("amp", amp, '"auto", "bf16" or null')
-    threads = None if section.get("threads", None) is None else section.whole("threads", 1)
-    return ComputePlan(
-        amp=amp,
-        threads=threads,
-        compile=section.flag("compile", ComputePlan.compile),
-        accumulation_steps=section.whole("accumulation_steps", ComputePlan.accumulation_steps),
-        activation_checkpointing=section.flag(
-            "activation_checkpointing", ComputePlan.activation_checkpointing
-        ),
-        parallel=section.one_of("parallel", ComputePlan.parallel, PARALLELS),
-    )
+def _inner_section(section: type[Section] | None, key: object) -> type[Section] | None:
+    field = None if section is None else section.model_fields.get(str(key))
+    kind = None if field is None else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _expected(section: type[Section], key: str) -> str:
+    return section.model_fields[key].description or "an object with keys"
+
+
+def _unknown_keys(unknown: list[str], valid: tuple[str, ...], *, where: str) -> str:
+    return f"{where}: unknown keys {', '.join(unknown)}; valid keys are {', '.join(valid)}"

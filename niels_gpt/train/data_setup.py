@@ -1,6 +1,6 @@
-"""From a plan to training data: dialogues become examples, sources of text become windows.
+"""Prepare training data from a configuration: dialogues become examples, sources of text become windows.
 
-The two kinds of run differ here and nowhere else.
+The two kinds of run differ only here.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from niels_gpt.text.chat_template import Template, template_for
 from niels_gpt.text.load import tokenizer_from_json
 from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.train.batch import TrainingData
-from niels_gpt.train.batches import Example, ExampleData, encode_dialogue
-from niels_gpt.train.config import DataPlan, Recipe, TokenizerPlan
+from niels_gpt.train.config import DialogueConfig, RunConfig, StreamConfig, TokenizerConfig
+from niels_gpt.train.dialogue_data import Example, ExampleData, encode_dialogue
 from niels_gpt.train.dialogues import Dialogue, read_dialogues, split_dialogues
 from niels_gpt.train.distributed import DistributedContext
 from niels_gpt.train.errors import TrainingError
-from niels_gpt.train.stream_config import StreamPlan
 from niels_gpt.train.window_data import WindowData, mix
 
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a run learns from, with the tokenizer and the model's config that fit it."""
+class PreparedData:
+    """The data of a run, with the tokenizer and the model config that fit them."""
 
     data: TrainingData
     tokenizer: Tokenizer
@@ -37,32 +36,36 @@ class Prepared:
     summary: str
 
 
-def prepare(
-    recipe: Recipe, world: DistributedContext, *, stored_tokenizer: str | None, resumes: bool, note: Note
-) -> Prepared:
-    """Read what the recipe learns from; ValueErrors (TrainingError, ...) say what is missing or wrong.
+def prepare_data(
+    config: RunConfig, world: DistributedContext, *, stored_tokenizer: str | None, resumes: bool, note: Note
+) -> PreparedData:
+    """Read the data of a run.
 
-    A run that resumes keeps its checkpoint's tokenizer, since its ids are what the weights know. The first
-    process fills the cache of streams before the others look into it.
+    A run that resumes keeps its checkpoint's tokenizer, whose ids the weights were trained on. The main
+    process fills the cache of streams before the others read it.
+
+    Raises:
+        ValueError: TrainingError and others; the message names what is missing or wrong.
+
     """
-    if recipe.data.dialogues:
+    if isinstance(config.data, DialogueConfig):
         kept = tokenizer_from_json(stored_tokenizer) if resumes else None
-        return _dialogues(recipe.data, recipe.model, recipe.train, kept, note=note)
+        return _dialogues(config.data, config.model, config.train, kept, note=note)
     if stored_tokenizer is not None:
         raise TrainingError(
-            "the checkpoint has a tokenizer, and streams are bytes; name data.dialogues to go on"
+            "the checkpoint has a tokenizer, and streams are bytes; name data.dialogues to continue"
         )
-    if not world.leads:
+    if not world.is_main:
         world.wait()
-    prepared = _streams(recipe.data.streams, recipe.model, recipe.train, note=note)
-    if world.leads:
+    prepared = _streams(config.data, config.model, config.train, note=note)
+    if world.is_main:
         world.wait()
     return prepared
 
 
 def _dialogues(
-    plan: DataPlan, model_cfg: ModelConfig, cfg: TrainConfig, kept: Tokenizer | None, *, note: Note
-) -> Prepared:
+    plan: DialogueConfig, model_cfg: ModelConfig, cfg: TrainConfig, kept: Tokenizer | None, *, note: Note
+) -> PreparedData:
     dialogues = read_dialogues(plan.dialogues)
     train_set, val_set = split_dialogues(dialogues, val_frac=plan.val_frac, seed=cfg.seed)
     tokenizer = _tokenizer(plan.tokenizer, train_set) if kept is None else kept
@@ -76,10 +79,10 @@ def _dialogues(
         limit=cfg.eval_steps,
     )
     summary = f"{len(train_set)} dialogues to learn, {len(val_set)} held out"
-    return Prepared(data=data, tokenizer=tokenizer, model_cfg=model_cfg, summary=summary)
+    return PreparedData(data=data, tokenizer=tokenizer, model_cfg=model_cfg, summary=summary)
 
 
-def _streams(plan: StreamPlan, model_cfg: ModelConfig, cfg: TrainConfig, *, note: Note) -> Prepared:
+def _streams(plan: StreamConfig, model_cfg: ModelConfig, cfg: TrainConfig, *, note: Note) -> PreparedData:
     build = StreamBuildConfig(
         roam_root=plan.roam_root,
         primer_path=plan.primer_path,
@@ -89,10 +92,10 @@ def _streams(plan: StreamPlan, model_cfg: ModelConfig, cfg: TrainConfig, *, note
         seed=cfg.seed,
         force_rebuild=plan.force_rebuild,
         allow_missing_sources=plan.allow_missing_sources,
-        enabled_sources=plan.enabled_sources,
-        required_sources=plan.required_sources,
+        enabled_sources=plan.enabled,
+        required_sources=plan.required,
         folders=plan.folders,
-        # The next tag right after a reply is what a byte model stops at: it has to see it there.
+        # A byte model stops at the next tag right after a reply, so training data must have it there.
         dialogue_joint="",
     )
     try:
@@ -104,7 +107,7 @@ def _streams(plan: StreamPlan, model_cfg: ModelConfig, cfg: TrainConfig, *, note
     tokenizer = tokenizer_from_json(None)
     data = WindowData(train, val, p=p, cfg=cfg, T=model_cfg.T)
     shares = ", ".join(f"{name} {len(train[name]):,} ({share:.1%})" for name, share in p.items())
-    return Prepared(
+    return PreparedData(
         data=data,
         tokenizer=tokenizer,
         model_cfg=_fitted(model_cfg, tokenizer, note=note),
@@ -112,7 +115,7 @@ def _streams(plan: StreamPlan, model_cfg: ModelConfig, cfg: TrainConfig, *, note
     )
 
 
-def _tokenizer(plan: TokenizerPlan, train_set: Sequence[Dialogue]) -> Tokenizer:
+def _tokenizer(plan: TokenizerConfig, train_set: Sequence[Dialogue]) -> Tokenizer:
     if plan.kind == "bytes":
         return tokenizer_from_json(None)
     if plan.path is not None:
@@ -125,16 +128,16 @@ def _tokenizer(plan: TokenizerPlan, train_set: Sequence[Dialogue]) -> Tokenizer:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"cannot read the tokenizer {str(path)!r}: {error}") from error
 
 
 def _fitted(cfg: ModelConfig, tokenizer: Tokenizer, *, note: Note) -> ModelConfig:
-    """Return the config with the tokenizer's V: a text with few pairs gives fewer pieces than asked."""
+    """Return the config with the tokenizer's V: a text with few pairs gives fewer pieces than requested."""
     if tokenizer.vocab_size == cfg.V:
         return cfg
-    note(f"model.V is {tokenizer.vocab_size}, as the tokenizer has it, instead of {cfg.V}")
+    note(f"model.V is {tokenizer.vocab_size}, the size of the tokenizer, instead of {cfg.V}")
     return dataclasses.replace(cfg, V=tokenizer.vocab_size)
 
 
@@ -144,8 +147,9 @@ def _encode(dialogues: Sequence[Dialogue], template: Template, *, T: int, note: 
     if dialogues and not examples:
         raise TrainingError(f"no dialogue has a reply within the first T={T} tokens; raise model.T")
     if len(examples) < len(encoded):
-        note(f"{len(encoded) - len(examples)} dialogues have no reply within the first {T} tokens: left out")
+        count = len(encoded) - len(examples)
+        note(f"{count} dialogues have no reply within the first {T} tokens and are left out")
     cut = sum(len(example.ids) == T + 1 for example in examples)
     if cut:
-        note(f"{cut} dialogues fill all of T={T} tokens; what is longer was cut")
+        note(f"{cut} dialogues reach T={T} tokens and are cut there")
     return examples

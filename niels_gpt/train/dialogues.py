@@ -1,15 +1,15 @@
-"""Files of dialogues into conversations, and the split into what is learned and what is held out.
+"""Read files of dialogues, and split them into a training and a held-out part.
 
-A file holds dialogues separated by `DIALOGUE_DELIM`, each a run of `role: content` lines.
+A file has dialogues separated by `DIALOGUE_DELIM`; each is a sequence of `role: content` lines.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from niels_gpt.data.primer import DIALOGUE_DELIM
+from niels_gpt.data.splits import split_unique
 from niels_gpt.text.transcript import ROLES
 from niels_gpt.train.errors import TrainingError
 
@@ -17,11 +17,11 @@ Dialogue = tuple[dict[str, str], ...]  # {"role", "content"} messages, oldest fi
 
 
 def read_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
-    """Return the dialogues of all files in order; TrainingError names file, dialogue and fault."""
+    """Return the dialogues of all files in order; TrainingError names the file and the fault."""
     dialogues: list[Dialogue] = []
     for path in paths:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise TrainingError(
@@ -33,7 +33,7 @@ def read_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
 
 
 def parse_dialogues(text: str, *, where: str) -> list[Dialogue]:
-    """Return the dialogues of one text; a blank stretch between two delimiters is no dialogue."""
+    """Return the dialogues of one text; blank parts between two delimiters are skipped."""
     parts = text.replace("\r\n", "\n").split(DIALOGUE_DELIM)
     dialogues = [
         _parse(part, where=f"{where}, dialogue {number}")
@@ -41,7 +41,7 @@ def parse_dialogues(text: str, *, where: str) -> list[Dialogue]:
         if part.strip()
     ]
     if not dialogues:
-        raise TrainingError(f"{where} holds no dialogue; expected 'role: content' lines")
+        raise TrainingError(f"{where} has no dialogue; expected 'role: content' lines")
     return dialogues
 
 
@@ -50,22 +50,14 @@ def split_dialogues(
 ) -> tuple[list[Dialogue], list[Dialogue]]:
     """Return (train, val), both in the order given; the same arguments give the same split.
 
-    Copies of one dialogue go to the same side, so nothing held out is ever learned. From two different
-    dialogues on, each side has at least one unless `val_frac` is 0.
+    Copies of a dialogue go to the same side, so nothing held out is learned. From two dialogues on, each side
+    has at least one unless `val_frac` is 0; where all are copies of one, both sides have it.
     """
-    different = list(dict.fromkeys(_identity(dialogue) for dialogue in dialogues))
-    random.Random(f"split {seed}").shuffle(different)  # noqa: S311 - a reproducible split, nothing secret
-    held_out_count = round(len(different) * val_frac)
-    if val_frac > 0:
-        held_out_count = max(1, held_out_count)
-    held_out = set(different[: min(held_out_count, len(different) - 1)])
-    train = [dialogue for dialogue in dialogues if _identity(dialogue) not in held_out]
-    val = [dialogue for dialogue in dialogues if _identity(dialogue) in held_out]
-    return train, val
+    return split_unique(dialogues, key=_identity, val_frac=val_frac, seed=seed)
 
 
 def _identity(dialogue: Dialogue) -> tuple[tuple[str, str], ...]:
-    """Return what makes two dialogues the same: roles and contents."""
+    """Return roles and contents, by which dialogues are compared."""
     return tuple((message["role"], message["content"]) for message in dialogue)
 
 

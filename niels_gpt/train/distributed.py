@@ -1,8 +1,8 @@
-"""One process or several that train together: what they exchange, and how the model is wrapped for it.
+"""Train in one process or several: collective operations, and the wrapper of the model.
 
-Every process computes its own rows of the same batch and all take the same step. "ddp": each holds the
-whole model. "fsdp2": each holds a part of every weight, gathered block by block. Started by torchrun, which
-names the processes in the environment.
+Every process computes its own rows of the same batch, and all take the same step. With "ddp" each process
+holds the whole model; with "fsdp2" each holds a part of every weight, gathered block by block. torchrun
+starts the processes and describes them in the environment.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class DistributedContext:
     kind: str = "ddp"
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @property
@@ -42,7 +42,7 @@ class DistributedContext:
         return self.size > 1 and self.kind == "fsdp2"
 
     def wrapped(self, forward: TrainingForward, *, device: str) -> nn.Module:
-        """Return what training calls; with "fsdp2" the parameters of the model become parts of their own."""
+        """Return the module that training calls; with "fsdp2" it holds a part of each parameter."""
         if self.size == 1:
             return forward
         if self.shards:
@@ -54,15 +54,15 @@ class DistributedContext:
             fully_shard(forward, mesh=mesh)
             return forward
         wrapper, index = nn.parallel.DistributedDataParallel, torch.device(device).index
-        # Buffers are tables that follow from the config. The setting has another name from torch 2.13 on.
+        # Buffers are tables that follow from the config. torch 2.13 renamed the setting.
         names = inspect.signature(wrapper).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         settings: dict[str, Any] = {buffers: False}
         return wrapper(forward, device_ids=None if index is None else [index], **settings)
 
     @contextlib.contextmanager
-    def exchanging(self, forward: nn.Module, *, last: bool) -> Iterator[None]:
-        """Exchange gradients on the way back of the last part of a step alone."""
+    def gradient_sync(self, forward: nn.Module, *, last: bool) -> Iterator[None]:
+        """Exchange gradients in the backward pass of the last part of a step only."""
         if self.size == 1 or last:
             if self.shards:
                 forward.set_requires_gradient_sync(True)  # pyright: ignore[reportCallIssue] # FSDPModule
@@ -75,25 +75,25 @@ class DistributedContext:
             with forward.no_sync():
                 yield
 
-    def total(self, value: float) -> float:
-        """Return the sum of all processes' values."""
+    def sum(self, value: float) -> float:
+        """Return the sum of the values of all processes."""
         return value if self.size == 1 else self._reduced(value, dist.ReduceOp.SUM)
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - the flag is the value
-        """Return whether it holds for any process."""
+        """Return whether `flag` is True in any process."""
         return flag if self.size == 1 else self._reduced(float(flag), dist.ReduceOp.MAX) > 0.0
 
-    def agreed(self, value: float) -> float:
-        """Return the first process's value, so that all decide alike."""
-        return value if self.size == 1 else self._reduced(value if self.leads else 0.0, dist.ReduceOp.SUM)
+    def broadcast(self, value: float) -> float:
+        """Return the main process's value, so that all processes decide alike."""
+        return value if self.size == 1 else self._reduced(value if self.is_main else 0.0, dist.ReduceOp.SUM)
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Wait until all processes have called it."""
         if self.size > 1:
             dist.barrier()
 
-    def whole(self, state: Any) -> Any:
-        """Return a state in which every part of a weight is the whole weight; all processes must call it."""
+    def gathered(self, state: Any) -> Any:
+        """Return a state with whole weights instead of parts. All processes must call it."""
         return _mapped(state, _whole) if self.shards else state
 
     def _reduced(self, value: float, operation: Any) -> float:
@@ -104,7 +104,7 @@ class DistributedContext:
 
 
 def join(*, kind: str, device: str) -> tuple[DistributedContext, str]:
-    """Join the processes that torchrun started, if it did; return the world and this process's device."""
+    """Join the processes that torchrun started, if any; return the context and this process's device."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return DistributedContext(), device
@@ -119,9 +119,9 @@ def join(*, kind: str, device: str) -> tuple[DistributedContext, str]:
 
 
 def leave() -> None:
-    """Leave the group, if there is one. Nobody may hold a model of it any more.
+    """Leave the process group, if there is one. No model of the group may be in use any more.
 
-    A group that is still held when Python ends has threads that end the whole program with an abort.
+    The threads of a group that still exists when Python exits abort the whole program.
     """
     if dist.is_available() and dist.is_initialized():
         gc.collect()
@@ -129,7 +129,7 @@ def leave() -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Put a stored state of whole tensors into an optimizer, in parts where its weights are in parts."""
+    """Load a stored state of whole tensors into an optimizer, split where its weights are split."""
     optimizer.load_state_dict(dict(state))
     for parameter, held in optimizer.state.items():
         if _is_part(parameter):

@@ -1,8 +1,8 @@
-"""Held-out conversations: how often a checkpoint's greedy reply is right, and what it said where it was not.
+"""Score a checkpoint's greedy replies to held-out conversations.
 
 `python -m niels_gpt.train.evaluate --ckpt PATH --data data/heldout.jsonl` prints a table by kind. A line of
-the data is {"id", "kind", "messages" (the last one is the user's), "must": [[alternative, ...], ...]}. What
-counts as right is in `is_right`, in full.
+the data is {"id", "kind", "messages" (the last one is the user's), "must": [[alternative, ...], ...]}.
+`is_right` defines a right reply. (The loss on held-out bytes is `window_data.eval_loss_on_stream`.)
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ class HeldOutError(NielsGptError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """One conversation that waits for a reply, and what the reply must hold."""
+class EvalItem:
+    """One conversation that ends with a question, and what a right reply contains."""
 
     id: str
     kind: str
     messages: tuple[Message, ...]
     must: tuple[tuple[str, ...], ...]
-    """Each inner tuple needs one of its alternatives in the reply, whatever the case."""
+    """The reply needs one alternative of each inner tuple, in upper or lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A reply and whether it is right."""
 
-    item: HeldOut
+    item: EvalItem
     reply: str
     right: bool
 
@@ -75,7 +75,7 @@ def is_decline(reply: str) -> bool:
     return _DECLINE.search(_HYPOTHETICAL.sub("", _folded(reply))) is not None
 
 
-def is_right(item: HeldOut, reply: str) -> bool:
+def is_right(item: EvalItem, reply: str) -> bool:
     """Whether the reply is right.
 
     fact, smalltalk: every inner list of `must` has an alternative in the reply, and the reply is no decline
@@ -90,13 +90,13 @@ def is_right(item: HeldOut, reply: str) -> bool:
 
 
 def holds(must: Sequence[Sequence[str]], reply: str) -> bool:
-    """Whether each inner list has an alternative in the reply; case and kind of apostrophe do not matter."""
+    """Return whether the reply has an alternative of each inner list; case and apostrophes do not count."""
     text = _folded(reply)
     return all(any(_folded(alternative) in text for alternative in alternatives) for alternatives in must)
 
 
-def evaluate(items: Sequence[HeldOut], replies: Replies) -> list[Verdict]:
-    """Ask for all replies and judge them. Conversations without a system message get the default one."""
+def evaluate(items: Sequence[EvalItem], replies: Replies) -> list[Verdict]:
+    """Generate and judge all replies. Conversations without a system message get the default one."""
     answers = replies([with_system(item.messages) for item in items])
     return [
         Verdict(item=item, reply=reply, right=is_right(item, reply))
@@ -105,7 +105,7 @@ def evaluate(items: Sequence[HeldOut], replies: Replies) -> list[Verdict]:
 
 
 def with_system(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages, opened by the default system prompt unless they have one of their own."""
+    """Return the messages, with the default system prompt first unless they have a system message."""
     if messages and messages[0]["role"] == "system":
         return list(messages)
     return [{"role": "system", "content": DEFAULT_SYSTEM_PROMPT}, *messages]
@@ -117,22 +117,22 @@ def scores(verdicts: Sequence[Verdict]) -> dict[str, Score]:
     return {kind: Score(right=sum(right), total=len(right)) for kind, right in by_kind.items() if right}
 
 
-def load_heldout(path: Path) -> list[HeldOut]:
+def load_heldout(path: Path) -> list[EvalItem]:
     """Read held-out conversations, one JSON object a line; HeldOutError names the line that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise HeldOutError(f"cannot read the held-out data {str(path)!r}: {error}") from error
     items = [_item(line, where=f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not items:
-        raise HeldOutError(f"{str(path)!r} holds no conversation; expected one JSON object a line")
+        raise HeldOutError(f"{str(path)!r} has no conversation; expected one JSON object a line")
     return items
 
 
-def _item(line: str, *, where: str) -> HeldOut:
+def _item(line: str, *, where: str) -> EvalItem:
     try:
         raw: dict[str, Any] = json.loads(line)
-        item = HeldOut(
+        item = EvalItem(
             id=raw["id"],
             kind=raw["kind"],
             messages=tuple(raw["messages"]),
@@ -140,11 +140,11 @@ def _item(line: str, *, where: str) -> HeldOut:
         )
         turns = checked(item.messages)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeldOutError(f"{where} is no held-out conversation: {error!r}") from error
+        raise HeldOutError(f"{where} is not a held-out conversation: {error!r}") from error
     if item.kind not in KINDS:
         raise HeldOutError(f"{where}: kind is {item.kind!r}, expected one of {', '.join(KINDS)}")
     if not turns or turns[-1][0] != "user":
-        raise HeldOutError(f"{where}: the last message must be the user's, to have something to answer")
+        raise HeldOutError(f"{where}: the last message must be the user's")
     return item
 
 
@@ -153,7 +153,7 @@ def _folded(text: str) -> str:
 
 
 def table(by_kind: dict[str, Score]) -> str:
-    """Return the scores as a person reads them, the sum last."""
+    """Return the scores as a table of text, the sum last."""
     right, total = sum(s.right for s in by_kind.values()), sum(s.total for s in by_kind.values())
     rows = [*by_kind.items(), ("all", Score(right=right, total=total))]
     return "\n".join(f"{name:<10} {s.right:>5} of {s.total:<5} {s.share:7.1%}" for name, s in rows)
@@ -166,8 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _score(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
-    items = load_heldout(args.data)
-    verdicts = evaluate(items, _replies_of(args))
+    verdicts = evaluate(load_heldout(args.data), _replies_of(args))
     by_kind = scores(verdicts)
     failures = [verdict for verdict in verdicts if not verdict.right]
     if args.json:

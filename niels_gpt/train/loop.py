@@ -1,7 +1,7 @@
-"""The training loop: one step after the other, evaluation and checkpoints at their times, a clean stop.
+"""Run the training loop: steps, evaluations, checkpoints, a clean stop.
 
-Randomness is a counter, and data have a position: a checkpoint holds both, so a run that was stopped and
-resumed computes what it would have computed anyway.
+Randomness is a counter and the data have a position. A checkpoint holds both, so a resumed run computes what
+an undisturbed one computes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ from niels_gpt.train.batch import Batch, TrainingData
 from niels_gpt.train.distributed import DistributedContext
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loss import batch_loss
-from niels_gpt.train.lr_schedule import lr_at_step
-from niels_gpt.train.rng import dropout_seed
+from niels_gpt.train.optimizer import clip_gradients, lr_at_step
+from niels_gpt.train.rng import RNG_VERSION, dropout_seed
 
-BETAS = (0.9, 0.95)
-WEIGHT_DECAY = 0.1
 PACE_MEMORY = 0.95  # share of the running tokens/s that survives one step: about the last 20 steps count
 
 
@@ -49,11 +47,11 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalReport:
-    """One evaluation on what is held out, and a greedy reply to watch the model learn."""
+    """One evaluation on the held-out data, with a greedy reply as a sample."""
 
     step: int
     val_loss: float
-    """The loss that decides which model is the best: that of the first source."""
+    """The loss of the first source, which decides which model is the best."""
     losses: dict[str, float] = field(default_factory=dict)
     """The loss of every source."""
     is_best: bool
@@ -61,20 +59,20 @@ class EvalReport:
 
 
 class Observer(Protocol):
-    """Whoever watches a run; called on the training thread, and must return soon."""
+    """Receives the reports of a run on the training thread, and must return soon."""
 
     def stepped(self, report: StepReport) -> None:
-        """Take note of a step; called after every one."""
+        """Handle the report of one step; called after every step."""
         ...
 
     def evaluated(self, report: EvalReport) -> None:
-        """Take note of an evaluation."""
+        """Handle the report of one evaluation."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins or goes on: steps done, the counter of its randomness, the position in its data."""
+    """Where a run starts: steps done, the counter of its randomness, the position in its data."""
 
     step: int = 0
     rng: int = 0
@@ -84,11 +82,11 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All that a run needs, at the point where it starts or goes on."""
+    """Everything a run needs, ready to start or to resume."""
 
     model: Model
     forward: nn.Module
-    """What a step calls: the model, wrapped (see `parallel.World.wrapped`)."""
+    """What a step calls: the model, wrapped (see `DistributedContext.wrapped`)."""
     optimizer: torch.optim.Optimizer
     tokenizer: Tokenizer
     model_cfg: ModelConfig
@@ -101,8 +99,8 @@ class Run:
     sample: Callable[[Model], str] | None = None
     start: Start = Start()
     world: DistributedContext = field(default_factory=DistributedContext)
-    circumstances: dict[str, Any] = field(default_factory=dict)
-    """What explains other rounding (threads, processes, ...), kept in checkpoints."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Facts that explain differences in rounding (threads, processes, ...), kept in checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,27 +112,16 @@ class Outcome:
     stopped: bool
 
 
-def make_optimizer(model: nn.Module, *, device: str) -> torch.optim.AdamW:
-    """Return AdamW in which matrices, the embedding among them, decay; norms and biases do not.
-
-    The fused form does all parameters in one call: on a CPU it saves a tenth of a small model's step.
-    """
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    fused = torch.device(device).type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=fused)
-
-
 def train(run: Run, observer: Observer, *, should_stop: Callable[[], bool] = lambda: False) -> Outcome:
-    """Train to the last step, or until `should_stop` says so between two steps; then write `latest.pt`.
+    """Train to the last step, or until `should_stop` returns True between two steps; then write `latest.pt`.
 
-    Raises TrainingError when the loss is no number any more; the checkpoints written before stay as they are.
+    Raises:
+        TrainingError: The loss or the gradients are not finite, or the device has too little memory.
+            Checkpoints written before stay as they are.
+
     """
     run.out.mkdir(parents=True, exist_ok=True)
-    if run.world.leads:
+    if run.world.is_main:
         remove_stale(run.out)
     run.forward.train()
     cfg, step, best, pace = run.train_cfg, run.start.step, run.start.best_val_loss, _Pace()
@@ -181,7 +168,7 @@ def _learning_rate(cfg: TrainConfig, step: int) -> float:
 
 
 def update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
-    """Take one step; return the loss of the whole batch, which may be computed in parts and elsewhere too."""
+    """Take one step and return the loss of the whole batch, parts on other processes included."""
     world, cfg, count = run.world, run.train_cfg, run.accumulation_steps
     set_seed(dropout_seed(cfg.seed, _counter(run, step), rank=world.rank))
     for group in run.optimizer.param_groups:
@@ -190,18 +177,18 @@ def update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
     own = batch.parts(world.size * count)[world.rank * count : (world.rank + 1) * count]
     value = 0.0
     for number, part in enumerate(own, start=1):
-        with world.exchanging(run.forward, last=number == count):
+        with world.gradient_sync(run.forward, last=number == count):
             loss = batch_loss(run.forward, part.to(run.device), prompt_weight=run.prompt_weight)
-            # Processes average their gradients, and the parts' losses add up: hence the factor.
+            # Processes average their gradients but the parts' losses add up, hence the factor.
             (loss * world.size).backward()
         value += loss.item()
-    value = world.total(value)
+    value = world.sum(value)
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss is {value!r} at step {step + 1}: training has diverged; lower train.base_lr (now "
             f"{cfg.base_lr!r}) or raise train.warmup_steps, and resume from an earlier checkpoint"
         )
-    nn.utils.clip_grad_norm_(run.forward.parameters(), cfg.grad_clip)
+    clip_gradients(run.forward, cfg.grad_clip, step=step + 1)
     run.optimizer.step()
     return value
 
@@ -211,16 +198,16 @@ def _counter(run: Run, step: int) -> int:
 
 
 def _evaluate(run: Run, observer: Observer, *, step: int, best: float) -> float:
-    """Evaluate, tell the observer, keep the best; return the best loss so far."""
+    """Evaluate, report, save the best model; return the best loss so far."""
     losses = run.data.evaluate(run.forward, device=run.device)
     if not losses:
         return best
-    val_loss = run.world.agreed(next(iter(losses.values())))
+    val_loss = run.world.broadcast(next(iter(losses.values())))
     is_best = val_loss < best
     if is_best:
         _save(run, "best.pt", step=step, best=val_loss)
     with eval_mode(run.forward):
-        sample = run.sample(run.model) if run.sample is not None and run.world.leads else ""
+        sample = run.sample(run.model) if run.sample is not None and run.world.is_main else ""
     observer.evaluated(
         EvalReport(step=step, val_loss=val_loss, losses=losses, is_best=is_best, sample=sample)
     )
@@ -229,7 +216,7 @@ def _evaluate(run: Run, observer: Observer, *, step: int, best: float) -> float:
 
 @dataclass(frozen=True)
 class _Held:
-    """A state that was gathered, where a module or an optimizer is expected."""
+    """A gathered state in the place of a module or an optimizer."""
 
     state: dict[str, Any]
 
@@ -238,16 +225,16 @@ class _Held:
 
 
 def _save(run: Run, *names: str, step: int, best: float) -> None:
-    """Write the checkpoint under each name; all processes must come here, and the first one writes."""
-    model = _Held(run.world.whole(run.model.state_dict()))
-    optimizer = _Held(run.world.whole(run.optimizer.state_dict()))
+    """Write the checkpoint under each name. All processes must call it; the main one writes."""
+    model = _Held(run.world.gathered(run.model.state_dict()))
+    optimizer = _Held(run.world.gathered(run.optimizer.state_dict()))
     position = run.start.position + step - run.start.step
     state = {
-        "rng": {"seed": run.train_cfg.seed, "counter": _counter(run, step)},
+        "rng": {"seed": run.train_cfg.seed, "counter": _counter(run, step), "version": RNG_VERSION},
         "data": {"position": position, "digest": run.data.digest},
-        "circumstances": run.circumstances,
+        "environment": run.environment,
     }
-    for name in names if run.world.leads else ():
+    for name in names if run.world.is_main else ():
         save_checkpoint(
             run.out / name,
             model_cfg=run.model_cfg,

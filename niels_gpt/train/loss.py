@@ -1,7 +1,6 @@
-"""The forward pass of training and its loss: cross-entropy of what is learned, and the mean over batches.
+"""Compute the training loss: forward pass, cross-entropy of the learned targets, mean over batches.
 
-The head runs where something is learned and nowhere else; with 2,048 pieces it would otherwise be a sixth
-of the work.
+The head runs only at learned positions; with 2,048 token ids it would otherwise be a sixth of the work.
 
 B rows, t tokens a row, N learned tokens of a batch, V vocabulary.
 """
@@ -22,10 +21,10 @@ from niels_gpt.train.batch import Batch
 
 
 class TrainingForward(nn.Module):
-    """A model with all that training adds to its forward pass; in evaluation mode it adds nothing."""
+    """A model with the forward pass of training: autocast and recomputation, in training mode only."""
 
     def __init__(self, model: Model, *, amp: bool = False, recompute: bool = False) -> None:
-        """`amp` computes products in bfloat16, `recompute` keeps no activations inside blocks."""
+        """Compute products in bfloat16 with `amp`; keep no activations inside blocks with `recompute`."""
         super().__init__()
         self.model = model
         self.amp = amp
@@ -34,8 +33,8 @@ class TrainingForward(nn.Module):
     def forward(self, inputs: Tensor, places: Tensor | None = None) -> Tensor:
         """Return logits in float32: (B, t, V), or (N, V) at `places` (B, t) bool, row by row.
 
-        On a CPU in bfloat16 the blocks are asked for their probabilities: that path is two plain matrix
-        products, and a training step with it is 1.2 times as fast there as with the fused attention.
+        On a CPU in bfloat16 the blocks return their attention probabilities: that path is two plain matrix
+        products, and a training step is 1.2 times as fast as with the fused attention.
         """
         device = inputs.device.type
         amp = self.amp and self.training
@@ -44,7 +43,7 @@ class TrainingForward(nn.Module):
             return self.model.head(h if places is None else h[places])
 
     def _hidden(self, inputs: Tensor, *, explicit: bool) -> Tensor:
-        if isinstance(self.model, BDH):  # its one layer is the model: nothing to take apart
+        if isinstance(self.model, BDH):  # its one shared layer is the whole model
             return self.model.hidden(inputs)
         h = self.model.embed(inputs)
         for block in self.model.layers():
@@ -62,11 +61,10 @@ def _through(block: nn.Module, h: Tensor, explicit: bool) -> Tensor:  # noqa: FB
 
 
 def batch_loss(forward: nn.Module, batch: Batch, *, prompt_weight: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy over what is learned, in nats, as a scalar that can go backward.
+    """Return the mean cross-entropy over the learned targets, in nats, as a differentiable scalar.
 
-    Of a part, the share that it adds to the mean of its whole batch. `prompt_weight` times the mean over the
-    prompts' tokens is added: a model that knows no other text learns from it which words keep company, so
-    that it understands questions in words of its own.
+    For a part of a batch, return its contribution to the mean of the whole batch. `prompt_weight` times the
+    mean over the prompts' tokens is added: it teaches a model without other text the language of questions.
     """
     totals = batch.totals
     if batch.dense:

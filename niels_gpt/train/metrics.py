@@ -1,12 +1,12 @@
-"""What a run measured, for programs: one JSON object a line in metrics.jsonl, and TensorBoard if asked for.
+"""Write the measurements of a run: JSON lines in metrics.jsonl, and TensorBoard files on request.
 
-A resumed run goes on in the same file, without the lines of steps that it does again.
+A resumed run continues the same file, without the lines of steps that it repeats.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,36 @@ from niels_gpt.train.loop import EvalReport, Observer, StepReport
 METRICS_FILE = "metrics.jsonl"
 
 
-class Several:
-    """Observers as one."""
+class Observers:
+    """Pass reports to several observers; one that cannot write does not end the run."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = observers
+        self.error: OSError | None = None
+        """The first error of an observer: a full disk, a pipe without a reader, a terminal that is gone."""
 
     def stepped(self, report: StepReport) -> None:
-        """Tell everyone of a step."""
+        """Pass on the report of a step."""
         for observer in self._observers:
-            observer.stepped(report)
+            self._guarded(lambda observer=observer: observer.stepped(report))
 
     def evaluated(self, report: EvalReport) -> None:
-        """Tell everyone of an evaluation."""
+        """Pass on the report of an evaluation."""
         for observer in self._observers:
-            observer.evaluated(report)
+            self._guarded(lambda observer=observer: observer.evaluated(report))
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except OSError as error:
+            self.error = self.error or error
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl` in a folder: the mean loss every `log_every` steps, and each evaluation."""
+    """Append the mean loss every `log_every` steps, and each evaluation, to `metrics.jsonl` in a folder."""
 
     def __init__(self, folder: Path, *, log_every: int, start_step: int) -> None:
-        """Keep the lines up to `start_step`; a run from the beginning starts anew."""
+        """Keep the lines up to `start_step`; a run from step 0 starts with an empty file."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS_FILE
         self._log_every = log_every
@@ -47,7 +55,7 @@ class MetricsLog:
         write_text(self._path, "".join(map(_line, kept if start_step else [])))
 
     def stepped(self, report: StepReport) -> None:
-        """Write a line now and then."""
+        """Write a line every `log_every` steps and at the end."""
         self._losses.append(report.loss)
         if report.step % self._log_every == 0 or report.step == report.total_steps:
             loss = sum(self._losses) / len(self._losses)
@@ -79,11 +87,11 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file; one that a crash cut off, or a missing file, gives none."""
+    """Return the records of a file. A line that a crash cut off is skipped; a missing file has none."""
     if not path.is_file():
         return []
     found: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             value = json.loads(line)
         except ValueError:
@@ -103,7 +111,7 @@ def open_tensorboard(folder: Path, *, start_step: int) -> Observer:
 
 
 class TensorBoardLog:
-    """Loss, learning rate and pace of every step, held-out losses and samples of every evaluation."""
+    """Write loss, learning rate and pace of every step, and each evaluation, as TensorBoard events."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -115,7 +123,7 @@ class TensorBoardLog:
         self._writer.add_scalar("tokens_per_second", report.tokens_per_second, report.step)
 
     def evaluated(self, report: EvalReport) -> None:
-        """Write held-out losses and the sample, and see that they reach the disk."""
+        """Write held-out losses and the sample, and flush them to the disk."""
         for name, loss in (report.losses or {"held-out": report.val_loss}).items():
             self._writer.add_scalar(f"loss/{name}", loss, report.step)
         if report.sample:

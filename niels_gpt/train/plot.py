@@ -1,7 +1,7 @@
-"""The curves of a training run: `python -m niels_gpt.train.plot runs/NAME` draws loss and learning rate.
+"""Plot a training run: `python -m niels_gpt.train.plot runs/NAME` draws loss and learning rate.
 
-Reads `metrics.jsonl` and writes `metrics.png` beside it; without matplotlib (extra `train`), or with
-`--text`, it prints the curves in plain characters.
+The command reads `metrics.jsonl` and writes `metrics.png` next to it. Without matplotlib (extra `train`), or
+with `--text`, it prints the curves in plain characters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_curves(path: Path) -> Curves:
     file = path / METRICS_FILE if path.is_dir() else path
     lines = read_metrics(file)
     if not lines:
-        raise ValueError(f"{str(file)!r} holds no metrics; give the folder that a training run writes to")
+        raise ValueError(f"{str(file)!r} has no metrics; give the folder that a training run writes to")
     return curves_of(lines)
 
 

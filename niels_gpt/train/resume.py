@@ -1,26 +1,31 @@
-"""A checkpoint as the start of a run: read, compared with what the run is to be, and put in place.
+"""Resume a run from a checkpoint: read it, compare it with the configuration, load its state.
 
-A damaged file is refused by name, and the one before it offered.
+A damaged file is refused by name, and the newest complete checkpoint next to it is offered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from niels_gpt.model.checkpoint import CheckpointError, load_checkpoint, validate_model_config_match
-from niels_gpt.model.config import ModelConfig, TrainConfig
+from niels_gpt.model.config import ModelConfig, TrainConfig, to_dict
 from niels_gpt.model.registry import Model
+from niels_gpt.train.distributed import load_optimizer
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Start
+from niels_gpt.train.rng import RNG_VERSION
 
 Content = dict[str, Any]
 
 
 def read_checkpoint(path: Path) -> Content:
-    """Return what a checkpoint holds; CheckpointError names the newest whole one beside a damaged one."""
+    """Return the content of a checkpoint; the error for a damaged one names the newest complete one."""
     try:
         return load_checkpoint(path, device="cpu")
     except CheckpointError as error:
@@ -28,11 +33,11 @@ def read_checkpoint(path: Path) -> Content:
         if other is None:
             raise
         before, step = other
-        raise CheckpointError(f"{error}; or go on after step {step} with --resume {before}") from error
+        raise CheckpointError(f"{error}; or continue after step {step} with --resume {before}") from error
 
 
 def newest_whole(folder: Path, *, without: Path) -> tuple[Path, int] | None:
-    """Return the checkpoint of most steps in a folder that a run can go on from, and its steps."""
+    """Return the checkpoint with the most steps in a folder that can be resumed, and its number of steps."""
     found: list[tuple[int, str, Path]] = []
     for path in folder.glob("*.pt"):
         if path.resolve() == without.resolve():
@@ -41,23 +46,19 @@ def newest_whole(folder: Path, *, without: Path) -> tuple[Path, int] | None:
             content = load_checkpoint(path, device="cpu")
         except (CheckpointError, OSError):
             continue
-        if content["optimizer_state"] is not None:
+        if content["optimizer_state"] is not None:  # released weights are a poor start
             found.append((content["step"], path.name, path))
     return (max(found)[2], max(found)[0]) if found else None
 
 
 def check_fit(content: Content, model_cfg: ModelConfig, train_cfg: TrainConfig, *, path: Path) -> None:
-    """Raise a ValueError where the checkpoint is of another model or another run, or of none."""
+    """Raise a ValueError for a checkpoint of a different model or run."""
     validate_model_config_match(content["model_cfg"], model_cfg)
     seed = content["train_cfg"].get("seed", train_cfg.seed)
     if seed != train_cfg.seed:
         raise TrainingError(
             f"{str(path)!r} was trained with seed {seed!r}, the configuration says {train_cfg.seed!r}: "
-            "another seed holds out other texts; set train.seed to the checkpoint's"
-        )
-    if content["optimizer_state"] is None:
-        raise TrainingError(
-            f"{str(path)!r} has no optimizer: released weights cannot be resumed; use latest.pt"
+            "a different seed holds out different texts; set train.seed to the checkpoint's"
         )
 
 
@@ -69,16 +70,38 @@ def put_weights(content: Content, model: Model, *, path: Path) -> None:
         raise TrainingError(f"{str(path)!r} does not fit the configured model: {_one_line(error)}") from error
 
 
-def put_optimizer(content: Content, load: Callable[[Mapping[str, Any]], None], *, path: Path) -> None:
-    """Hand the optimizer's state to `load`; TrainingError where it does not fit."""
+def put_optimizer(
+    content: Content, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], *, path: Path
+) -> None:
+    """Load the optimizer's state, if there is one; TrainingError where it does not fit.
+
+    A state with all `parameters` in one group, as the original project wrote it, is split into our groups.
+    """
+    state = content["optimizer_state"]
+    if state is None:
+        return
     try:
-        load(content["optimizer_state"])
+        load_optimizer(optimizer, _in_groups(state, optimizer, parameters))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise TrainingError(f"{str(path)!r} has another optimizer: {_one_line(error)}") from error
+        raise TrainingError(f"{str(path)!r} has a different optimizer: {_one_line(error)}") from error
+
+
+def _in_groups(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
+) -> Mapping[str, Any]:
+    if len(state["param_groups"]) != 1:
+        return state
+    order = {id(parameter): index for index, parameter in enumerate(parameters)}
+    grouped = [order[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    held = state["state"]
+    return {
+        "state": {new: held[old] for new, old in enumerate(grouped) if old in held},
+        "param_groups": optimizer.state_dict()["param_groups"],
+    }
 
 
 def start_of(content: Content) -> Start:
-    """Return where the run goes on. Files from before say the steps alone, which decided everything then."""
+    """Return where the run resumes. In old files the number of steps decides everything."""
     step, best = content["step"], content["best_val_loss"]
     run = content.get("run") or {}
     return Start(
@@ -89,22 +112,39 @@ def start_of(content: Content) -> Start:
     )
 
 
-def differences(content: Content, *, digest: str, circumstances: Mapping[str, Any]) -> list[str]:
-    """Return what will make the run go on otherwise than the one that was stopped, a line each."""
+def differences(
+    content: Content, *, cfg: TrainConfig, digest: str, environment: Mapping[str, Any]
+) -> list[str]:
+    """Return the reasons, a line each, why the resumed run differs from one that was never stopped."""
+    lines = _changed_settings(content["train_cfg"], cfg)
+    if content["optimizer_state"] is None:
+        lines.append("the checkpoint has no optimizer state: AdamW starts with a new one")
     run = content.get("run")
     if not run:
-        return []
-    lines: list[str] = []
+        return lines
+    if run.get("rng", {}).get("version", 1) != RNG_VERSION and content["model_cfg"].get("dropout", 0.0):
+        lines.append("the seeds of dropout changed since this checkpoint was written: its masks will differ")
     if run.get("data", {}).get("digest") not in (None, digest):
         lines.append(
-            "the data are not those that the checkpoint was trained on: it goes on, but not as it was"
+            "the data differ from those that the checkpoint was trained on: the run continues on the new ones"
         )
-    old = run.get("circumstances", {})
-    changed = [
-        f"{k} {old[k]!r} then, {v!r} now" for k, v in circumstances.items() if k in old and old[k] != v
-    ]
+    old = run.get("environment", run.get("circumstances", {}))  # the name in files of version 0.1
+    changed = [f"{k} {old[k]!r} then, {v!r} now" for k, v in environment.items() if k in old and old[k] != v]
     if changed:
-        lines.append(f"other rounding than before is possible: {', '.join(changed)}")
+        lines.append(f"rounding may differ from before: {', '.join(changed)}")
+    return lines
+
+
+def _changed_settings(old: Mapping[str, Any], cfg: TrainConfig) -> list[str]:
+    new = to_dict(cfg)
+    names = ("B", "total_steps", "base_lr", "warmup_steps", "min_lr", "grad_clip", "p_train")
+    changed = [f"{n} {old[n]!r} then, {new[n]!r} now" for n in names if n in old and old[n] != new[n]]
+    lines = [f"settings of train differ from the checkpoint's: {', '.join(changed)}"] if changed else []
+    if old.get("B", cfg.B) != cfg.B:
+        lines.append(
+            "the position in the data counts batches, and train.B differs: in this epoch some texts are "
+            "skipped or learned twice"
+        )
     return lines
 
 

@@ -1,9 +1,9 @@
-"""A checkpoint made small enough to ship: the weights, the configs and the tokenizer, without the optimizer.
+"""Strip a checkpoint for release: keep weights, configs and tokenizer, drop the optimizer.
 
 `python -m niels_gpt.train.strip_checkpoint --ckpt runs/mine/latest.pt --out checkpoints/niels-gpt.pt`.
 Several checkpoints of one run become the mean of their weights, which generalises better than the last of
-them (Izmailov et al. 2018, arXiv 1803.05407). The result loads like any checkpoint; only training cannot go
-on from it.
+them (Izmailov et al. 2018, arXiv 1803.05407). A run that resumes from the result starts with a
+new optimizer state.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING
 
 from niels_gpt import program
 
-if TYPE_CHECKING:  # torch comes after the command line is known to be good
+if TYPE_CHECKING:  # torch is imported after the command line was checked
     from niels_gpt.model.loading import LoadedModel
 
 
-def release(sources: Sequence[Path], target: Path) -> int:
+def strip_checkpoint(sources: Sequence[Path], target: Path) -> int:
     """Write the mean of `sources` to `target` without an optimizer; return the new file's size in bytes.
 
-    Config, tokenizer and step are the last one's. Raises CheckpointError (a ValueError) for a file that
-    cannot be loaded and for checkpoints of different runs, OSError where none can be written.
+    Config, tokenizer and step are those of the last source.
+
+    Raises:
+        CheckpointError: A file cannot be loaded, or the checkpoints are of different runs.
+        OSError: The target cannot be written.
+
     """
     from niels_gpt.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
@@ -54,7 +58,7 @@ def _average(last: LoadedModel, others: Sequence[LoadedModel]) -> None:
     for other in others:
         if other.cfg != last.cfg or other.fingerprint.tokenizer != last.fingerprint.tokenizer:
             raise CheckpointError(
-                f"{str(other.path)!r} and {str(last.path)!r} have another config or tokenizer; "
+                f"{str(other.path)!r} and {str(last.path)!r} have different configs or tokenizers; "
                 "only checkpoints of one training run can be averaged"
             )
     states = [each.model.state_dict() for each in (*others, last)]
@@ -86,7 +90,7 @@ def _strip(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file to write")
     args = parser.parse_args(argv)
-    size = release(args.ckpt, args.out)
+    size = strip_checkpoint(args.ckpt, args.out)
     print(f"{args.out}: {size / 1e6:.1f} MB")
     return 0
 

@@ -1,4 +1,4 @@
-"""Streams of bytes as training data: windows at random places, every byte of which is learned.
+"""Train on streams of bytes: windows at random places, every byte of which is learned.
 
 B windows a batch, T tokens a window.
 """
@@ -9,16 +9,18 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
-from niels_gpt.data.batching import Stream, get_batch
+from niels_gpt.data.windows import Stream, get_batch
 from niels_gpt.model.config import TrainConfig
+from niels_gpt.model.mode import eval_mode
 from niels_gpt.rng import make_generator
 from niels_gpt.train.batch import Batch, Totals
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.rng import step_seed
-from niels_gpt.train.validation import eval_loss_on_stream
 
 SAMPLE, SAMPLES = 4096, 64  # bytes of a place and places of a stream that its digest looks at
 
@@ -35,7 +37,10 @@ class WindowData:
         cfg: TrainConfig,
         T: int,
     ) -> None:
-        """Judge by the held-out streams: wikitext first where there is one, else the likeliest source."""
+        """Mix the streams `train` with probabilities `p`.
+
+        The held-out streams `val` are evaluated; wikitext comes first where there is one, else the likeliest.
+        """
         self._train, self._p, self._cfg, self._T = train, p, cfg, T
         order = sorted(val, key=lambda name: (name != "wiki", -p[name], name))
         self._val = {name: val[name] for name in order if len(val[name]) > T}
@@ -48,7 +53,7 @@ class WindowData:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the sources' names, shares, sizes and samples: a large stream is not read whole."""
+        """SHA-256 over the sources' names, shares, sizes and samples of their content."""
         return self._digest
 
     @cached_property
@@ -63,7 +68,7 @@ class WindowData:
         return digest.hexdigest()
 
     def from_position(self, position: int) -> Iterator[Batch]:
-        """Yield the batches from a position on, without end."""
+        """Yield the batches from a position on, endlessly."""
         B, T = self._cfg.B, self._T
         learned, prompt = torch.ones(B, T, dtype=torch.bool), torch.zeros(B, T, dtype=torch.bool)
         totals = Totals(replies=B * T, prompts=0)
@@ -92,6 +97,44 @@ class WindowData:
         }
 
 
+@torch.no_grad()
+def eval_loss_on_stream(
+    model: torch.nn.Module,
+    *,
+    stream: bytes | bytearray | memoryview,
+    B: int,
+    T: int,
+    device: str,
+    eval_steps: int,
+    seed: int,
+) -> float:
+    """Return the mean cross-entropy over `eval_steps` batches of B random windows of T bytes, in nats a byte.
+
+    The same seed gives the same windows. The model is in evaluation mode meanwhile; its own mode is restored
+    afterwards, also after an exception.
+
+    Raises:
+        ValueError: A count is below 1, or the stream has at most T bytes.
+
+    """
+    for name, value in (("B", B), ("T", T), ("eval_steps", eval_steps)):
+        if value < 1:
+            raise ValueError(f"{name} is {value!r}, expected at least 1")
+    if len(stream) <= T:
+        raise ValueError(f"the stream has {len(stream)} bytes, expected more than T={T}; add text or lower T")
+    tokens = np.frombuffer(stream, dtype=np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, T + 1)  # (len - T, T + 1), not copied
+    generator = make_generator(seed)
+    total = 0.0
+    with eval_mode(model):
+        for _ in range(eval_steps):
+            starts = torch.randint(len(windows), (B,), generator=generator)
+            batch = torch.from_numpy(windows[starts.numpy()].astype(np.int64)).to(device)  # (B, T + 1)
+            logits = model(batch[:, :-1])  # (B, T, V)
+            total += functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).item()
+    return total / eval_steps
+
+
 def mix(
     asked: Mapping[str, float] | None,
     available: Mapping[str, object],
@@ -99,16 +142,20 @@ def mix(
     default: Mapping[str, float],
     folder_share: float,
 ) -> dict[str, float]:
-    """Return the probabilities of the available sources: the asked ones, scaled so that they sum to 1.
+    """Return the probabilities of the available sources, scaled to sum to 1.
 
-    Nothing asked: the default ones, and `folder_share` for each source that has none. Raises TrainingError
-    where an available source is not spoken of, or nothing is left to draw from.
+    They are those of `asked`, or, where that is None, those of `default` with `folder_share` for each source
+    that has no default.
+
+    Raises:
+        TrainingError: `asked` lacks an available source, or no available source has a probability above 0.
+
     """
     shares = default if asked is None else asked
     unnamed = [name for name in available if name not in shares]
     if asked is not None and unnamed:
         raise TrainingError(
-            f"train.p_train is {dict(asked)!r} and says nothing of {unnamed[0]!r}; give it a probability, or "
+            f"train.p_train is {dict(asked)!r} and has no {unnamed[0]!r}; give it a probability, or "
             "leave it out of the data's sources"
         )
     found = {name: shares.get(name, folder_share) for name in available}

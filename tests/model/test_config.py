@@ -16,6 +16,7 @@ from niels_gpt.model.config import (
     save_json,
     to_dict,
 )
+from niels_gpt.paths import CONFIG_DIR
 
 
 def test_a_config_survives_json(tmp_path):
@@ -30,6 +31,13 @@ def test_a_config_file_overrides_what_it_says_and_fills_the_rest(tmp_path):
     model_cfg, train_cfg = load_config_from_json(path)
     assert model_cfg == ModelConfig(T=64, dropout=0.0)
     assert train_cfg == TrainConfig(B=8, p_train=default_p_train())
+
+
+@pytest.mark.parametrize("name", ["local", "primer", "bdh"])
+def test_every_configuration_of_a_run_has_a_model_and_training_settings(name):
+    model_cfg, train_cfg = load_config_from_json(CONFIG_DIR / f"{name}.json")
+    assert model_cfg.C == 256
+    assert train_cfg.ckpt_every < train_cfg.total_steps
 
 
 def test_an_empty_config_file_means_the_defaults(tmp_path):

@@ -11,8 +11,8 @@ import torch
 from niels_gpt import paths
 from niels_gpt.device import get_device
 from niels_gpt.rng import make_generator, reply_seed, set_seed
-from niels_gpt.train.lr_schedule import lr_at_step
-from niels_gpt.train.validation import eval_loss_on_stream
+from niels_gpt.train.optimizer import lr_at_step
+from niels_gpt.train.window_data import eval_loss_on_stream
 
 RATES = {"base_lr": 1.0, "warmup_steps": 10, "min_lr": 0.1}
 EVAL = {"B": 4, "T": 8, "device": "cpu", "eval_steps": 3, "seed": 1}

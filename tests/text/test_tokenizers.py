@@ -102,3 +102,9 @@ def test_the_byte_functions_speak_utf8_on_the_cpu() -> None:
 
 def test_bytes_have_no_control_tokens() -> None:
     assert ByteTokenizer().special_token_ids() == {}
+
+
+@pytest.mark.parametrize("shape", [(), (1, 2)])
+def test_ids_that_are_not_a_row_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"shape \(.*expected \(n,\)"):
+        byte_functions.decode(torch.full(shape, 65))

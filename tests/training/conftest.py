@@ -15,10 +15,11 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import set_seed
 from niels_gpt.text.chat_template import template_for
 from niels_gpt.text.tokenizer import ByteTokenizer
-from niels_gpt.train.batches import Example, ExampleData, encode_dialogue
+from niels_gpt.train.dialogue_data import Example, ExampleData, encode_dialogue
 from niels_gpt.train.dialogues import Dialogue, parse_dialogues
-from niels_gpt.train.loop import EvalReport, Run, StepReport, make_optimizer
+from niels_gpt.train.loop import EvalReport, Run, StepReport
 from niels_gpt.train.loss import TrainingForward
+from niels_gpt.train.optimizer import make_optimizer
 
 TINY_TEXT = (
     "system: be brief\nuser: who is niels?\nassistant: a man.\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def notes(tmp_path: Path) -> Path:
     return root
 
 
-def names(root: Path, paths: list[Path]) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in paths]
+def names(root: Path, paths: Iterable[str | Path]) -> list[str]:
+    return [Path(path).relative_to(root).as_posix() for path in paths]
 
 
 def test_notes_are_the_markdown_files_sorted_however_deep(notes: Path) -> None:
@@ -80,6 +81,23 @@ def test_dialogues_are_split_without_overlap_or_loss() -> None:
     assert sorted(learned + held_out) == sorted(dialogues)
     assert len(set(held_out)) == 6
     assert split_primer_dialogues(DIALOGUE_DELIM.join(dialogues), val_frac=0.2, seed=3) == (train, val)
+
+
+def test_copies_of_one_dialogue_alone_are_on_both_sides() -> None:
+    train, val = split_primer_dialogues(DIALOGUE_DELIM.join(["same"] * 20), seed=1)
+    assert (train.count("same"), val.count("same")) == (18, 2)
+
+
+def test_a_mark_and_bad_bytes_of_a_primer_do_not_reach_the_text(tmp_path: Path) -> None:
+    (tmp_path / "primer.txt").write_bytes(b"\xef\xbb\xbfuser: caf\xe9\r\n")
+    assert load_primer_text(tmp_path / "primer.txt") == "user: caf\ufffd\n"
+
+
+def test_paths_of_notes_are_absolute_strings(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(notes)
+    found = list_roam_paths(".")
+    assert found == [str(notes / name) for name in ("a.md", "b.md", "deep/er/c.MD")]
+    assert split_roam_paths(found, val_frac=0.0, seed=1) == (found, [])
 
 
 def test_a_delimiter_of_ones_own_splits_too() -> None:

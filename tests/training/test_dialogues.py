@@ -79,5 +79,16 @@ def test_both_sides_have_a_dialogue_as_soon_as_there_are_two(count: int, sizes: 
     assert (len(train), len(val)) == sizes
 
 
+def test_copies_of_one_dialogue_alone_are_on_both_sides() -> None:
+    train, val = split_dialogues(numbered(1) * 10, val_frac=0.1, seed=0)
+    assert (len(train), len(val)) == (9, 1)
+
+
+def test_a_byte_order_mark_is_not_a_part_of_the_first_dialogue(tmp_path: Path) -> None:
+    (tmp_path / "primer.txt").write_bytes(b"\xef\xbb\xbfuser: hi\nassistant: ho\n")
+    [dialogue] = read_dialogues([tmp_path / "primer.txt"])
+    assert dialogue[0] == {"role": "user", "content": "hi"}
+
+
 def test_a_fraction_of_zero_holds_nothing_out() -> None:
     assert split_dialogues(numbered(5), val_frac=0.0, seed=0)[1] == []

@@ -7,9 +7,8 @@ import re
 import pytest
 
 from niels_gpt.paths import REPO_ROOT
-from niels_gpt.train.config import DIALOGUE_KEYS, ComputePlan
+from niels_gpt.train.config import ComputeConfig, DialogueConfig, Section, StreamConfig
 from niels_gpt.train.options import parse_options
-from niels_gpt.train.stream_config import STREAM_KEYS
 
 TEXT = (REPO_ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -24,9 +23,9 @@ def test_every_module_and_configuration_is_there() -> None:
     assert [name for name in configurations if not (REPO_ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("keys", [STREAM_KEYS, DIALOGUE_KEYS, tuple(ComputePlan.__dataclass_fields__)])
-def test_every_key_of_a_configuration_is_named(keys: tuple[str, ...]) -> None:
-    assert [key for key in keys if f"`{key}`" not in TEXT] == []
+@pytest.mark.parametrize("section", [StreamConfig, DialogueConfig, ComputeConfig])
+def test_every_key_of_a_configuration_is_named(section: type[Section]) -> None:
+    assert [key for key in section.model_fields if f"`{key}`" not in TEXT] == []
 
 
 def test_every_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from niels_gpt.text.chat_template import template_for
 from niels_gpt.text.tokenizer import ByteTokenizer
 from niels_gpt.train.dialogues import Dialogue
 from niels_gpt.train.errors import TrainingError
-from niels_gpt.train.loop import Run, make_optimizer, train
-from niels_gpt.train.resume import start_of
+from niels_gpt.train.loop import Run, train
+from niels_gpt.train.optimizer import make_optimizer
+from niels_gpt.train.resume import put_optimizer, start_of
+from niels_gpt.train.rng import dropout_seed
 
 from .conftest import Recorder
 
@@ -129,6 +132,86 @@ def test_a_diverged_loss_stops_the_run_with_advice(model: GPT, make_run: MakeRun
         model.tok_emb.weight.fill_(math.nan)
     with pytest.raises(TrainingError, match=r"loss is nan at step 1.*base_lr"):
         train(make_run(model), recorder)
+
+
+class Overflowing(torch.autograd.Function):
+    """Passes values on and makes their gradient infinite."""
+
+    @staticmethod
+    def forward(ctx, x):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient * math.inf
+
+
+def test_an_infinite_gradient_ends_the_run_before_anything_is_changed_or_saved(
+    model: GPT, make_run: MakeRun, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = model.head
+    monkeypatch.setattr(model, "head", lambda h: Overflowing.apply(head(h)))
+    run, before = make_run(model, train={"total_steps": 1}), weights(model)
+    with pytest.raises(TrainingError, match=r"norm of the gradients is (inf|nan) at step 1.*base_lr"):
+        train(run, recorder)
+    assert equal(weights(model), before)
+    assert not (run.out / "latest.pt").exists()
+
+
+def test_gradients_are_clipped_to_the_limit(
+    model: GPT, make_run: MakeRun, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, norms = make_run(model, train={"grad_clip": 0.01, "total_steps": 1}), []
+    step = run.optimizer.step
+
+    def recorded(*arguments: object) -> None:
+        norms.append(
+            float(torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None))
+        )
+        step()
+
+    monkeypatch.setattr(run.optimizer, "step", recorded)
+    train(run, recorder)
+    assert norms == [pytest.approx(0.01, rel=1e-4)]
+
+
+def test_the_optimizer_has_the_documented_constants(model: GPT) -> None:
+    optimizer = make_optimizer(model, device="cpu")
+    assert optimizer.defaults["betas"] == (0.9, 0.95)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+
+
+def masks(seed: int, counters: range, *, rank: int = 0) -> list[bytes]:
+    found = []
+    for counter in counters:
+        with torch.random.fork_rng():
+            set_seed(dropout_seed(seed, counter, rank=rank))
+            found.append(torch.nn.functional.dropout(torch.ones(64), 0.5).numpy().tobytes())
+    return found
+
+
+def test_dropout_depends_on_the_seed_the_step_and_the_process() -> None:
+    found = [mask for seed in (1, 2, 42, 2**32 + 1, 2**63) for mask in masks(seed, range(50))]
+    found += masks(1, range(50), rank=1)
+    assert len(set(found)) == 300
+
+
+def test_no_two_steps_of_a_run_share_a_seed() -> None:
+    assert len({dropout_seed(7, counter) for counter in range(20_000)}) == 20_000
+    assert max(dropout_seed(seed, 3) for seed in range(100)) < 2**32
+
+
+def test_a_state_of_one_group_is_split_into_two(model: GPT, model_cfg: ModelConfig) -> None:
+    whole = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
+    for n, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, n + 1.0)
+    whole.step()
+    optimizer = make_optimizer(model, device="cpu")
+    put_optimizer(
+        {"optimizer_state": whole.state_dict()}, optimizer, list(model.parameters()), path=Path("x")
+    )
+    for parameter in model.parameters():
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], whole.state[parameter]["exp_avg"])
 
 
 def test_norms_do_not_decay_and_matrices_do(model: GPT) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from niels_gpt.train.loop import EvalReport, StepReport
-from niels_gpt.train.metrics import METRICS_FILE, MetricsLog, Several, TensorBoardLog, read_metrics
+from niels_gpt.train.metrics import METRICS_FILE, MetricsLog, Observers, TensorBoardLog, read_metrics
 
 from .conftest import Recorder
 
@@ -83,7 +83,7 @@ def test_event_files_hold_what_the_lines_do() -> None:
 
 def test_several_observers_hear_the_same() -> None:
     first, second = Recorder(), Recorder()
-    both = Several([first, second])
+    both = Observers([first, second])
     both.stepped(step(1, 1.0))
     both.evaluated(EVALUATION)
     assert first == second

@@ -123,10 +123,10 @@ def test_other_data_are_noticed_on_resuming(
     out, config = tmp_path / "out", stream_config()
     assert run(config, out) == 0
     (tmp_path / "primer.txt").write_text(
-        "user: hi\nassistant: ho\n\n\n<dialogue>\n\n" * 100, encoding="utf-8"
+        "user: hi\nassistant: ho\n\n\n<dialogue>\n\n" * 200, encoding="utf-8"
     )
     assert run(config, tmp_path / "more", "--resume", str(out / "step_000002.pt")) == 0
-    assert "the data are not those" in capsys.readouterr().out
+    assert "the data differ from those" in capsys.readouterr().out
 
 
 def test_parts_of_a_batch_learn_what_the_whole_batch_does(
@@ -168,7 +168,7 @@ def test_a_mix_that_forgets_a_source_is_refused(
 ) -> None:
     train = {"total_steps": 1, "B": 1, "p_train": {"primer": 1.0}}
     assert run(stream_config(train=train), tmp_path / "out") == 2
-    assert "says nothing of 'texts'" in capsys.readouterr().err
+    assert "has no 'texts'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "steps"), [("smoke", 1000), ("train", 20000)])
@@ -183,6 +183,6 @@ def test_a_checkpoint_says_where_its_randomness_and_its_data_stand(
 ) -> None:
     assert run(stream_config(), tmp_path / "out") == 0
     held = load_checkpoint(tmp_path / "out" / "step_000004.pt", device="cpu")["run"]
-    assert held["rng"] == {"seed": 1, "counter": 4}
+    assert held["rng"] == {"seed": 1, "counter": 4, "version": 2}
     assert held["data"]["position"] == 4
-    assert held["circumstances"]["processes"] == 1
+    assert held["environment"]["processes"] == 1

@@ -127,9 +127,7 @@ def test_wikitext_that_never_was_read_says_what_to_do(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wikitext, "load_dataset", offline)
-    with pytest.raises(
-        RuntimeError, match=r"'wiki'.*no network.*niels-gpt\[wiki\].*folders.*enabled_sources"
-    ):
+    with pytest.raises(RuntimeError, match=r"'wiki'.*no network.*\[wiki\].*folders.*enabled_sources"):
         build_sources(configure())
 
 
@@ -153,6 +151,20 @@ def test_a_required_source_that_is_missing_is_named(
     nowhere = tmp_path / "nowhere"
     with pytest.raises(RuntimeError, match=said):
         build_sources(configure(roam_root=nowhere, primer_path=nowhere, **only(name)))
+
+
+@pytest.mark.parametrize("name", ["wiki", "roam", "primer"])
+def test_a_required_source_without_held_out_text_is_refused(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    long = "user: hi\nassistant: hello\n" * 20
+    monkeypatch.setattr(
+        wikitext, "load_dataset", lambda *_: {"train": [{"text": long}], "validation": [], "test": []}
+    )
+    (tmp_path / "notes" / "one.md").unlink()
+    (tmp_path / "primer.txt").write_text(long, encoding="utf-8")
+    with pytest.raises(RuntimeError, match=f"'{name}' has an empty validation set"):
+        build_sources(configure(**only(name)))
 
 
 def test_no_source_at_all_is_an_error(configure: Configure, tmp_path: Path) -> None:

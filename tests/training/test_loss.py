@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from niels_gpt.model.gpt import GPT
-from niels_gpt.train.batches import Example, collate
+from niels_gpt.train.dialogue_data import Example, collate
 from niels_gpt.train.loss import TrainingForward, batch_loss, mean_loss
 
 

@@ -82,6 +82,6 @@ def test_two_processes_learn_what_one_does_and_the_first_alone_speaks(tmp_path: 
 
 def test_a_single_process_exchanges_nothing() -> None:
     world = DistributedContext()
-    assert (world.total(2.0), world.agreed(3.0), world.any(True), world.leads) == (2.0, 3.0, True, True)
+    assert (world.sum(2.0), world.broadcast(3.0), world.any(True), world.is_main) == (2.0, 3.0, True, True)
     world.wait()
     leave()

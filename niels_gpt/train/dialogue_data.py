@@ -1,9 +1,9 @@
-"""Conversations into padded batches, in an order that (seed, position) alone decides.
+"""Train on dialogues: padded batches in an order that depends only on (seed, position).
 
-Each row holds one dialogue from position 0, as in a chat, so no dialogue can attend to another and no mask
-is needed: padding is on the right, where causal attention never looks from a real token. Dialogues of
-similar length share a batch, which leaves little padding; on two CPU cores that learned 1.4 times as many
-tokens a second as rows packed with several dialogues under a block-diagonal mask.
+Each row holds one dialogue from position 0, as in a chat, so no dialogue attends to another and no mask is
+needed: padding is on the right, which causal attention never reaches from a real token. Dialogues of similar
+length share a batch, which leaves little padding. On two CPU cores this learns 1.4 times as many tokens a
+second as rows packed with several dialogues under a block-diagonal mask.
 """
 
 from __future__ import annotations
@@ -25,22 +25,19 @@ from niels_gpt.train.dialogues import Dialogue
 from niels_gpt.train.loss import mean_loss
 
 POOL = 1024
-"""Dialogues sorted by length together: large leaves less padding, small mixes the batches better."""
+"""Number of dialogues sorted by length together: more leaves less padding, fewer mixes batches better."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One dialogue as ids and, for each, whether the model is to predict it."""
+    """One dialogue as ids, and for each id whether the model learns to predict it."""
 
     ids: tuple[int, ...]
     learned: tuple[bool, ...]
 
 
 def encode_dialogue(dialogue: Dialogue, template: Template, *, T: int) -> Example | None:
-    """Return the dialogue's ids, cut to T inputs; None if nothing learned is left.
-
-    What follows the last learned token teaches nothing and is left out.
-    """
+    """Return the dialogue's ids, cut to T inputs and after the last learned token; None if none is left."""
     ids, learned = template.training_ids(dialogue)
     ids, learned = ids[: T + 1], learned[: T + 1]
     if not any(learned[1:]):
@@ -67,7 +64,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def fill(examples: Sequence[Example], *, places: int) -> list[list[Example]]:
-    """Cut a sequence into groups whose padded size is at most `places`; a longer example stands alone."""
+    """Cut a sequence into groups of padded size at most `places`; a longer example is a group of its own."""
     groups: list[list[Example]] = []
     width = 0
     for example in examples:
@@ -80,10 +77,10 @@ def fill(examples: Sequence[Example], *, places: int) -> list[list[Example]]:
 
 
 class ExampleData:
-    """Dialogues as training data: every epoch holds each example once, in an order of its own.
+    """Dialogues as training data: every epoch has each example once, in its own order.
 
-    The batch at a position depends on the examples, `places` (tokens of a padded batch, at most) and the
-    seed, so a resumed run goes on exactly where it stopped.
+    The batch at a position depends on the examples, `places` (the most tokens of a padded batch) and the
+    seed, so a resumed run continues exactly where it stopped.
     """
 
     def __init__(
@@ -95,7 +92,7 @@ class ExampleData:
         seed: int,
         limit: int = 100,
     ) -> None:
-        """Judge by up to `limit` batches of the held-out examples."""
+        """Use up to `limit` batches of the held-out examples for evaluation."""
         self._examples = examples
         self._places = places
         self._seed = seed
@@ -114,11 +111,11 @@ class ExampleData:
         return digest.hexdigest()
 
     def evaluate(self, forward: nn.Module, *, device: str) -> dict[str, float]:
-        """Return the loss a reply token over the held-out dialogues, if there are any."""
+        """Return the loss per reply token over the held-out dialogues, if there are any."""
         return {"dialogues": mean_loss(forward, self._val, device=device)} if self._val else {}
 
     def from_position(self, position: int) -> Iterator[Batch]:
-        """Yield the batches from a position on, without end."""
+        """Yield the batches from a position on, endlessly."""
         epoch = 0
         groups = self.epoch(epoch)
         while position >= len(groups):
@@ -145,7 +142,7 @@ class ExampleData:
 
 
 def _val_batches(examples: Sequence[Example], *, places: int, limit: int) -> list[Batch]:
-    """Return up to `limit` batches, always the same; a limit takes an even sample of all lengths."""
+    """Return up to `limit` batches, always the same, sampled evenly over all lengths."""
     groups = fill(sorted(examples, key=lambda example: len(example.ids)), places=places)
     stride = max(1, math.ceil(len(groups) / limit))
     return [collate(group) for group in groups[::stride]]

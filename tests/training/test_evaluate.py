@@ -12,7 +12,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from niels_gpt.text.transcript import Message
 from niels_gpt.train.evaluate import (
-    HeldOut,
+    EvalItem,
     HeldOutError,
     Score,
     evaluate,
@@ -25,9 +25,9 @@ from niels_gpt.train.evaluate import (
 )
 
 
-def asked(kind: str, question: str = "how?", *must: Sequence[str]) -> HeldOut:
+def asked(kind: str, question: str = "how?", *must: Sequence[str]) -> EvalItem:
     messages = ({"role": "user", "content": question},)
-    return HeldOut(id=question, kind=kind, messages=messages, must=tuple(map(tuple, must)))
+    return EvalItem(id=question, kind=kind, messages=messages, must=tuple(map(tuple, must)))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_decline_says_that_it_does_not_know(reply: str, *, declines: bool) -> 
         (asked("private"), "i don't know", False),
     ],
 )
-def test_each_kind_is_judged_by_its_own_rule(item: HeldOut, reply: str, *, right: bool) -> None:
+def test_each_kind_is_judged_by_its_own_rule(item: EvalItem, reply: str, *, right: bool) -> None:
     assert is_right(item, reply) is right
 
 
@@ -90,8 +90,8 @@ def line(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("{", "no held-out conversation"),
-        ("[]", "no held-out conversation"),
+        ("{", "not a held-out conversation"),
+        ("[]", "not a held-out conversation"),
         (line(kind="riddle"), "kind is 'riddle'"),
         (line(messages=[{"role": "bot", "content": "hi"}]), "the role 'bot'"),
         (line(messages=[{"role": "assistant", "content": "hi"}]), "last message must be the user's"),

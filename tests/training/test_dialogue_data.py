@@ -8,7 +8,7 @@ from niels_gpt.text.bpe import train_bpe
 from niels_gpt.text.chat_template import template_for
 from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
 from niels_gpt.train.batch import Batch
-from niels_gpt.train.batches import Example, ExampleData, collate, encode_dialogue, fill
+from niels_gpt.train.dialogue_data import Example, ExampleData, collate, encode_dialogue, fill
 from niels_gpt.train.dialogues import Dialogue
 
 

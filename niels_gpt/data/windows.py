@@ -1,7 +1,7 @@
-"""Batches of windows out of streams of bytes, mixed by probability.
+"""Draw batches of windows from streams of bytes, mixed by probability.
 
-All randomness comes from the torch generator that is handed in, so the same state gives the same batch. A
-stream may be memory-mapped: only the windows are read.
+All randomness comes from the torch generator of the caller, so the same state gives the same batch. A stream
+may be memory-mapped: only the windows are read.
 
 B windows, T tokens a window.
 """
@@ -30,15 +30,18 @@ def get_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return inputs x and next-byte targets y, both (B, T) int64 on `device`.
 
-    Each row is a window at a uniform place of a source drawn with the probabilities `p`. The order in which a
-    mapping lists its sources does not matter. Without a generator torch's global one is used. Raises
-    ValueError for keys that do not match, probabilities that are negative or do not sum to 1, counts below 1,
-    and sources that are no longer than T.
+    Each row is a window at a uniform position of a source drawn with the probabilities `p`. The order of the
+    sources does not matter. Without a generator, torch's global one is used.
+
+    Raises:
+        ValueError: The keys of `p` and `sources` differ, probabilities are negative or do not sum to 1, a
+            count is below 1, or a source has at most T bytes.
+
     """
     _check(sources, p, B=B, T=T)
     names = sorted(sources)
     tokens = [np.frombuffer(sources[name], dtype=np.uint8) for name in names]
-    # Two uniforms a row, the source's and the place's; float64 reaches every place of a large file.
+    # Two uniforms a row, for source and position; float64 reaches every position of a large file.
     drawn_on = "cpu" if generator is None else generator.device
     draws = torch.rand(2, B, dtype=torch.float64, generator=generator, device=drawn_on).cpu().numpy()
     bounds = np.cumsum([p[name] for name in names])

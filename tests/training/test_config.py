@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from niels_gpt.paths import CONFIG_DIR
-from niels_gpt.train.config import ComputePlan, TokenizerPlan, load_recipe
+from niels_gpt.train.config import ComputeConfig, TokenizerConfig, load_run_config
 
 ConfigFile = Callable[..., Path]
 
 
 def test_the_shipped_configuration_is_valid_and_its_vocabularies_agree() -> None:
-    recipe = load_recipe(CONFIG_DIR / "primer.json")
+    recipe = load_run_config(CONFIG_DIR / "primer.json")
     assert recipe.data.tokenizer.vocab_size == recipe.model.V
     assert recipe.data.dialogues == (Path("data/primer.txt"),)
 
 
 def test_what_is_not_said_keeps_its_default(config_file: ConfigFile) -> None:
-    recipe = load_recipe(config_file(data={"dialogues": "data/primer.txt"}))
-    assert recipe.data.tokenizer == TokenizerPlan(kind="bpe", vocab_size=2048, path=None)
-    assert recipe.compute == ComputePlan(
+    recipe = load_run_config(config_file(data={"dialogues": "data/primer.txt"}))
+    assert recipe.data.tokenizer == TokenizerConfig(kind="bpe", vocab_size=2048, path=None)
+    assert recipe.compute == ComputeConfig(
         amp="auto", threads=None, compile=False, accumulation_steps=1, activation_checkpointing=False,
         parallel="ddp",
     )  # fmt: skip
@@ -58,4 +58,4 @@ def test_a_wrong_value_is_named_with_its_place(
     config_file: ConfigFile, sections: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        load_recipe(config_file(**sections))
+        load_run_config(config_file(**sections))

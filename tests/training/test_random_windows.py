@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from niels_gpt.data.batching import get_batch
+from niels_gpt.data.windows import get_batch
 from niels_gpt.rng import make_generator
 
 COUNTING = bytes(range(200))
