@@ -7,17 +7,23 @@ without its conversation.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def set_seed(seed: int) -> None:
     """Seed torch's global generators (initial weights and dropout); ValueError outside what torch takes."""
+    import torch  # noqa: PLC0415 - a chat on the CPU draws its numbers without it
+
     torch.manual_seed(_checked(seed))
 
 
 def make_generator(seed: int, device: str | torch.device | None = None) -> torch.Generator:
     """Return a generator of its own with this seed, on the CPU unless a device is named."""
+    import torch  # noqa: PLC0415 - as above
+
     generator = torch.Generator(device="cpu" if device is None else device)
     return generator.manual_seed(_checked(seed))
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import FinishReason, GenerationRequest, RequestError, Step
-from niels_gpt.rng import make_generator
-from niels_gpt.sampling import LogitsError, draw
-from niels_gpt.sampling.filters import all_banned
-from niels_gpt.sampling.sampler import PENALTY_OVERFLOW
+from niels_gpt.sampling.errors import PENALTY_OVERFLOW, LogitsError, all_banned
+from niels_gpt.sampling.uniform import UniformGenerator
 from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 
 class SequenceState:
@@ -41,7 +42,7 @@ class SequenceState:
         """Sees every row of logits (V,) that a token was drawn from, in order; the row is gone afterwards."""
         self.ids = [*request.prompt_ids, *request.forced_ids]
         self._context = context
-        self._generator = make_generator(request.seed)
+        self._generator = UniformGenerator(request.seed)
         self._text = Detokenizer(tokenizer.token_bytes, request.stop_sequences)
         self._sums: list[int] = []
         self._smallest_margin, self._smallest_index = math.inf, 0
@@ -66,11 +67,13 @@ class SequenceState:
 
     def take(self, logits: torch.Tensor) -> Step:
         """Draw the next token from logits (V,), float32 on the CPU; `LogitsError` for NaN or infinity."""
-        if not torch.isfinite(logits).all():
-            raise self._spoiled(logits.numpy())
+        from niels_gpt.sampling.sampler import draw  # noqa: PLC0415 - torch is there where this is called
+
+        row = logits.numpy()
+        if not np.isfinite(row).all():
+            raise self._spoiled(row)
         request = self.request
         token_id = draw(logits, request.sampling, self.ids, request.banned_ids, self._generator)
-        row = logits.numpy()
         # The torch path does not know how close the draw was.
         return self.accept([(token_id, row, int(row_sums(row)), math.inf)])
 
@@ -99,7 +102,7 @@ class SequenceState:
 
     def uniforms(self, count: int) -> np.ndarray:
         """The next doubles (count,) of the reply's generator, the same ones that `take` would draw singly."""
-        return torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
+        return self._generator.uniforms(count)
 
     def _append(self, token_id: int) -> tuple[str, FinishReason | None]:
         """Give the token's text and what it ends."""

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.replay.explain import ExplainedToken, explain
 from niels_gpt.replay.reconstruct import Asked
 from niels_gpt.replay.verdict import Verdict
-from niels_gpt.rng import make_generator, reply_seed
+from niels_gpt.rng import reply_seed
+from niels_gpt.sampling.uniform import UniformGenerator
 
 if TYPE_CHECKING:
     from niels_gpt.conversation.model import LoadedChatModel
@@ -66,7 +65,7 @@ def _remarks(asked: Asked, found_ids: Sequence[int], steps: Sequence[ExplainedTo
 def _fits(steps: Sequence[ExplainedToken], seed: int, *, shift: int) -> bool:
     """Return whether all drawn tokens are those of this seed's generator, `shift` draws on."""
     most = len(steps) + abs(shift)
-    draws = torch.rand(most, dtype=torch.float64, generator=make_generator(seed)).tolist()
+    draws = UniformGenerator(seed).uniforms(most).tolist()
     drawn = [step for step in steps if step.draw is not None and step.index + shift >= 0]
     return bool(drawn) and all(step.low <= draws[step.index + shift] < step.high for step in drawn)
 

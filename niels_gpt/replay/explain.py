@@ -22,8 +22,8 @@ from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.rescoring import logits_rows
 from niels_gpt.errors import NielsGptError
 from niels_gpt.replay.reconstruct import Asked, Question, ask
-from niels_gpt.rng import make_generator
 from niels_gpt.sampling import filtered_probs, likeliest, scored
+from niels_gpt.sampling.uniform import UniformGenerator
 
 if TYPE_CHECKING:
     from niels_gpt.conversation.model import LoadedChatModel
@@ -153,8 +153,7 @@ def _bits(explained: Explained) -> str:
 def _steps(
     model: LoadedChatModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
 ) -> Iterator[ExplainedToken]:
-    generator = make_generator(request.seed)
-    draws = torch.rand(len(reply_ids), dtype=torch.float64, generator=generator).tolist()
+    draws = UniformGenerator(request.seed).uniforms(len(reply_ids)).tolist()
     for index, token_id in enumerate(reply_ids):
         history = (*request.prompt_ids, *reply_ids[:index])
         row = scored(rows[index], request.sampling, history, request.banned_ids)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from niels_gpt.sampling.errors import LogitsError
 from niels_gpt.sampling.settings import Sampling, check_temperature
 
 if TYPE_CHECKING:
     from niels_gpt.sampling.filters import (
-        LogitsError,
         ban,
         likeliest,
         min_p_filter,

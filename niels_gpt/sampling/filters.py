@@ -14,12 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from niels_gpt.errors import NielsGptError
+from niels_gpt.sampling.errors import LogitsError, all_banned
 from niels_gpt.sampling.settings import check_positive_temperature, check_share, is_finite, is_whole
-
-
-class LogitsError(NielsGptError):
-    """No token can be taken from a row of logits: NaN, infinity, or every token ruled out."""
 
 
 def temperature_scaled_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -119,11 +115,6 @@ def ban(logits: Tensor, banned_ids: Iterable[int]) -> Tensor:
     if bool((allowed == -math.inf).all()):
         raise LogitsError(all_banned(len(logits)))
     return allowed
-
-
-def all_banned(V: int) -> str:
-    """Return the message for a vocabulary of which every token is banned."""
-    return f"all {V} tokens are ruled out; ban fewer ids"
 
 
 def likeliest(logits: Tensor) -> int:

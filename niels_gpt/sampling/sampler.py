@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from niels_gpt.sampling.errors import PENALTY_OVERFLOW, LogitsError
 from niels_gpt.sampling.filters import (
-    LogitsError,
     ban,
     likeliest,
     min_p_filter,
@@ -26,8 +26,7 @@ from niels_gpt.sampling.filters import (
     typical_filter,
 )
 from niels_gpt.sampling.settings import Sampling
-
-PENALTY_OVERFLOW = "the penalties take a logit beyond what float32 holds; use smaller penalties"
+from niels_gpt.sampling.uniform import UniformGenerator
 
 
 def draw(
@@ -35,9 +34,11 @@ def draw(
     sampling: Sampling,
     history_ids: Iterable[int],
     banned_ids: Iterable[int],
-    generator: torch.Generator,
+    generator: torch.Generator | UniformGenerator,
 ) -> int:
-    """Choose the next token from logits (V,), on any device; `generator` is a CPU generator.
+    """Choose the next token from logits (V,), on any device.
+
+    `generator` is a CPU generator; a `UniformGenerator` of the same seed gives the same tokens.
 
     In this order: penalties over `history_ids`, banned ids out and temperature, in float32; top-k, softmax,
     min-p, typical and top-p, in float64; then one uniform double and the inverse of the cumulative sum in id
@@ -47,9 +48,11 @@ def draw(
     row = scored(logits, sampling, history_ids, banned_ids)
     if sampling.is_greedy:
         return likeliest(row)
-    return _inverse_cdf(
-        filtered_probs(row, sampling), torch.rand((), dtype=torch.float64, generator=generator)
-    )
+    if isinstance(generator, UniformGenerator):
+        uniform = torch.tensor(generator.uniforms(1)[0])
+    else:
+        uniform = torch.rand((), dtype=torch.float64, generator=generator)
+    return _inverse_cdf(filtered_probs(row, sampling), uniform)
 
 
 def scored(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer as HFTokenizer
 
 from niels_gpt.text.tokenizer import TokenizerError, as_id_list, utf8
+
+if TYPE_CHECKING:
+    import torch
 
 
 class PieceTokenizer:
@@ -31,6 +34,8 @@ class PieceTokenizer:
 
     def encode(self, text: str) -> torch.LongTensor:
         """Give the same ids as an int64 tensor (n,) on the CPU."""
+        import torch  # noqa: PLC0415 - a chat on the CPU never asks for tensors
+
         return torch.LongTensor(self.encode_ids(text))
 
     def decode(self, ids: Iterable[int] | torch.Tensor) -> str:

@@ -6,12 +6,14 @@ One token is one byte of the text's UTF-8 here, so any text round-trips and no f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from niels_gpt.errors import NielsGptError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TokenizerError(NielsGptError):
@@ -67,11 +69,15 @@ def utf8(text: str) -> bytes:
 
 def as_id_list(ids: Iterable[int] | torch.Tensor) -> list[int]:
     """Plain ints of a tensor of any shape, or of any iterable of ids."""
-    return ids.flatten().tolist() if isinstance(ids, torch.Tensor) else [int(i) for i in ids]
+    # A tensor is told by what it offers: torch is not imported for its type.
+    flatten = getattr(ids, "flatten", None)
+    return [int(i) for i in ids] if flatten is None else flatten().tolist()
 
 
 def encode(text: str) -> torch.LongTensor:
     """UTF-8 bytes of a text as int64 ids (n,) in 0..255 on the CPU."""
+    import torch  # noqa: PLC0415 - a chat on the CPU never asks for tensors
+
     ids = np.frombuffer(utf8(text), dtype=np.uint8).astype(np.int64)
     return torch.from_numpy(ids)  # pyright: ignore[reportReturnType]  # int64 on the CPU is a LongTensor
 
