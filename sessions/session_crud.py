@@ -52,6 +52,11 @@ class Catalogue(StorePart):
             names = _latest_names(transaction, "", _NAMES_COMPARED)
         raise SessionNotFound(name, tuple(difflib.get_close_matches(name, names)))
 
+    def session_by_id(self, session_id: int) -> Session:
+        """Return the session with this id; raise RecordNotFound."""
+        with self._database.reading() as transaction:
+            return queries.session_record(queries.session_row(transaction, session_id))
+
     def sessions(
         self, *, archived: bool = False, limit: int | None = None, offset: int = 0
     ) -> list[SessionSummary]:

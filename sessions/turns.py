@@ -21,6 +21,7 @@ from sessions.records import (
     NewGeneration,
     RecordedTurn,
     ReplyStatus,
+    Role,
     Turn,
 )
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow
@@ -83,6 +84,58 @@ class Turns(StorePart):
             mutations.require_head(transaction, row, expected_head)
             user = mutations.append(transaction, row, parent_id=row.head_id, role="user", content=content)
             return turn_record(row, user, mutations.ask_for_reply(transaction, row, user, asked))
+
+    def begin_session(
+        self,
+        name: str,
+        *,
+        seed: int,
+        settings: Mapping[str, object],
+        messages: Sequence[tuple[Role, str]],
+        generation: NewGeneration,
+        archived: bool = False,
+    ) -> Turn:
+        """Create a session with a whole conversation and the pending reply to its last message, or nothing.
+
+        Args:
+            name: The session's name.
+            seed: The session's seed.
+            settings: The session's settings.
+            messages: (role, content) of each message, oldest first; the last one is a user's.
+            generation: What the reply is asked for with.
+            archived: Whether the session is left out of lists and searches.
+
+        Raises:
+            InvalidName, InvalidValue, SessionExists, RecordNotFound: Nothing was written.
+
+        """
+        row = mutations.new_session(name, seed=seed, settings=settings)
+        row.archived = archived
+        asked = checked_generation(generation)
+        for role, content in messages:
+            if role not in get_args(Role):
+                raise InvalidValue(f"a message's role is {role!r}: expected one of {get_args(Role)}")
+            checked_text(content, "a message")
+        if not messages or messages[-1][0] != "user":
+            raise InvalidValue("the last message is not a user's: expected one that a reply can answer")
+        with self._database.writing() as transaction:
+            mutations.add_session(transaction, row)
+            for role, content in messages:
+                mutations.append(transaction, row, parent_id=row.head_id, role=role, content=content)
+            user = transaction.get_one(MessageRow, row.head_id)
+            return turn_record(row, user, mutations.ask_for_reply(transaction, row, user, asked))
+
+    def turn(self, generation_id: int) -> Turn:
+        """Return the session, the user message and the generation of a reply, pending or not.
+
+        Raises RecordNotFound.
+        """
+        with self._database.reading() as transaction:
+            row = transaction.get(GenerationRow, checked_int(generation_id, "a generation id"))
+            if row is None:
+                raise RecordNotFound("generation", generation_id)
+            session = queries.session_row(transaction, row.session_id)
+            return turn_record(session, transaction.get_one(MessageRow, row.user_message_id), row)
 
     def begin_retry(
         self,

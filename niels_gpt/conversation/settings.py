@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 from niels_gpt.sampling.settings import (
     MAX_PENALTY,
@@ -231,14 +232,30 @@ class Settings:
     max_new_tokens: int = 256
     seed: int = 42
     keep_stopped: bool = True
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply, beside those of the model's template. Set by a request, not by a flag."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, number added to its logit). Set by a request, not by a flag."""
 
     def with_values(self, values: Mapping[str, Value]) -> Settings:
         """Return a copy with the given values, which a Setting has read."""
         return replace(self, **dict(values))
 
-    def stored(self) -> dict[str, Value]:
-        """Return what a session keeps as its settings; the seed has a column of its own."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "seed"}
+    def stored(self) -> dict[str, Any]:
+        """Return what a session keeps as its settings; the seed has a column of its own.
+
+        What only a request can set is left out where it is empty.
+        """
+        kept: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in {"seed", "stop", "logit_bias"}
+        }
+        if self.stop:
+            kept["stop"] = list(self.stop)
+        if self.logit_bias:
+            kept["logit_bias"] = [list(pair) for pair in self.logit_bias]
+        return kept
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, object], *, seed: int) -> Settings:
@@ -250,4 +267,24 @@ class Settings:
         for key, value in stored.items():
             if key in SETTINGS:
                 values[key] = SETTINGS[key].read("none" if value is None else repr(value))
-        return cls().with_values(values)
+        stop, bias = stored.get("stop", []), stored.get("logit_bias", [])
+        try:
+            return replace(
+                cls().with_values(values),
+                stop=tuple(_text(each) for each in _listed(stop)),
+                logit_bias=tuple((int(token_id), float(number)) for token_id, number in _listed(bias)),
+            )
+        except (TypeError, ValueError):
+            raise ValueError(f"stop is {stop!r} and logit_bias {bias!r}: expected lists") from None
+
+
+def _listed(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(value)
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(value)
+    return value

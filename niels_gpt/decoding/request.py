@@ -6,13 +6,16 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
+
+import numpy as np
 
 from niels_gpt.errors import NielsGptError
 from niels_gpt.sampling import Sampling
 
+_NAMES_OF_IDS = ("prompt_ids", "forced_ids", "stop_ids", "banned_ids")
 FinishReason = Literal["stop", "length", "context"]
 
 
@@ -47,12 +50,15 @@ class GenerationRequest:
     draft_ids: tuple[int, ...] = ()
     """What the reply, after its forced tokens, is expected to be. A decoder may read it ahead, many tokens a
     step, and draws all the same: where the draft is wrong nothing changes but the speed."""
+    watch: Callable[[int, np.ndarray], None] | None = field(default=None, compare=False)
+    """Sees each drawn token and the logits (V,) that it was drawn from, on the compute thread, before the
+    token is published. The array is reused afterwards. Decides nothing."""
     use_cache: bool = True
     """False computes the whole sequence anew for every token: the slow twin of the cached way."""
 
     def __post_init__(self) -> None:
         self._check_ids(None)
-        for field, valid, expected in (
+        for name, valid, expected in (
             ("prompt_ids", len(self.prompt_ids) > 0, "at least one token id"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("seed", 0 <= self.seed < 2**63, "a number in [0, 2**63)"),
@@ -65,7 +71,7 @@ class GenerationRequest:
             ),
         ):
             if not valid:
-                raise RequestError(f"{field} is {getattr(self, field)!r}, expected {expected}")
+                raise RequestError(f"{name} is {getattr(self, name)!r}, expected {expected}")
 
     def within(self, V: int) -> GenerationRequest:
         """Return this request for a vocabulary of V ids, every id of it in [0, V).
@@ -83,12 +89,13 @@ class GenerationRequest:
         return self if wrong is None else replace(self, draft_ids=self.draft_ids[:wrong])
 
     def _check_ids(self, V: int | None) -> None:
-        for field in ("prompt_ids", "forced_ids", "stop_ids", "banned_ids"):
-            ids = tuple(getattr(self, field))
+        biased = tuple(token_id for token_id, _ in self.sampling.logit_bias)
+        named = {name: tuple(getattr(self, name)) for name in _NAMES_OF_IDS}
+        for name, ids in (*named.items(), ("logit_bias", biased)):
             wrong = first_outside(ids, V)
             if wrong is not None:
                 known = "whole numbers from 0" if V is None else f"ids from 0 to {V - 1}"
-                raise RequestError(f"{field} has the token id {shown(ids[wrong])}, expected {known}")
+                raise RequestError(f"{name} has the token id {shown(ids[wrong])}, expected {known}")
 
 
 def first_outside(ids: Sequence[object], V: int | None) -> int | None:

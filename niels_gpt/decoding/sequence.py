@@ -91,6 +91,8 @@ class SequenceState:
                 raise self._spoiled(logits)
             if self.watch is not None:
                 self.watch(logits)
+            if self.request.watch is not None:
+                self.request.watch(token_id, logits)
             self._sums.append(row_sum)
             if margin < self._smallest_margin:
                 self._smallest_margin, self._smallest_index = margin, self.reply_tokens

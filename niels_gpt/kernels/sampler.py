@@ -1,13 +1,13 @@
 """From a row of logits to a token id, without the GIL: the kernels' twin of `niels_gpt.sampling.sampler`.
 
 In this order, each step in float32 unless said: repetition penalty (positive logits of seen ids divided,
-others multiplied), frequency * count + presence subtracted, banned ids to -inf; temperature 0: the largest,
-lowest id first. Else the shift by the largest, division by the temperature, the k largest (lowest ids first
-among equals), exp; then in float64: ids whose weight is below min_p go (the largest weight is 1); of the rest
-in the order of their distance |x - mean of x| from the expected logit, which is that of their surprise from
-the entropy, and then of the rest by weight, the smallest set whose sum in that order reaches p times the sum
-of all in id order (lowest ids first among equals); and the first id at which the running sum in id order
-exceeds uniform * total.
+others multiplied), frequency * count + presence subtracted, banned ids to -inf, biases added; temperature
+0: the largest, lowest id first. Else the shift by the largest, division by the temperature, the k largest
+(lowest ids first among equals), exp; then in float64: ids whose weight is below min_p go (the largest
+weight is 1); of the rest in the order of their distance |x - mean of x| from the expected logit, which is
+that of their surprise from the entropy, and then of the rest by weight, the smallest set whose sum in that
+order reaches p times the sum of all in id order (lowest ids first among equals); and the first id at which
+the running sum in id order exceeds uniform * total.
 
 `margin` says how close the decision was: for a draw, the distance of uniform * total to the nearer end of the
 chosen id's interval, over the total; for temperature 0, the lead of the largest over the second, in logits.
@@ -28,6 +28,8 @@ from niels_gpt.kernels.simd_ir import LANES
 if TYPE_CHECKING:
     from niels_gpt.sampling.settings import Sampling
 
+MOST_BIASED = 300
+"""Ids of a slot that may have a bias; `niels_gpt.sampling.settings` checks it."""
 NON_FINITE, NOTHING_LEFT, OVERFLOW = -1, -2, -3
 """Results of `sample` in place of an id.
 
@@ -53,13 +55,21 @@ class Settings(NamedTuple):
     typical_p: np.ndarray  # float64
     frequency: np.ndarray  # float32
     presence: np.ndarray  # float32
+    biases: np.ndarray  # int64: how many ids have a bias
+    bias_ids: np.ndarray  # (slots, 300) int64
+    bias: np.ndarray  # (slots, 300) float32
 
 
 def new_settings(slots: int) -> Settings:
     """Settings of as many slots, all greedy until `set_slot` says otherwise."""
     narrow, wide = np.float32, np.float64
     kinds = (narrow, np.int64, wide, narrow, wide, wide, narrow, narrow)
-    return Settings(*(np.zeros(slots, kind) for kind in kinds))
+    return Settings(
+        *(np.zeros(slots, kind) for kind in kinds),
+        biases=np.zeros(slots, np.int64),
+        bias_ids=np.zeros((slots, MOST_BIASED), np.int64),
+        bias=np.zeros((slots, MOST_BIASED), narrow),
+    )
 
 
 def set_slot(settings: Settings, slot: int, sampling: Sampling) -> None:
@@ -72,6 +82,9 @@ def set_slot(settings: Settings, slot: int, sampling: Sampling) -> None:
     settings.typical_p[slot] = sampling.typical_p or 0.0
     settings.frequency[slot] = sampling.frequency_penalty or 0.0
     settings.presence[slot] = sampling.presence_penalty or 0.0
+    settings.biases[slot] = len(sampling.logit_bias)
+    for i, (token_id, bias) in enumerate(sampling.logit_bias):
+        settings.bias_ids[slot, i], settings.bias[slot, i] = token_id, bias
 
 
 class Scratch(NamedTuple):
@@ -140,6 +153,8 @@ def _rule_out(logits, V, counts, banned, settings, slot, scaled):
             value -= frequency * np.float32(counts[i]) + presence
             overflow |= not banned[i] and not abs(value) < INFINITY
         scaled[i] = NEGATIVE_INFINITY if banned[i] else value
+    for i in range(settings.biases[slot]):
+        scaled[settings.bias_ids[slot, i]] += settings.bias[slot, i]
     return overflow
 
 

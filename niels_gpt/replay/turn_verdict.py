@@ -46,7 +46,7 @@ def judge(
         _found_account(asked, result, model),
         turn=question.turn,
         position=question.position,
-        decode=lambda ids: _text(model, ids, whole=True),
+        decode=lambda ids: _text(model, ids, _stops(asked, model), whole=True),
         differing=differing,
     )
     remarks = [*_remarks(question), *_prompt_remarks(asked)]
@@ -82,15 +82,20 @@ def _found_account(asked: Asked, result: Result | None, model: Any) -> Account:
     return Account(
         prompt_hash=asked.prompt_hash,
         token_ids=ids,
-        text=_text(model, ids, whole=not (stopped_again or result is None)),
+        text=_text(model, ids, _stops(asked, model), whole=not (stopped_again or result is None)),
         finish_reason="cancelled" if stopped_again else reason,
         logits_hash=found if isinstance(found, str) else None,
     )
 
 
-def _text(model: Any, ids: Sequence[int], *, whole: bool) -> str:
+def _stops(asked: Asked, model: Any) -> Sequence[bytes]:
+    """Return what ends the reply, texts of the request included."""
+    return model.template.stop_sequences if asked.request is None else asked.request.stop_sequences
+
+
+def _text(model: Any, ids: Sequence[int], stop_sequences: Sequence[bytes], *, whole: bool) -> str:
     """Return what tokens say, up to a stop sequence; unless `whole`, without what was still held back."""
-    text = Detokenizer(model.tokenizer.token_bytes, model.template.stop_sequences)
+    text = Detokenizer(model.tokenizer.token_bytes, stop_sequences)
     said = "".join([text.push(token_id) for token_id in ids])
     return said + text.finish() if whole else said
 

@@ -72,6 +72,9 @@ def scored(
         row = row.float()
     if sampling.repetition_penalty is not None or sampling.penalizes_counts:
         row = _penalized(row, sampling, list(history_ids), banned)
+    if sampling.logit_bias:
+        ids, biases = zip(*sampling.logit_bias, strict=True)
+        row = row.index_add(0, torch.tensor(ids), torch.tensor(biases, dtype=row.dtype))
     return ban(row, banned)
 
 

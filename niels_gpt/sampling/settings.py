@@ -13,6 +13,10 @@ MAX_TEMPERATURE = (2 - 2.0**-23) * 2.0**127
 MAX_PENALTY = 1e30
 """The largest penalty: float32 holds a hundred million times as much, for logits and counts to multiply."""
 _ROUNDS_TO_ZERO = 2.0**-150  # the largest number that is 0 in float32
+MOST_BIASED = 300
+"""Tokens that a request may bias: the kernels keep room for so many."""
+MAX_BIAS = 100.0
+"""The largest bias, of either sign; far beyond what any draw leaves a chance."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Sampling:
     """Taken off a token's logit once for each time that it occurred in prompt and reply; may be negative."""
     presence_penalty: float | None = None
     """Taken off a token's logit once if it occurred at all; may be negative."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit after the penalties) of at most 300 tokens."""
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -54,6 +60,7 @@ class Sampling:
         check_repetition_penalty(self.repetition_penalty)
         for name in ("frequency_penalty", "presence_penalty"):
             check_penalty(name, getattr(self, name))
+        check_logit_bias(self.logit_bias)
 
     def greedy(self) -> Sampling:
         """Return the same at temperature 0."""
@@ -83,6 +90,19 @@ def check_positive_temperature(temperature: float) -> None:
     check_temperature(temperature)
     if temperature <= _ROUNDS_TO_ZERO:
         raise ValueError(f"temperature is {temperature!r}, too small to divide by; use greedy decoding")
+
+
+def check_logit_bias(logit_bias: tuple[tuple[int, float], ...]) -> None:
+    """Raise ValueError unless these are at most 300 ids from 0, each once, with numbers in [-100, 100]."""
+    if len(logit_bias) > MOST_BIASED:
+        raise ValueError(f"logit_bias names {len(logit_bias)} tokens, expected at most {MOST_BIASED}")
+    for token_id, bias in logit_bias:
+        if not is_whole(token_id) or token_id < 0 or not is_finite(bias) or not abs(bias) <= MAX_BIAS:
+            raise ValueError(
+                f"logit_bias has {token_id!r}: {bias!r}, expected an id from 0 and a number in [-100, 100]"
+            )
+    if len({token_id for token_id, _ in logit_bias}) < len(logit_bias):
+        raise ValueError("logit_bias names a token twice, expected each once")
 
 
 def check_share(name: str, p: float | None) -> None:

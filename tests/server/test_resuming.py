@@ -1,0 +1,69 @@
+"""A stream continues with exactly its bytes, from any point, also after the server was killed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.server.server_process import ServerProcess, chat, frames_of, number_of
+
+LONG = {"max_tokens": 400, "stop": None, "temperature": 1.5, "logit_bias": {"3": -100}}
+"""No end of a turn: the reply goes on until it has its tokens."""
+
+
+def stream(server: ServerProcess, body: dict[str, object], **headers: str) -> bytes:
+    with server.request("POST", "/v1/chat/completions", {**body, "stream": True}, **headers) as answer:
+        assert answer.status == 200, answer.read()
+        return answer.read()
+
+
+def events(server: ServerProcess, reply: str, after: int = -1, **headers: str) -> bytes:
+    with server.request("GET", f"/api/replies/{reply}/events?after={after}", **headers) as answer:
+        assert answer.status == 200, answer.read()
+        return answer.read()
+
+
+def reply_of(frame: bytes) -> str:
+    return frame.removeprefix(b"id: ").partition(b":")[0].decode()
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"n": 3}, {"logprobs": True, "top_logprobs": 2}], ids=["1", "n", "logprobs"]
+)
+def test_a_stream_continues_behind_every_event(server: ServerProcess, extra: dict[str, object]) -> None:
+    whole = frames_of(stream(server, chat(**extra)))
+    assert [number_of(frame) for frame in whole] == list(range(len(whole)))
+    reply = reply_of(whole[0])
+    for number in range(-1, len(whole), 5):
+        assert frames_of(events(server, reply, number)) == whole[number + 1 :]
+        if number >= 0:
+            assert frames_of(events(server, reply, Last_Event_ID=f"{reply}:{number}")) == whole[number + 1 :]
+            again = stream(server, chat(), Last_Event_ID=f"{reply}:{number}")
+            assert frames_of(again) == whole[number + 1 :]
+
+
+def test_a_killed_server_continues_with_the_bytes_of_an_undisturbed_run(server: ServerProcess) -> None:
+    body = chat(**LONG, n=2, logprobs=True, top_logprobs=2)
+    with ServerProcess(server.folder) as other:
+        with other.request("POST", "/v1/chat/completions", {**body, "stream": True}) as answer:
+            before = b""
+            while len(frames_of(before)) < 9:
+                before += answer.read1()
+            other.kill()
+        got = frames_of(before)
+        assert not got[-1].endswith(b"[DONE]\n\n"), "the reply was whole before the server was killed"
+        other.restart()
+        reply = reply_of(got[0])
+        got += frames_of(events(other, reply, Last_Event_ID=f"{reply}:{number_of(got[-1])}"))
+    # The first server has the same store and renders what is stored.
+    assert frames_of(events(server, reply)) == got
+    undisturbed = frames_of(stream(server, body))
+    assert reply_of(undisturbed[0]) != reply
+    assert [number_of(frame) for frame in got] == list(range(len(undisturbed)))
+    assert texts(got) == texts(undisturbed)
+    other_seed = frames_of(stream(server, {**body, "seed": 8}))
+    assert texts(got) != texts(other_seed)
+
+
+def texts(frames: list[bytes]) -> list[bytes]:
+    """Return what the frames say: without ids and moments, which differ from one reply to the next."""
+    return [frame[frame.index(b'"choices"') :] if b'"choices"' in frame else b"" for frame in frames[2:]]
