@@ -32,7 +32,6 @@ Expected = Callable[[], ErrorClasses]
 
 _OUTPUT_NAME = "<stdout>"
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-_WRITE_FAILED = ("PytorchStreamWriter", "inline_container")
 
 
 def run(
@@ -195,10 +194,6 @@ def _of_the_surroundings(error: BaseException, text: str) -> str | None:
     out_of_memory = isinstance(error, RuntimeError) and any(each in text for each in _OUT_OF_MEMORY)
     if out_of_memory or isinstance(error, MemoryError):
         return f"out of memory ({text})".removesuffix(" ()")
-    if isinstance(error, RuntimeError) and any(each in text for each in _WRITE_FAILED):
-        # torch tells of a failed write by a check of its own; the reason is the error before it.
-        reason = next((each for each in _before(error) if isinstance(each, OSError)), None)
-        return "a file cannot be written; is the disk full?" if reason is None else _os_error(reason)
     return None
 
 
@@ -210,16 +205,6 @@ def _os_error(error: OSError) -> str:
         closed = error.errno == errno.EBADF
         return "standard output is closed" if closed else f"cannot write standard output: {reason}"
     return f"{' to '.join(map(repr, names))}: {reason}" if names else reason
-
-
-def _before(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors during whose handling this one was raised, the latest first."""
-    seen = {id(error)}
-    at: BaseException | None = error.__cause__ or error.__context__
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
-        yield at
-        at = at.__cause__ or at.__context__
 
 
 def _most_telling(error: BaseException, expected: Expected) -> BaseException:

@@ -24,6 +24,7 @@ from niels_gpt.conversation.settings import Value
 from niels_gpt.errors import ReportedError
 from niels_gpt.terminal.render import Screen
 from niels_gpt.terminal.spinner import spinning
+from niels_gpt.text.files import NOT_UTF8, replaced
 
 if TYPE_CHECKING:
     from engine import Event
@@ -81,7 +82,10 @@ class Controller:
 
     async def handle(self, line: str) -> None:
         """Do what a line asks for. Raises LoadFailed; everything else that goes wrong is one line."""
-        meaning = parse(line)
+        text, changed = replaced(line)
+        if changed:
+            self._screen.notice(NOT_UTF8.format(what="the line"))
+        meaning = parse(text)
         match meaning:
             case None:
                 pass

@@ -24,6 +24,7 @@ from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.terminal.render import Screen
+from niels_gpt.text.files import NOT_UTF8, replaced
 
 if TYPE_CHECKING:
     from engine import Event
@@ -77,6 +78,8 @@ async def _answer_one(desk: Controller, loader: Loader, screen: Screen, prompt: 
     if prompt == FROM_INPUT:
         lines = [line async for line in read_lines(descriptor)]
         prompt = _decoded(b"\n".join(lines), screen, "the message")
+    else:
+        prompt = _decoded(prompt, screen, "the message")
     if prompt.strip():
         await desk.send(prompt.strip())
     else:
@@ -93,10 +96,10 @@ async def _answer_lines(desk: Controller, loader: Loader, screen: Screen, descri
             return
 
 
-def _decoded(raw: bytes, screen: Screen, what: str) -> str:
-    text = raw.decode("utf-8", errors="replace")
-    if text.encode() != raw:
-        screen.notice(f"{what} is not UTF-8: its wrong bytes are read as \N{REPLACEMENT CHARACTER}")
+def _decoded(raw: bytes | str, screen: Screen, what: str) -> str:
+    text, changed = replaced(raw)
+    if changed:
+        screen.notice(NOT_UTF8.format(what=what))
     return text
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.settings import Value
+from niels_gpt.text.files import UnreadableTextError, lines_of, read_text
 
 PREFIX = "NIELS_CHAT_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
-_MOST_BYTES = 1 << 20
 
 
 class WrongConfig(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
@@ -89,13 +89,11 @@ def _of_file(path: Path) -> Iterator[tuple[str, Found]]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode("utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise WrongConfig(f"cannot read {path}: {reason}") from error
+        return read_text(path, "the configuration")
+    except UnreadableTextError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return ""
+        raise WrongConfig(str(error)) from error
 
 
 def _read(key: str, text: str, place: str) -> Value:
@@ -108,7 +106,7 @@ def _read(key: str, text: str, place: str) -> Value:
 def _line_of(key: str, text: str) -> int:
     """Return the number of the line that sets a key; the parser keeps no places."""
     pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+    return next((number for number, line in enumerate(lines_of(text), 1) if pattern.match(line)), 1)
 
 
 def _advice(key: str, *, upper: bool) -> str:

@@ -16,11 +16,12 @@ from niels_gpt.cli.config import Found, configured, defaults
 from niels_gpt.cli.parser import OneLineParser
 from niels_gpt.cli.preferences import PREFERENCES, SWITCHES
 from niels_gpt.cli.subcommands import listing
-from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import user_path
+from niels_gpt.program import report
+from niels_gpt.text.files import NOT_UTF8, read_text, replaced
 
 FROM_INPUT = "-"
 """As a message: read it from standard input, to its end."""
@@ -116,8 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ChatOptions:
     """Return the options of a command line, what it does not say from the environment and the file.
 
-    Raises SystemExit as argparse does (--help, a wrong flag), WrongConfig, and LoadFailed when a file that
-    the flags name cannot be read.
+    Raises SystemExit as argparse does (--help, a wrong flag), WrongConfig, and UnreadableTextError for a
+    file that the flags name and that cannot be read.
     """
     parser = build_parser()
     flags = vars(parser.parse_args(argv))
@@ -134,6 +135,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     elsewhere = frozenset(
         key for key, each in everything.items() if key not in flags and each.source != "default"
     )
+    system = _readable(cast("str | None", values["system"]))
     return ChatOptions(
         checkpoint=_path(values["ckpt"]) or DEFAULT_CHECKPOINT,
         checkpoint_given=values["ckpt"] is not None,
@@ -146,8 +148,8 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         weights=cast("WeightForm", values["weights"]),
         threads=cast("int | None", values["threads"]),
         use_cache=not flags["no_kv_cache"],
-        system=_system_prompt(flags.get("system"), flags["system_file"]),
-        default_system=cast("str | None", values["system"]),
+        system=_system_prompt(system if "system" in flags else None, flags["system_file"]),
+        default_system=system,
         settings={key: flags[key] for key in SETTINGS if key in flags},
         defaults={key: values[key] for key in SETTINGS if key in elsewhere},
         configured=elsewhere,
@@ -163,12 +165,16 @@ def _path(value: Value) -> Path | None:
     return None if value is None else user_path(str(value))
 
 
+def _readable(system: str | None) -> str | None:
+    """Return a system prompt of a flag, a variable or a file, with bytes that are not UTF-8 replaced."""
+    text, changed = replaced(system or "")
+    if changed:
+        report("niels-chat", NOT_UTF8.format(what="the system prompt"))
+    return None if system is None else text
+
+
 def _system_prompt(text: str | None, path: Path | None) -> str | None:
     if path is None:
         return text
-    try:
-        # The last newline belongs to the file, not to the prompt.
-        return path.read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise LoadFailed(f"cannot read --system-file {str(path)!r}: {reason}") from error
+    # The last newline belongs to the file, not to the prompt.
+    return read_text(user_path(path), "--system-file").rstrip("\n")

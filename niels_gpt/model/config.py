@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from niels_gpt.atomic_io import write_text
 from niels_gpt.errors import NielsGptError
+from niels_gpt.text.files import UnreadableTextError, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,11 +147,10 @@ def to_dict(cfg: ModelConfig | TrainConfig) -> dict[str, Any]:
 def load_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object from a file; ConfigError if it is missing, not JSON, or not an object."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"cannot read {str(path)!r}: {reason}; give the path of a JSON file") from error
-    except ValueError as error:
+        value = json.loads(read_text(Path(path), "the JSON file"))
+    except UnreadableTextError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} is not JSON ({error}); expected an object with keys") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{str(path)!r} holds a JSON {type(value).__name__}, expected an object with keys")

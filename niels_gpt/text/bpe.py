@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from niels_gpt import program
 from niels_gpt.atomic_io import write_text
 from niels_gpt.text.byte_pieces import PieceTokenizer
+from niels_gpt.text.files import decoded
 from niels_gpt.text.tokenizer import TokenizerError, utf8
 
 CONTROL_TOKENS = {"sys": "<|sys|>", "usr": "<|usr|>", "asst": "<|asst|>", "eot": "<|eot|>"}
@@ -139,10 +140,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"{path}: byte {error.start} is not UTF-8; expected UTF-8 text") from error
+    # Line ends are learned as they are.
+    return decoded(path.read_bytes(), str(path))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

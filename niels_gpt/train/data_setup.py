@@ -13,6 +13,7 @@ from pathlib import Path
 from niels_gpt.data.streams import MissingSourceError, StreamBuildConfig, build_sources
 from niels_gpt.model.config import ModelConfig, TrainConfig, default_p_train
 from niels_gpt.text.chat_template import Template, template_for
+from niels_gpt.text.files import UnreadableTextError, read_text
 from niels_gpt.text.load import tokenizer_from_json
 from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.train.batch import TrainingData
@@ -128,9 +129,9 @@ def _tokenizer(plan: TokenizerConfig, train_set: Sequence[Dialogue]) -> Tokenize
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"cannot read the tokenizer {str(path)!r}: {error}") from error
+        return read_text(path, "the tokenizer")
+    except UnreadableTextError as error:
+        raise TrainingError(str(error)) from error
 
 
 def _fitted(cfg: ModelConfig, tokenizer: Tokenizer, *, note: Note) -> ModelConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from niels_gpt.data.primer import DIALOGUE_DELIM
 from niels_gpt.data.splits import split_unique
+from niels_gpt.text.files import UnreadableTextError, read_text
 from niels_gpt.text.transcript import ROLES
 from niels_gpt.train.errors import TrainingError
 
@@ -21,11 +22,10 @@ def read_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
     dialogues: list[Dialogue] = []
     for path in paths:
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
+            text = read_text(path, "the dialogues")
+        except UnreadableTextError as error:
             raise TrainingError(
-                f"cannot read the dialogues {str(path)!r}: {reason}; give the path of a primer file, "
+                f"{error}; give the path of a primer file, "
                 "such as data/primer.txt, in the configuration's data.dialogues"
             ) from error
         dialogues += parse_dialogues(text, where=str(path))
@@ -34,7 +34,7 @@ def read_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
 
 def parse_dialogues(text: str, *, where: str) -> list[Dialogue]:
     """Return the dialogues of one text; blank parts between two delimiters are skipped."""
-    parts = text.replace("\r\n", "\n").split(DIALOGUE_DELIM)
+    parts = text.split(DIALOGUE_DELIM)
     dialogues = [
         _parse(part, where=f"{where}, dialogue {number}")
         for number, part in enumerate(parts, start=1)

@@ -17,6 +17,7 @@ from typing import Any
 
 from niels_gpt import program
 from niels_gpt.errors import NielsGptError
+from niels_gpt.text.files import UnreadableTextError, read_lines
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from niels_gpt.text.transcript import Message, checked
 
@@ -120,9 +121,9 @@ def scores(verdicts: Sequence[Verdict]) -> dict[str, Score]:
 def load_heldout(path: Path) -> list[EvalItem]:
     """Read held-out conversations, one JSON object a line; HeldOutError names the line that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HeldOutError(f"cannot read the held-out data {str(path)!r}: {error}") from error
+        lines = read_lines(path, "the held-out data")
+    except UnreadableTextError as error:
+        raise HeldOutError(str(error)) from error
     items = [_item(line, where=f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not items:
         raise HeldOutError(f"{str(path)!r} has no conversation; expected one JSON object a line")

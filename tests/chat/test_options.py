@@ -10,6 +10,7 @@ from niels_gpt.cli.options import parse_options
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, check_checkpoint, check_session_name
 from niels_gpt.conversation.settings import SETTINGS
+from niels_gpt.text.files import UnreadableTextError
 
 
 def test_without_flags_nothing_is_given_and_the_shipped_checkpoint_is_used() -> None:
@@ -43,7 +44,7 @@ def test_a_system_file_that_cannot_be_read_is_named(tmp_path: Path, content: byt
     path = tmp_path / "system.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(LoadFailed, match=r"system\.txt"):
+    with pytest.raises(UnreadableTextError, match=r"system\.txt"):
         parse_options(["--system-file", str(path)])
 
 

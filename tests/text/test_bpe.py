@@ -133,7 +133,10 @@ def test_the_command_says_when_the_text_gave_out(tmp_path: Path, capsys: pytest.
     ("arguments", "named"),
     [
         (["--text", "missing.txt", "--out", "t.json"], "missing.txt"),
-        (["--text", "broken.txt", "--out", "t.json"], "broken.txt: byte 1 is not UTF-8"),
+        (
+            ["--text", "broken.txt", "--out", "t.json"],
+            "broken.txt is not UTF-8 text: line 1 has the byte 0xff",
+        ),
         (["--text", "good.txt", "--vocab-size", "3", "--out", "t.json"], "vocabulary of 3"),
         (["--text", "good.txt", "--out", "no/such/folder/t.json"], "no/such/folder"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from niels_gpt.conversation.errors import ChatError
+from niels_gpt.text import files
 
 
 class Encodes(Protocol):
@@ -42,13 +43,7 @@ class Completion:
 
 def read_lines(path: Path) -> list[str]:
     """Return the prompts of a file, one a line, without blanks around them; empty lines are none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ChatError(f"cannot read --prompts {str(path)!r}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ChatError(f"--prompts {str(path)!r}: byte {error.start} is not UTF-8 text") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in files.read_lines(path, "--prompts") if line.strip()]
     if not prompts:
         raise ChatError(f"--prompts {str(path)!r} has no prompt: expected one a line")
     return prompts
