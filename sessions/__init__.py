@@ -1,9 +1,14 @@
 """The session store: conversations as immutable message trees, kept durably in one SQLite file.
 
-``open_store()`` gives a ``Store``; what comes out of it are frozen records, what goes wrong is a
-``StoreError``. Any SQLAlchemy URL can stand in place of the file. The package knows no model, no event
-loop and no terminal, and importing it never imports Alembic.
+``open_store()`` returns a ``Store``. Its methods return frozen records and raise ``StoreError``. Any
+SQLAlchemy URL can replace the file. The store itself is imported when it is first used: it is heavy, and a
+program that completes a name or prints an error need not wait for it.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from sessions.errors import (
     GenerationFinished,
@@ -14,6 +19,7 @@ from sessions.errors import (
     RecordNotFound,
     ReplyPending,
     SchemaTooNew,
+    SessionArchived,
     SessionExists,
     SessionNotFound,
     StoreClosed,
@@ -21,6 +27,7 @@ from sessions.errors import (
     StoreError,
     StoreFull,
     StoreLocked,
+    StoreNotFound,
     StoreReadOnly,
     StoreUnavailable,
 )
@@ -28,6 +35,7 @@ from sessions.records import (
     Checkpoint,
     Fault,
     Generation,
+    Health,
     Message,
     NewGeneration,
     RecordedTurn,
@@ -38,8 +46,24 @@ from sessions.records import (
     Turn,
     Verification,
 )
-from sessions.recovery import Recovery, recover_store
-from sessions.store import Store, open_store
+
+if TYPE_CHECKING:
+    from sessions.recovery import Recovery, recover_store
+    from sessions.store import Store, open_store
+
+_LAZY = {
+    "Recovery": "sessions.recovery",
+    "recover_store": "sessions.recovery",
+    "Store": "sessions.store",
+    "open_store": "sessions.store",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
 
 __all__ = [
     "Checkpoint",
@@ -47,6 +71,7 @@ __all__ = [
     "Generation",
     "GenerationFinished",
     "HeadMoved",
+    "Health",
     "InvalidName",
     "InvalidValue",
     "Message",
@@ -60,6 +85,7 @@ __all__ = [
     "SearchHit",
     "Session",
     "SessionArchive",
+    "SessionArchived",
     "SessionExists",
     "SessionNotFound",
     "SessionSummary",
@@ -69,6 +95,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreLocked",
+    "StoreNotFound",
     "StoreReadOnly",
     "StoreUnavailable",
     "Turn",

@@ -1,4 +1,4 @@
-"""One opened database: found or made, brought to the newest schema, and lent out a transaction at a time.
+"""Open a database, create or migrate its schema, and run transactions on it.
 
 Every error of a driver or of the file system becomes a StoreError here. One lock serialises the threads of
 this process; the database's own write lock serialises programs.
@@ -15,6 +15,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -22,9 +23,10 @@ from sqlmodel import Session as Transaction
 
 from sessions import postgresql_connection, sqlite_file
 from sessions.column_types import read_json
-from sessions.errors import StoreClosed, StoreFull, StoreReadOnly, StoreUnavailable
+from sessions.errors import StoreClosed, StoreFull, StoreNotFound, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
 from sessions.network_fs import network_filesystem
+from sessions.place import without_password
 from sessions.sqlite_connection import (
     DEFAULT_TIMEOUT_SECONDS,
     WRITES,
@@ -38,9 +40,8 @@ from sessions.sqlite_connection import (
 class Database:
     """Transactions on one database, from any thread, one at a time.
 
-    ``caution`` is what its user should know about its place, in one line; None if there is nothing to say.
-
     A ``with`` block over ``writing()`` commits durably when it ends, and rolls back when it raises.
+    ``caution`` is a line that the user should read, such as that the file lies on a network mount.
     """
 
     def __init__(self, engine: Engine, place: str, *, file: Path | None = None) -> None:
@@ -54,33 +55,52 @@ class Database:
         _opened_here.add(self)
 
     def reading(self) -> AbstractContextManager[Transaction]:
-        """Lend a transaction that sees one state throughout. Raises StoreClosed, StoreUnavailable."""
+        """Return a transaction that sees one state throughout. Raises StoreClosed, StoreUnavailable."""
         return self._transaction(writes=False)
 
     def writing(self) -> AbstractContextManager[Transaction]:
-        """Lend a transaction with the write lock from its first statement on. Raises as ``reading``."""
+        """Return a transaction with the write lock from its first statement on. Raises as ``reading``."""
         return self._transaction(writes=True)
 
     def back_up(self, target: Path) -> None:
         """Copy a SQLite file, as committed, to a new private file. Raises InvalidValue, StoreUnavailable."""
         if self._file is None:
-            raise StoreUnavailable(f"the session store {self._place} is no file: back it up on its server")
+            raise StoreUnavailable(f"the session store {self._place} is not a file: back it up on its server")
         with _translated(str(target)):
             sqlite_file.copy(self._file, target)
 
+    @contextmanager
+    def snapshot(self) -> Generator[Database, None, None]:
+        """Open a database of the committed state that can be read for long without making writers wait.
+
+        For a SQLite file that is a private copy, removed afterwards; a server's readers block no writer.
+        """
+        if self._file is None:
+            yield self
+            return
+        with _translated(self._place), sqlite_file.private_folder(self._file) as folder:
+            copied = folder / self._file.name
+            sqlite_file.copy(self._file, copied)
+            url = URL.create("sqlite", database=str(copied))
+            snapshot = Database(_sqlite_engine(url, journal_for(sqlite3.sqlite_version_info)), self._place)
+            try:
+                yield snapshot
+            finally:
+                snapshot.close()
+
     def close(self) -> None:
-        """Close the connections, after a transaction of another thread has ended; again is harmless."""
+        """Close the connections once no other thread is in a transaction; closing twice is harmless."""
         with self._lock:
             self._closed = True
             if not self._left_behind:
                 self._engine.dispose()
 
     def before_fork(self) -> None:
-        """Wait for a transaction of another thread: no child may inherit half of one and roll it back."""
+        """Wait for a transaction of another thread: a child must not inherit half of one and roll it back."""
         self._lock.acquire()
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Go on; in the child for good without the parent's connections, whose locks are the parent's."""
+        """Continue; in the child without the parent's connections, whose locks are the parent's."""
         if in_child:
             self._left_behind = True
             self._engine.dispose(close=False)
@@ -126,54 +146,89 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def open_database(place: str | Path, chain: MigrationChain = SHIPPED) -> Database:
-    """Open the store at a path or SQLAlchemy URL; make it where there is none, migrate it where it is old.
+Missing = Literal["create", "create file", "refuse"]
+"""What to do where there is no store: create it, with its folders or in a folder that exists, or refuse."""
 
-    A SQLite file is backed up before it is migrated. Raises StoreUnavailable (StoreLocked, StoreReadOnly,
-    StoreFull), NotAStore, StoreDamaged or SchemaTooNew; what was there is then untouched.
+
+def open_database(
+    place: str | Path, chain: MigrationChain = SHIPPED, *, missing: Missing = "create"
+) -> Database:
+    """Open the store at a path or SQLAlchemy URL; create it where there is none, migrate it where it is old.
+
+    A SQLite file is backed up before it is migrated.
+
+    Raises:
+        StoreNotFound: where there is none and ``missing`` does not permit to create it.
+        StoreUnavailable: for a store that cannot be used (StoreLocked, StoreReadOnly, StoreFull).
+        NotAStore, StoreDamaged, SchemaTooNew: for a file that is then left untouched.
     """
     url = _url_of(place)
-    name = (
-        url.render_as_string(hide_password=True) if url.get_backend_name() != "sqlite" else str(url.database)
-    )
+    name = str(url.database) if url.get_backend_name() == "sqlite" else without_password(str(place))
     with _translated(name):
         if url.get_backend_name() == "sqlite":
-            return _open_sqlite(url, chain)
+            return _open_sqlite(url, chain, missing)
         return _opened(_server_engine(url), chain, name, file=None)
 
 
 def _url_of(place: str | Path) -> URL:
     if isinstance(place, Path) or "://" not in place:
         return URL.create("sqlite", database=str(Path(place).expanduser()))
+    shown = without_password(place)
     try:
         url = make_url(place)
         url.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise StoreUnavailable(f"the store's URL is not one that SQLAlchemy knows ({error})") from error
-    if url.get_backend_name() == "sqlite" and (
-        url.database in {None, "", ":memory:"} or str(url.database).startswith("file:")
-    ):
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        # The error itself may quote the URL with its password.
         raise StoreUnavailable(
-            f"the store {place!r} is no plain file, so nothing in it would last: give sqlite:///PATH"
-        )
+            f"{shown!r} is not a URL of a store: expected sqlite:///PATH or postgresql+psycopg://HOST/DATABASE"
+        ) from error
+    if url.get_backend_name() == "sqlite":
+        _check_sqlite(url, shown)
     return url
 
 
-def _open_sqlite(url: URL, chain: MigrationChain) -> Database:
+def _check_sqlite(url: URL, shown: str) -> None:
+    if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
+        raise StoreUnavailable(
+            f"the store {shown!r} is not a plain file, so nothing in it would last: give sqlite:///PATH"
+        )
+    for option in url.query:
+        if option != "timeout":
+            raise StoreUnavailable(
+                f"the store {shown!r} has the option {option!r}: expected none but timeout, as in "
+                "sqlite:///PATH?timeout=2.5"
+            )
+
+
+def _open_sqlite(url: URL, chain: MigrationChain, missing: Missing) -> Database:
     path = Path(str(url.database)).resolve()
     mount = network_filesystem(path)
     journal = journal_for(sqlite3.sqlite_version_info, network=mount is not None)
-    if not sqlite_file.is_there(path):
+    created = not sqlite_file.is_there(path)
+    if created:
+        _require_permission(path, missing)
         with sqlite_file.new_file(path) as unfinished:
             engine = _sqlite_engine(url.set(database=str(unfinished)), journal)
             _opened(engine, chain, str(path), file=None).close()
     database = _opened(_sqlite_engine(url.set(database=str(path)), journal), chain, str(path), file=path)
+    if created and missing == "create file":
+        database.caution = f"created a new session store at {path}"
     if mount is not None:
         database.caution = (
             f"the session store {path} lies on a network mount ({mount}), and is as safe as its locks and "
             "syncs: use it from one machine at a time, or give a PostgreSQL URL"
         )
     return database
+
+
+def _require_permission(path: Path, missing: Missing) -> None:
+    if missing == "refuse":
+        raise StoreNotFound(f"there is no session store at {str(path)!r}: give the path of one")
+    if missing == "create file" and not path.parent.is_dir():
+        raise StoreNotFound(
+            f"there is no folder {str(path.parent)!r} to create a session store in: create the folder, or "
+            "give another path"
+        )
 
 
 def _opened(engine: Engine, chain: MigrationChain, place: str, *, file: Path | None) -> Database:
@@ -194,7 +249,7 @@ def _sqlite_engine(url: URL, journal: Journal) -> Engine:
 
 def _server_engine(url: URL) -> Engine:
     timeout_seconds = _timeout_seconds(url)
-    # A server may have been started anew since a connection was used last.
+    # A server may have been restarted since a connection was used last.
     engine = create_engine(
         url.difference_update_query(["timeout"]), pool_pre_ping=True, json_deserializer=read_json
     )
@@ -231,7 +286,7 @@ def _migrate_under_lock(
 ) -> None:
     if connection.dialect.name == "postgresql":
         postgresql_connection.lock_schema(connection)
-    # Another process may have migrated between our look and our lock.
+    # Another process may have migrated before this one got the lock.
     revision = stored_revision(connection, chain, place)
     if revision == chain.head:
         return

@@ -1,4 +1,4 @@
-"""Digests, chained so that one line stands for a whole conversation and for how it came about.
+"""Compute digests, chained so that one line identifies a whole conversation and how it was generated.
 
 Each is the hex SHA-256 of fields in a fixed order, each field as its length in bytes (8 bytes, big endian)
 followed by its bytes, so that no two different values give the same stream. Digests go in as their 32 raw
@@ -12,8 +12,9 @@ with sorted keys and without blanks. The first field is the name of the scheme.
   receipt's logits hash.
 - A session: for each message of its path the message's digest and that of the generation that made it.
 
-Ids, names and times stay outside: two people who hold the same conversation hold the same digest. Knows
-nothing about the store.
+Ids, names and times stay outside: two people who hold the same conversation hold the same digest.
+
+A checkpoint's fingerprint is the hex SHA-256 of the digests of its four parts, joined by line ends.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def generation_digest(
     finish_reason: str,
     logits_hash: object,
 ) -> str:
-    """Return the digest of how the reply with digest ``reply`` was made; ``logits_hash`` None: none known."""
+    """Return the digest of how the reply with digest ``reply`` was made (``logits_hash`` None: unknown)."""
     return _chained(
         _GENERATION,
         _raw(user),
@@ -72,6 +73,17 @@ def session_digest(path: Iterable[tuple[str, str | None]]) -> str:
     """Return the digest of a path: each message's digest, and its generation's (None: it has none)."""
     fields = [_raw(digest) for pair in path for digest in pair]
     return _chained(_SESSION, *fields)
+
+
+PARTS = ("weights", "config", "tokenizer", "template")
+"""The parts of a checkpoint's fingerprint, in their order."""
+
+
+def fingerprint_of(parts: Mapping[str, str]) -> str | None:
+    """Return the fingerprint of a checkpoint with these parts; None if they are not exactly the four."""
+    if set(parts) != set(PARTS) or not all(isinstance(part, str) for part in parts.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return None
+    return hashlib.sha256("\n".join(parts[name] for name in PARTS).encode()).hexdigest()
 
 
 def _chained(*fields: bytes) -> str:

@@ -1,9 +1,11 @@
-"""Everything that the store refuses or cannot do, one class a situation.
+"""The errors of the store, one class for each situation.
 
 Each message says what happened, quotes the value, and says what to do next.
 """
 
 from __future__ import annotations
+
+from shlex import quote
 
 
 class StoreError(Exception):
@@ -24,15 +26,25 @@ class InvalidValue(StoreError, ValueError):  # noqa: N818
 
 
 class SessionExists(StoreError):  # noqa: N818
-    """A session of this name is there already."""
+    """The name belongs to a session already, perhaps an archived one."""
+
+    def __init__(self, name: str, *, archived: bool = False) -> None:
+        what, then = ("an archived", "restore it") if archived else ("a", "resume it")
+        super().__init__(f"there is already {what} session named {name!r}: {then}, or choose another name")
+        self.name = name
+        self.archived = archived
+
+
+class SessionArchived(StoreError):  # noqa: N818
+    """The session was archived, and the caller asked for one that is not."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is already a session named {name!r}: resume it, or choose another name")
+        super().__init__(f"{name!r} is archived: niels-chat restore {quote(name)}, or choose another name")
         self.name = name
 
 
 class SessionNotFound(StoreError, LookupError):  # noqa: N818
-    """No session has this name; ``nearest`` holds names that look like it."""
+    """No session has this name; ``nearest`` holds similar names."""
 
     def __init__(self, name: str, nearest: tuple[str, ...] = ()) -> None:
         hint = f"; did you mean {' or '.join(repr(each) for each in nearest)}?" if nearest else ""
@@ -51,7 +63,7 @@ class RecordNotFound(StoreError, LookupError):  # noqa: N818
 
 
 class HeadMoved(StoreError):  # noqa: N818
-    """The session has gone on since the caller last read it; nothing was written."""
+    """The session has another head than the caller last read; nothing was written."""
 
     def __init__(self, session: str, *, expected: int | None, found: int | None, what: str) -> None:
         super().__init__(
@@ -68,7 +80,7 @@ class ReplyPending(StoreError):  # noqa: N818
 
     def __init__(self, session: str, *, generation_id: int, since: str) -> None:
         super().__init__(
-            f"session {session!r} waits for a reply that was begun at {since} (generation {generation_id}): "
+            f"session {session!r} waits for the reply started at {since} (generation {generation_id}): "
             "another program is generating it, or it was interrupted; finish it or give it up first"
         )
         self.session = session
@@ -76,7 +88,7 @@ class ReplyPending(StoreError):  # noqa: N818
 
 
 class GenerationFinished(StoreError):  # noqa: N818
-    """The generation has its outcome already; an outcome is recorded once only."""
+    """The generation already has its outcome; an outcome is recorded once."""
 
     def __init__(self, generation_id: int, status: str) -> None:
         super().__init__(
@@ -89,6 +101,10 @@ class GenerationFinished(StoreError):  # noqa: N818
 
 class StoreUnavailable(StoreError):  # noqa: N818
     """The store cannot be opened, read or written at the moment."""
+
+
+class StoreNotFound(StoreUnavailable):
+    """There is no store at this place, and the caller does not want a new one."""
 
 
 class StoreLocked(StoreUnavailable):
@@ -112,7 +128,7 @@ class NotAStore(StoreError):  # noqa: N818
 
 
 class StoreDamaged(StoreError):  # noqa: N818
-    """The file is a session store whose bytes do not hang together; it was left untouched."""
+    """The file is a session store with damaged contents; it was left untouched."""
 
 
 class SchemaTooNew(StoreError):  # noqa: N818

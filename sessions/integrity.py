@@ -1,15 +1,23 @@
-"""Whether stored digests hold: each recomputed from what is stored beside it, and compared.
+"""Verify stored values: recompute each digest from the values it covers, and compare.
 
-A message is judged by the digest that its parent has stored, so that a change shows at the place where it
+A message is checked against the stored digest of its parent, so that a change shows at the place where it
 was made. Pure functions over records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from sessions.digest import generation_digest, message_digest, session_digest
 from sessions.records import Checkpoint, Fault, Generation, Message, Verification
+
+
+class ChecksummedRow(Protocol):
+    """A row of any table."""
+
+    id: int
+    checksum: str | None
 
 
 def digest_of_message(message: Message, parent: str | None) -> str:
@@ -24,7 +32,7 @@ def digest_of_message(message: Message, parent: str | None) -> str:
 
 
 def digest_of_generation(generation: Generation, *, user: str, reply: str, fingerprint: str) -> str:
-    """Return the digest that a generation with a reply should have, from the digests that it stands on."""
+    """Return the digest that a generation with a reply should have, over those that it is chained to."""
     return generation_digest(
         user=user,
         reply=reply,
@@ -42,7 +50,7 @@ def digest_of_generation(generation: Generation, *, user: str, reply: str, finge
 
 
 def message_faults(message: Message, parent: Message | None) -> Iterator[Fault]:
-    """Tell what does not hold about one message below ``parent`` (None: a root, or its parent is missing)."""
+    """Yield the faults of one message below ``parent`` (None: a root, or its parent is missing)."""
     where = f"message {message.id} ({message.role}, position {message.position})"
     if parent is None and message.parent_id is not None:
         yield _fault(f"{where}: its parent", f"message {message.parent_id}", "none", message=message)
@@ -58,7 +66,7 @@ def message_faults(message: Message, parent: Message | None) -> Iterator[Fault]:
 def generation_faults(
     generation: Generation, user: Message | None, reply: Message | None, fingerprint: str | None
 ) -> Iterator[Fault]:
-    """Tell what does not hold about one generation; None for what it names and is not there."""
+    """Yield the faults of one generation; None stands for a row that it names and that is missing."""
     where = f"generation {generation.id}"
     if user is None or user.role != "user":
         asked = f"user message {generation.user_message_id}"
@@ -83,13 +91,25 @@ def generation_faults(
         yield _fault(f"{where}: its digest", generation.digest, recomputed, generation=generation)
 
 
+def checksum_fault(row: ChecksummedRow) -> Fault:
+    """Return the fault of a row whose checksum is not that of its values."""
+    kind = type(row).__name__.removesuffix("Row").lower()
+    return Fault(
+        where=f"{kind} {row.id}: its checksum",
+        message_id=row.id if kind == "message" else None,
+        generation_id=row.id if kind == "generation" else None,
+        expected=str(row.checksum),
+        got="that of other values",
+    )
+
+
 def verified(
     head_id: int | None,
     messages: Sequence[Message],
     generations: Sequence[Generation],
     checkpoints: Iterable[Checkpoint],
 ) -> Verification:
-    """Check a whole tree, and digest the path to ``head_id`` from what is recomputed, not claimed."""
+    """Check a whole tree, and digest the path to ``head_id`` from recomputed digests."""
     by_id = {message.id: message for message in messages}
     fingerprints = {checkpoint.id: checkpoint.fingerprint for checkpoint in checkpoints}
     faults: list[Fault] = []
@@ -118,7 +138,7 @@ def _path_digest(
 ) -> str:
     made_by = {each.reply_id: each for each in generations if each.reply_id is not None}
     pairs: list[tuple[str, str | None]] = []
-    # Popping ends the walk where damaged rows make a circle.
+    # Popping ends the walk where damaged rows form a cycle.
     left = dict(messages)
     chain: list[Message] = []
     at = head_id

@@ -1,6 +1,6 @@
-"""The list of sessions: one line each, a page at a time, last used first.
+"""List sessions: one line each, a page at a time, last used first.
 
-A page costs what its own sessions cost, however many there are beside them: the page is chosen by an index
+The cost of a page depends on its own sessions, not on how many others are stored: an index selects the page
 first, and only then is anything counted. Portable SQL only.
 """
 
@@ -14,34 +14,42 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import Select
 
 from sessions.column_types import FaithfulText
+from sessions.fields import read
 from sessions.queries import shortened
-from sessions.records import SessionSummary
+from sessions.records import Session, SessionSummary
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
 
-_WORDS_READ = 160  # characters of the first user message that are read: twice what a line shows
+_WORDS_READ = 160  # characters of the first user message that are read: twice as many as are shown
 _Line = tuple[SessionRow, int, int, str | None, str | None]
 
 
 def page(transaction: Transaction, *, archived: bool, limit: int | None, offset: int) -> list[SessionSummary]:
-    """Return a page of the list, last used first; sessions that are archived only if asked for."""
+    """Return a page of the list, last used first; archived sessions only if ``archived`` is set."""
     rows: Sequence[_Line] = transaction.exec(_page(archived=archived, limit=limit, offset=offset)).all()
     forks = [row[0].id for row in rows if row[0].forked_from is not None]
     shared = _shared(transaction, forks) if forks else {}
-    return [
-        SessionSummary(
-            id=session.id,
-            name=session.name,
-            created=session.created,
-            last_used=session.last_used,
-            archived=session.archived,
-            messages=messages + shared_messages,
-            turns=turns + shared_turns,
-            first_words=shortened(shared_words or words or ""),
-            checkpoint=checkpoint,
-        )
-        for session, messages, turns, words, checkpoint in rows
-        for shared_messages, shared_turns, shared_words in [shared.get(session.id, (0, 0, None))]
-    ]
+    return [_summary(read(Session, row[0]), row, shared.get(row[0].id, (0, 0, None))) for row in rows]
+
+
+def _summary(session: Session, line: _Line, shared: tuple[int, int, str | None]) -> SessionSummary:
+    _, messages, turns, words, path = line
+    shared_messages, shared_turns, shared_words = shared
+    return SessionSummary(
+        id=session.id,
+        name=session.name,
+        created=session.created,
+        last_used=session.last_used,
+        archived=session.archived,
+        messages=messages + shared_messages,
+        turns=turns + shared_turns,
+        first_words=shortened(_text(shared_words) or _text(words)),
+        checkpoint=_text(path) or None,
+    )
+
+
+def _text(value: str | None) -> str:
+    # A damaged cell can hold anything; the list shows nothing for it, and a check names the row.
+    return value if isinstance(value, str) else ""
 
 
 def _page(
@@ -59,7 +67,8 @@ def _page(
     turns = select(func.count()).select_from(MessageRow).where(of_users)
     words = select(_start_of_content()).where(of_users).order_by(col(MessageRow.id)).limit(1)
     checkpoint = (
-        select(CheckpointRow.path)
+        select(func.coalesce(GenerationRow.checkpoint_path, CheckpointRow.path, type_=FaithfulText))
+        .select_from(CheckpointRow)
         .join(GenerationRow, col(GenerationRow.checkpoint_id) == col(CheckpointRow.id))
         .where(col(GenerationRow.session_id) == col(SessionRow.id))
         .order_by(desc(col(GenerationRow.id)))

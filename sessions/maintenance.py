@@ -1,67 +1,108 @@
-"""Back up the store and check all of it."""
+"""Examine the whole store: file structure, references, search indexes, rows, digests and checksums."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 
 from sqlalchemy.orm import aliased
 from sqlmodel import Session as Transaction
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
-from sessions import queries, search
+from sessions import search
+from sessions.database import Database
 from sessions.errors import StoreDamaged
-from sessions.integrity import generation_faults, message_faults
-from sessions.mixin import StorePart
-from sessions.records import Fault, Message
+from sessions.fields import read
+from sessions.integrity import checksum_fault, generation_faults, message_faults
+from sessions.records import Checkpoint, Fault, Generation, Health, Message, Session
 from sessions.sqlite_connection import structure_faults
-from sessions.tables import CheckpointRow, GenerationRow, MessageRow
+from sessions.tables import CheckpointRow, GenerationRow, MessageRow, Row, SessionRow
 
 _AT_ONCE = 500  # rows in memory
 
 
-class Care(StorePart):
-    """Backups and checks."""
+def examine(database: Database) -> Health:
+    """Return what is wrong with the store. A damaged one raises nothing but is described."""
+    faults: list[str] = []
+    sessions = without_checksum = 0
+    try:
+        with database.snapshot() as copy:
+            for part in (_structure_faults, _row_faults, _index_faults):
+                _collect(faults, part(copy))
+            with copy.reading() as transaction:
+                sessions = _count(transaction, SessionRow)
+                without_checksum = sum(
+                    _count(transaction, table, unchecked=True)
+                    for table in (SessionRow, CheckpointRow, MessageRow, GenerationRow)
+                )
+    except StoreDamaged as error:
+        faults.append(str(error))
+    return Health(faults=tuple(dict.fromkeys(faults)), sessions=sessions, without_checksum=without_checksum)
 
-    def backup(self, path: str | Path) -> None:
-        """Copy everything that was acknowledged to a new private file, which is a store itself.
 
-        Raises InvalidValue where something lies at ``path`` already, StoreUnavailable where the copy cannot
-        be written or the store is no file.
-        """
-        self._database.back_up(Path(path).expanduser())
+def _collect(faults: list[str], found: Iterator[str]) -> None:
+    """Add the faults of one part, up to damage that prevents the rest of it from being read."""
+    try:
+        faults.extend(found)
+    except StoreDamaged as error:
+        faults.append(str(error))
 
-    def check(self) -> list[str]:
-        """Return what is wrong with the store, one line each; [] when all is well.
 
-        Looks at the file's own structure, references, the search index, and every digest: all is read.
-        """
-        faults: list[str] = []
+def _structure_faults(database: Database) -> Iterator[str]:
+    with database.reading() as transaction:
+        yield from structure_faults(transaction.connection())
+
+
+def _index_faults(database: Database) -> Iterator[str]:
+    with database.writing() as transaction:
+        yield from search.index_faults(transaction)
+
+
+def _row_faults(database: Database) -> Iterator[str]:
+    with database.reading() as transaction:
+        yield from _plain_faults(transaction, CheckpointRow, Checkpoint)
+        yield from _plain_faults(transaction, SessionRow, Session)
+        yield from _message_faults(transaction)
+        yield from _generation_faults(transaction)
+
+
+def _plain_faults(
+    transaction: Transaction,
+    table: type[CheckpointRow] | type[SessionRow],
+    record: type[Checkpoint] | type[Session],
+) -> Iterator[str]:
+    for row in transaction.exec(select(table).order_by(col(table.id)).execution_options(yield_per=_AT_ONCE)):
         try:
-            with self._database.reading() as transaction:
-                faults += structure_faults(transaction.connection())
-                faults += (_line(fault) for fault in _digest_faults(transaction))
-            with self._database.writing() as transaction:
-                faults += search.index_faults(transaction)
+            read(record, row)
         except StoreDamaged as error:
-            faults.append(str(error))
-        except (AttributeError, TypeError, ValueError) as error:
-            # Damage can put anything into a row, such as nothing where there is always something.
-            faults.append(f"a row of the store makes no sense ({error})")
-        return faults
+            yield str(error)
+        else:
+            yield from _checksum_faults(row)
 
 
-def _digest_faults(transaction: Transaction) -> Iterator[Fault]:
-    parent, user, reply = aliased(MessageRow), aliased(MessageRow), aliased(MessageRow)
-    messages = transaction.exec(
+def _message_faults(transaction: Transaction) -> Iterator[str]:
+    parent = aliased(MessageRow)
+    rows = transaction.exec(
         select(MessageRow, parent)
         .join(parent, col(MessageRow.parent_id) == col(parent.id), isouter=True)
         .order_by(col(MessageRow.id))
         .execution_options(yield_per=_AT_ONCE)
     )
-    for row, above in messages:
-        yield from message_faults(queries.message_record(row), _message(above))
-    generations = transaction.exec(
+    for row, above in rows:
+        try:
+            message = read(Message, row)
+        except StoreDamaged as error:
+            yield str(error)
+            continue
+        yield from _checksum_faults(row)
+        # A parent that cannot be read is reported in its own place.
+        with suppress(StoreDamaged):
+            yield from map(_line, message_faults(message, _message(above)))
+
+
+def _generation_faults(transaction: Transaction) -> Iterator[str]:
+    user, reply = aliased(MessageRow), aliased(MessageRow)
+    rows = transaction.exec(
         select(GenerationRow, user, reply, CheckpointRow.fingerprint)
         .join(user, col(GenerationRow.user_message_id) == col(user.id), isouter=True)
         .join(reply, col(GenerationRow.reply_id) == col(reply.id), isouter=True)
@@ -69,17 +110,32 @@ def _digest_faults(transaction: Transaction) -> Iterator[Fault]:
         .order_by(col(GenerationRow.id))
         .execution_options(yield_per=_AT_ONCE)
     )
-    for row, asked, answer, fingerprint in generations:
-        yield from generation_faults(
-            queries.generation_record(row),
-            _message(asked),
-            _message(answer),
-            fingerprint,
-        )
+    for row, asked, answer, fingerprint in rows:
+        try:
+            generation = read(Generation, row)
+        except StoreDamaged as error:
+            yield str(error)
+            continue
+        yield from _checksum_faults(row)
+        with suppress(StoreDamaged):
+            known = fingerprint if isinstance(fingerprint, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield from map(_line, generation_faults(generation, _message(asked), _message(answer), known))
 
 
 def _message(row: MessageRow | None) -> Message | None:
-    return None if row is None else queries.message_record(row)
+    return None if row is None else read(Message, row)
+
+
+def _checksum_faults(row: CheckpointRow | SessionRow | MessageRow | GenerationRow) -> Iterator[str]:
+    if not row.has_its_checksum():
+        yield _line(checksum_fault(row))
+
+
+def _count(transaction: Transaction, table: type[Row], *, unchecked: bool = False) -> int:
+    query = select(func.count()).select_from(table)
+    if unchecked:
+        query = query.where(col(table.checksum).is_(None))
+    return transaction.exec(query).one()
 
 
 def _line(fault: Fault) -> str:

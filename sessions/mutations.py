@@ -1,11 +1,12 @@
-"""The smallest changes that a transaction is made of: lock a session, check its head, append, conclude.
+"""The steps that writing transactions share: lock a session, check its head, append, finish a generation.
 
 Called inside a writing transaction only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy.exc import IntegrityError
@@ -14,19 +15,20 @@ from sqlmodel import col, select
 
 from sessions.digest import message_digest
 from sessions.errors import GenerationFinished, HeadMoved, RecordNotFound, ReplyPending, SessionExists
+from sessions.fields import column_values, read
 from sessions.queries import pending_row, shortened
-from sessions.records import GenerationStatus, NewGeneration, ReplyStatus, Role
+from sessions.records import Generation, GenerationStatus, Message, NewGeneration, ReplyStatus, Role, Session
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
 from sessions.validation import checked_int, checked_json, checked_name
 
 
 def now() -> datetime:
-    """Return the present moment, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
 
 
 def new_session(name: str, *, seed: int, settings: Mapping[str, object]) -> SessionRow:
-    """Return a session that is not added yet. Raises InvalidName, InvalidValue."""
+    """Return a session row that is not added yet. Raises InvalidName, InvalidValue."""
     moment = now()
     return SessionRow(
         name=checked_name(name),
@@ -39,41 +41,62 @@ def new_session(name: str, *, seed: int, settings: Mapping[str, object]) -> Sess
 
 def add_session(transaction: Transaction, row: SessionRow) -> None:
     """Write a new session. Raises SessionExists."""
-    transaction.add(row)
+    with _unique_name(transaction, row.name):
+        transaction.add(row)
+
+
+def rename_session(transaction: Transaction, row: SessionRow, name: str) -> None:
+    """Give a session another name. Raises SessionExists."""
+    with _unique_name(transaction, name):
+        row.name = name
+
+
+@contextmanager
+def _unique_name(transaction: Transaction, name: str) -> Generator[None, None, None]:
+    """Write the changes of the block; raise SessionExists if another session has the name."""
     try:
-        transaction.flush()
+        with transaction.begin_nested():
+            yield
     except IntegrityError as error:
-        raise SessionExists(row.name) from error
+        archived = transaction.exec(select(SessionRow.archived).where(SessionRow.name == name)).first()
+        raise SessionExists(name, archived=bool(archived)) from error
+
+
+def after(transaction: Transaction, session: SessionRow) -> Session:
+    """Write the changes, and return the session as it is then."""
+    transaction.flush()
+    return read(Session, session)
 
 
 def start_tree(transaction: Transaction, session: SessionRow, system: str | None) -> None:
-    """Begin a new tree, with ``system`` as its root if given."""
+    """Start a new tree, with ``system`` as its root if given."""
     session.head_id = None
     if system is not None:
         append(transaction, session, parent_id=None, role="system", content=system)
 
 
-def remember(transaction: Transaction, checkpoint: CheckpointRow) -> CheckpointRow:
-    """Write a checkpoint, or take its path over into the row that has its fingerprint; return that row."""
+def known_checkpoint(transaction: Transaction, checkpoint: CheckpointRow) -> CheckpointRow:
+    """Return the row with the checkpoint's fingerprint; ``checkpoint`` itself, written, where there is none.
+
+    A row that is there already stays as it is.
+    """
     same = select(CheckpointRow).where(CheckpointRow.fingerprint == checkpoint.fingerprint)
     known = transaction.exec(same).one_or_none()
-    if known is None:
-        try:
-            with transaction.begin_nested():
-                transaction.add(checkpoint)
-        except IntegrityError:
-            # Another program was faster, on a database where writers do not exclude each other.
-            known = transaction.exec(same).one()
-        else:
-            return checkpoint
-    known.path = checkpoint.path
-    return known
+    if known is not None:
+        return known
+    try:
+        with transaction.begin_nested():
+            transaction.add(checkpoint)
+    except IntegrityError:
+        # Another program was faster, on a database where writers do not exclude each other.
+        return transaction.exec(same).one()
+    return checkpoint
 
 
 def locked_session(transaction: Transaction, session_id: int) -> SessionRow:
     """Return the session, locked against other programs where the write lock does not do so already.
 
-    The caller is about to change it, so its last use is now. Raises RecordNotFound.
+    Raises RecordNotFound.
     """
     checked_int(session_id, "a session id")
     row = transaction.exec(
@@ -81,12 +104,18 @@ def locked_session(transaction: Transaction, session_id: int) -> SessionRow:
     ).one_or_none()
     if row is None:
         raise RecordNotFound("session", session_id)
+    return row
+
+
+def session_in_use(transaction: Transaction, session_id: int) -> SessionRow:
+    """Return the session as ``locked_session`` does, and count this moment as its last use."""
+    row = locked_session(transaction, session_id)
     row.last_used = now()
     return row
 
 
 def require_head(transaction: Transaction, session: SessionRow, expected_head: int | None) -> None:
-    """Raise HeadMoved if the session has gone on, ReplyPending if it waits for a reply."""
+    """Raise HeadMoved if the session has another head, ReplyPending if it waits for a reply."""
     if session.head_id != expected_head:
         raise head_moved(transaction, session, expected_head)
     pending = pending_row(transaction, session.id)
@@ -95,19 +124,21 @@ def require_head(transaction: Transaction, session: SessionRow, expected_head: i
 
 
 def head_moved(transaction: Transaction, session: SessionRow, expected: int | None) -> HeadMoved:
-    """Return the error, with what the new head is."""
+    """Return the error, with a description of the new head."""
     head = None if session.head_id is None else transaction.get_one(MessageRow, session.head_id)
+    found = None if head is None else read(Message, head)
     what = (
         "it was reset"
-        if head is None
-        else f"{head.role}, {head.created:%F %T} UTC: {shortened(head.content)!r}"
+        if found is None
+        else f"{found.role}, {found.created:%F %T} UTC: {shortened(found.content)!r}"
     )
     return HeadMoved(session.name, expected=expected, found=session.head_id, what=what)
 
 
 def reply_pending(session: SessionRow, pending: GenerationRow) -> ReplyPending:
-    """Return the error, with since when."""
-    return ReplyPending(session.name, generation_id=pending.id, since=f"{pending.created:%F %T} UTC")
+    """Return the error, with the time when the reply was started."""
+    found = read(Generation, pending)
+    return ReplyPending(session.name, generation_id=found.id, since=f"{found.created:%F %T} UTC")
 
 
 def append(
@@ -117,7 +148,7 @@ def append(
     parent_id: int | None,
     role: Role,
     content: str,
-    token_ids: list[int] | None = None,
+    token_ids: tuple[int, ...] | None = None,
     status: ReplyStatus = "complete",
 ) -> MessageRow:
     """Write a message below ``parent_id`` (a root for None) and make it the session's head."""
@@ -128,7 +159,7 @@ def append(
         position=0 if parent is None else parent.position + 1,
         role=role,
         content=content,
-        token_ids=token_ids,
+        token_ids=None if token_ids is None else list(token_ids),
         status=status,
         digest=message_digest(
             parent=None if parent is None else parent.digest,
@@ -145,26 +176,23 @@ def append(
     return row
 
 
-def ask_for_reply(
+def request_reply(
     transaction: Transaction, session: SessionRow, user: MessageRow, asked: NewGeneration
 ) -> GenerationRow:
     """Write the pending generation of a reply to ``user``. Raises RecordNotFound for its checkpoint."""
-    if transaction.get(CheckpointRow, asked.checkpoint_id) is None:
+    checkpoint = transaction.get(CheckpointRow, asked.checkpoint_id)
+    if checkpoint is None:
         raise RecordNotFound("checkpoint", asked.checkpoint_id)
+    path = checkpoint.path if asked.checkpoint_path is None else asked.checkpoint_path
     row = GenerationRow(
-        session_id=session.id,
-        user_message_id=user.id,
-        checkpoint_id=asked.checkpoint_id,
-        seed=asked.seed,
-        attempt=asked.attempt,
-        sampling=dict(asked.sampling),
-        max_new_tokens=asked.max_new_tokens,
-        prompt_hash=asked.prompt_hash,
-        trimmed_turns=asked.trimmed_turns,
-        environment=dict(asked.environment),
-        forced_ids=list(asked.forced_ids),
-        status="pending",
-        created=now(),
+        **column_values(
+            asked,
+            checkpoint_path=path,
+            session_id=session.id,
+            user_message_id=user.id,
+            status="pending",
+            created=now(),
+        )
     )
     transaction.add(row)
     transaction.flush()
@@ -172,26 +200,27 @@ def ask_for_reply(
 
 
 def locked_generation(transaction: Transaction, generation_id: int) -> tuple[SessionRow, GenerationRow]:
-    """Return a generation that is still pending, and its session, locked.
-
-    Raises RecordNotFound, or GenerationFinished if it has an outcome.
-    """
+    """Return a generation and its session, locked. Raises RecordNotFound."""
     checked_int(generation_id, "a generation id")
     session_id = transaction.exec(
         select(GenerationRow.session_id).where(col(GenerationRow.id) == generation_id)
     ).one_or_none()
     if session_id is None:
         raise RecordNotFound("generation", generation_id)
-    # Read after the lock: only then is its status certain.
-    session = locked_session(transaction, session_id)
-    row = transaction.get_one(GenerationRow, generation_id)
+    # The row is read after the lock: only then is its status certain.
+    session = session_in_use(transaction, session_id)
+    return session, transaction.get_one(GenerationRow, generation_id)
+
+
+def require_pending(row: GenerationRow) -> None:
+    """Raise GenerationFinished if the generation has its outcome."""
     if row.status != "pending":
-        raise GenerationFinished(generation_id, row.status)
-    return session, row
+        raise GenerationFinished(row.id, row.status)
 
 
-def conclude(row: GenerationRow, status: GenerationStatus, *, error: str | None = None) -> None:
-    """Give a pending generation its outcome."""
+def finish(row: GenerationRow, status: GenerationStatus, *, error: str | None = None) -> None:
+    """Give a pending generation its outcome. Raises GenerationFinished if it has one."""
+    require_pending(row)
     row.status = status
     row.error = error
     row.finished = now()

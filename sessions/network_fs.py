@@ -1,6 +1,6 @@
-"""Whether a path lies on a network mount, where a file's locks and syncs are promises of another machine.
+"""Detect network mounts, where a file's locks and syncs depend on another machine.
 
-Read from the table of mounts that Linux has; elsewhere nothing is known or said.
+Reads Linux's table of mounts; on other systems nothing is known.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _NETWORK = re.compile(
 
 
 def network_filesystem(path: Path, table: str | None = None) -> str | None:
-    """Return the type of the network mount that ``path`` lies on; None if it lies on none, or none is known.
+    """Return the type of the network mount that ``path`` lies on; None if there is none, or none is known.
 
-    ``table`` is what ``/proc/self/mountinfo`` would say.
+    ``table`` replaces the contents of ``/proc/self/mountinfo``.
     """
     if table is None:
         try:

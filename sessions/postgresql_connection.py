@@ -1,8 +1,8 @@
-"""How a connection to PostgreSQL behaves: its settings, its transactions, and what its errors mean.
+"""Set up connections to PostgreSQL: settings, transactions, and the meaning of errors.
 
 The only module with SQL that is PostgreSQL's own, apart from the search. Writers do not exclude each other
-there as they do in SQLite: a change locks its session's row, and the schema is made under a lock of its
-own.
+there as they do in SQLite: a change locks its session's row, and the schema is created under a separate
+lock.
 """
 
 from __future__ import annotations

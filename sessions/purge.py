@@ -1,4 +1,4 @@
-"""Deleting a session for ever, without taking from its forks what they share with it.
+"""Delete a session permanently; its forks keep the messages that they share with it.
 
 Called inside a writing transaction only.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
@@ -16,52 +16,53 @@ from sessions.queries import tree_ids
 from sessions.tables import GenerationRow, MessageRow, SessionRow
 
 
-def purge(transaction: Transaction, session: SessionRow) -> None:
-    """Delete the session and its messages; what a fork's tree needs becomes the oldest fork's own.
+def purge_session(transaction: Transaction, session: SessionRow) -> None:
+    """Delete the session and its messages; messages that forks still use move to the oldest such fork.
 
-    A fork of the session counts from then on as one of the session that this one was forked from, if any.
+    A fork of the session becomes a fork of the session that this one was forked from, if any.
     """
     for sharer in _sharers(transaction, session):
         _hand_over(transaction, session, sharer)
     session.head_id = None
     transaction.flush()
-    transaction.exec(
-        update(SessionRow)
-        .where(col(SessionRow.forked_from) == session.id)
-        .values(forked_from=session.forked_from)
-    )
+    for fork in transaction.exec(select(SessionRow).where(SessionRow.forked_from == session.id)):
+        fork.forked_from = session.forked_from
+    transaction.flush()
     transaction.exec(delete(GenerationRow).where(col(GenerationRow.session_id) == session.id))
     transaction.exec(delete(MessageRow).where(col(MessageRow.session_id) == session.id))
     transaction.delete(session)
 
 
 def _sharers(transaction: Transaction, session: SessionRow) -> Sequence[SessionRow]:
-    """Return the other sessions, locked, that stand on a message of this one, oldest first."""
+    """Return the other sessions, locked, whose tree contains a message of this one, oldest first."""
     id_ = col(SessionRow.id)
     owned = select(MessageRow.id).where(MessageRow.session_id == session.id)
     child = aliased(MessageRow)
-    standing_on = or_(
+    using_one = or_(
         col(SessionRow.head_id).in_(owned),
         col(SessionRow.forked_at).in_(owned),
         id_.in_(select(child.session_id).where(col(child.parent_id).in_(owned))),
         id_.in_(select(GenerationRow.session_id).where(col(GenerationRow.user_message_id).in_(owned))),
     )
-    query = select(SessionRow).where(id_ != session.id, standing_on).order_by(id_)
+    query = select(SessionRow).where(id_ != session.id, using_one).order_by(id_)
     return transaction.exec(query.with_for_update()).all()
 
 
 def _hand_over(transaction: Transaction, session: SessionRow, sharer: SessionRow) -> None:
+    # Row by row, because the checksum of each changes with its session.
     needed = select(tree_ids(sharer).c.id)
-    transaction.exec(
-        update(MessageRow)
-        .where(col(MessageRow.session_id) == session.id, col(MessageRow.id).in_(needed))
-        .values(session_id=sharer.id)
-        .execution_options(synchronize_session=False)
+    messages = transaction.exec(
+        select(MessageRow).where(col(MessageRow.session_id) == session.id, col(MessageRow.id).in_(needed))
     )
+    for message in messages:
+        message.session_id = sharer.id
+    transaction.flush()
     received = select(MessageRow.id).where(MessageRow.session_id == sharer.id)
-    transaction.exec(
-        update(GenerationRow)
-        .where(col(GenerationRow.session_id) == session.id, col(GenerationRow.reply_id).in_(received))
-        .values(session_id=sharer.id)
-        .execution_options(synchronize_session=False)
+    generations = transaction.exec(
+        select(GenerationRow).where(
+            col(GenerationRow.session_id) == session.id, col(GenerationRow.reply_id).in_(received)
+        )
     )
+    for generation in generations:
+        generation.session_id = sharer.id
+    transaction.flush()

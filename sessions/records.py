@@ -1,15 +1,29 @@
-"""What callers get: frozen values, complete when they arrive, valid after the store is closed.
+"""Records: the frozen values that callers get, complete when they arrive and valid after the store is closed.
 
-Mappings are plain dictionaries of JSON values, made anew for each record. Times are aware, in UTC. Knows
-nothing about tables or SQL.
+Mappings are plain dictionaries of JSON values, made for each record. Times are aware, in UTC. The annotation
+of every field of a stored record names its kind (``sessions.fields``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal, get_args
+
+from sessions.fields import (
+    Count,
+    Digest,
+    ForcedIds,
+    FreeText,
+    Integer,
+    Json,
+    Label,
+    Moment,
+    Parts,
+    TokenIds,
+    Truth,
+    one_of,
+)
 
 Role = Literal["system", "user", "assistant"]
 ReplyStatus = Literal["complete", "cancelled"]
@@ -18,29 +32,29 @@ GenerationStatus = Literal["pending", "complete", "cancelled", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A named head in the tree of messages. ``head_id`` is None while nothing was said.
+    """A named head in the tree of messages. ``head_id`` is None while the session has no message.
 
-    A fork names the session that it came from and ``forked_at``, the message that they part after.
+    A fork names the session that it came from and ``forked_at``, the last message that both share.
     """
 
-    id: int
-    name: str
-    seed: int
-    settings: Mapping[str, object]
-    head_id: int | None
-    forked_from: int | None
-    forked_at: int | None
-    created: datetime
-    last_used: datetime
-    archived: bool
+    id: Integer
+    name: FreeText
+    seed: Integer
+    settings: Json
+    head_id: Integer | None
+    forked_from: Integer | None
+    forked_at: Integer | None
+    created: Moment
+    last_used: Moment
+    archived: Truth
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSummary:
     """One line of the list of sessions.
 
-    Counts are over everything that the session has stored, other branches included, and for a fork over
-    what it shares on its path. ``checkpoint`` is the path of the one that was used last.
+    Counts cover everything that the session has stored, other branches included, and for a fork what it
+    shares on its path. ``checkpoint`` is the path of the checkpoint of its latest generation.
     """
 
     id: int
@@ -58,84 +72,77 @@ class SessionSummary:
 class Message:
     """One immutable message; ``position`` counts from 0 at the root of its path.
 
-    ``token_ids`` are the sampled ids of a reply, None for what people wrote. ``digest`` is the hex SHA-256
-    of ``sessions.digest``, chained over all its ancestors.
+    ``token_ids`` are the sampled ids of a reply, None for other messages. ``digest`` is the hex SHA-256 of
+    ``sessions.digest``, chained over all its ancestors.
     """
 
-    id: int
-    session_id: int
-    parent_id: int | None
-    position: int
-    role: Role
-    content: str
-    token_ids: tuple[int, ...] | None
-    status: ReplyStatus
-    digest: str
-    created: datetime
+    id: Integer
+    session_id: Integer
+    parent_id: Integer | None
+    position: Count
+    role: Annotated[Role, one_of(get_args(Role))]
+    content: FreeText
+    token_ids: TokenIds | None
+    status: Annotated[ReplyStatus, one_of(get_args(ReplyStatus))]
+    digest: Digest
+    created: Moment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that replies were made with: its fingerprint and that by part, and where it lay last."""
+    """A checkpoint that replies were made with: its fingerprint, whole and by part, and its latest path."""
 
-    id: int
-    fingerprint: str
-    parts: Mapping[str, str]
-    config: Mapping[str, object]
-    step: int | None
-    path: str
-    created: datetime
+    id: Integer
+    fingerprint: Label
+    parts: Parts
+    config: Json
+    step: Integer | None
+    path: FreeText
+    created: Moment
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewGeneration:
-    """What a reply is asked for with: everything that decides it, and ``environment``, which explains it.
+    """The request for a reply: everything that decides it, and ``environment``, which explains it.
 
-    ``forced_ids`` are the reply's first tokens where they were taken instead of drawn.
+    ``forced_ids`` are the reply's first tokens where they were given instead of drawn. ``checkpoint_path``
+    is where the checkpoint lies; None takes the latest path that the store knows for it.
     """
 
-    checkpoint_id: int
-    seed: int
-    attempt: int
-    sampling: Mapping[str, object]
-    max_new_tokens: int
-    prompt_hash: str
-    trimmed_turns: int
-    environment: Mapping[str, object]
-    forced_ids: tuple[int, ...] = ()
+    checkpoint_id: Integer
+    seed: Integer
+    attempt: Count
+    sampling: Json
+    max_new_tokens: Count
+    prompt_hash: Label
+    trimmed_turns: Count
+    environment: Json
+    forced_ids: ForcedIds = ()
+    checkpoint_path: FreeText | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A reply as it was asked for, and its outcome once there is one.
+class Generation(NewGeneration):
+    """The request for a reply, and its outcome once there is one.
 
-    ``receipt`` is what the decoder reported (token counts, logits hash, path). ``reply_id`` is set when the
+    ``receipt`` is the decoder's report (token counts, logits hash, path). ``reply_id`` is set when the
     status is complete or cancelled, ``error`` when it is failed, ``finished`` for all three. ``digest`` is
     the hex SHA-256 of ``sessions.digest`` over all that decided the reply; None without a reply, and in
-    rows from before there was one.
+    rows that are older than the column.
     """
 
-    id: int
-    session_id: int
-    user_message_id: int
-    reply_id: int | None
-    checkpoint_id: int
-    seed: int
-    attempt: int
-    sampling: Mapping[str, object]
-    max_new_tokens: int
-    prompt_hash: str
-    trimmed_turns: int
-    environment: Mapping[str, object]
-    forced_ids: tuple[int, ...]
-    status: GenerationStatus
-    finish_reason: str | None
-    receipt: Mapping[str, object] | None
-    timings: Mapping[str, object] | None
-    error: str | None
-    digest: str | None
-    created: datetime
-    finished: datetime | None
+    id: Integer
+    session_id: Integer
+    user_message_id: Integer
+    reply_id: Integer | None
+    status: Annotated[GenerationStatus, one_of(get_args(GenerationStatus))]
+    finish_reason: Label | None
+    receipt: Json | None
+    timings: Json | None
+    error: FreeText | None
+    digest: Digest | None
+    created: Moment
+    finished: Moment | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +156,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedTurn:
-    """A user's message, a reply to it, and how that reply came about."""
+    """A user message, a reply to it, and the generation that made the reply."""
 
     user: Message
     reply: Message
@@ -158,7 +165,7 @@ class RecordedTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchHit:
-    """A message that was found; ``snippet`` is one line of it around the first word that was found."""
+    """A message found by a search; ``snippet`` is one line of it around the first word found."""
 
     session_name: str
     session_id: int
@@ -171,7 +178,7 @@ class SearchHit:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One digest or place that does not hold: ``where`` in words, and what was expected and found there."""
+    """A stored value that does not verify: ``where`` in words, and what was expected and found there."""
 
     where: str
     message_id: int | None
@@ -182,7 +189,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What ``Store.verify`` found: the session's digest, the faults, and how much was looked at."""
+    """The result of ``Store.verify``: the session's digest, the faults, and how many rows were checked."""
 
     digest: str
     faults: tuple[Fault, ...]
@@ -191,8 +198,20 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Health:
+    """The result of ``Store.examine``: what is wrong, one line each, and how much was looked at.
+
+    ``without_checksum`` counts rows from before schema 0003, whose names, times and settings nothing guards.
+    """
+
+    faults: tuple[str, ...]
+    sessions: int
+    without_checksum: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SessionArchive:
-    """One session whole: every message of its tree, how each reply came about, and by which checkpoints.
+    """One whole session: every message of its tree, and the generations and checkpoints of its replies.
 
     Ids are those of the store that it comes from; within the archive they say what belongs together, and
     an import gives new ones. Messages come before their replies. ``digest`` is ``Verification.digest``.

@@ -1,9 +1,8 @@
-"""Saving what can be read out of a damaged file into a new store in its place; the file itself is kept.
+"""Recover the readable rows of a damaged file into a new store in its place, and keep the damaged file.
 
-Rows are read one by one past what cannot be read, and only what hangs together is taken over: a message whose
-digest holds and whose parent was saved, a generation whose question, reply and checkpoint were. No other
-program may have the store open meanwhile, nor this one. Knows SQLite's file, and of conversations only their
-tables.
+Rows are read past those that cannot be, and only consistent ones are kept: a message whose digest holds and
+whose parent was kept, a generation whose question, reply and checkpoint were. Neither this program nor
+another may have the store open meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +24,17 @@ from sqlalchemy import delete, func
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
-from sessions import mutations, queries
+from sessions import mutations
 from sessions.database import open_database
 from sessions.errors import StoreDamaged
+from sessions.fields import read
 from sessions.integrity import generation_faults, message_faults
+from sessions.records import Checkpoint, Generation, Message, Session
 from sessions.sqlite_file import make_entry_durable
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, Row, SessionRow
 
 AnyRow = TypeVar("AnyRow", CheckpointRow, SessionRow, MessageRow, GenerationRow)
+AnyRecord = TypeVar("AnyRecord", Checkpoint, Session, Message, Generation)
 
 _TABLES: tuple[type[CheckpointRow | SessionRow | MessageRow | GenerationRow], ...] = (
     CheckpointRow,
@@ -39,13 +42,15 @@ _TABLES: tuple[type[CheckpointRow | SessionRow | MessageRow | GenerationRow], ..
     MessageRow,
     GenerationRow,
 )
-_SIDE_FILES = ("-journal", "-wal")  # belong to the file where a program was interrupted
-_LAST_RESORT = 1_000_000  # ids tried where the file does not tell how many there are
+_SIDE_FILES = ("-journal", "-wal")  # left next to the file by a program that was interrupted
+_GREATEST_ID = 1_000_000  # tried where the file does not tell it
+_ATTEMPTS = 1000  # ranges that are read in the smallest file
+_SMALLEST_ROW = 16  # bytes: no row of ours is smaller
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
-    """Where the damaged file is kept, what was saved, and how many rows could be read but not trusted."""
+    """The path of the damaged file, the rows that were kept, and how many were read but not consistent."""
 
     kept: Path
     sessions: int
@@ -55,9 +60,9 @@ class Recovery:
 
 
 def recover_store(path: str | Path) -> Recovery:
-    """Make a new store of what can be read in the file at ``path``, which is kept beside it as it was.
+    """Create a new store from the readable rows of the file at ``path``, which is kept next to it as it was.
 
-    Raises StoreDamaged, having changed nothing, where nothing of ours can be read.
+    Raises StoreDamaged, having changed nothing, where no row can be read.
     """
     place = Path(path).expanduser().resolve()
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
@@ -72,7 +77,7 @@ def recover_store(path: str | Path) -> Recovery:
                 raise StoreDamaged(f"nothing can be read in {place}; it was left as it is: restore a backup")
             with database.writing() as transaction:
                 transaction.connection().exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-                _prune(transaction)
+                _delete_inconsistent(transaction)
                 sessions, messages, generations, checkpoints = (
                     transaction.exec(select(func.count()).select_from(table)).one()
                     for table in (SessionRow, MessageRow, GenerationRow, CheckpointRow)
@@ -94,7 +99,9 @@ def _copy_rows(damaged: Path, fresh: Path) -> int:
             with suppress(sqlite3.Error):
                 columns = _columns(source, table)
                 insert = _insert(table, columns)
-                for row in _readable_rows(source, table, columns):
+                for row in _readable_rows(
+                    source, table, columns, most=damaged.stat().st_size // _SMALLEST_ROW
+                ):
                     # A value that its table does not allow is damage too.
                     with suppress(sqlite3.Error):
                         target.execute(insert, row)
@@ -120,13 +127,19 @@ def _name(table: type[Row]) -> str:
 
 
 def _readable_rows(
-    source: sqlite3.Connection, table: type[Row], columns: list[str]
+    source: sqlite3.Connection, table: type[Row], columns: list[str], *, most: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Give the rows by id, halving each range that meets damage until that is left out."""
+    """Yield the rows by id, halving each range that meets damage until only the damage is left out.
+
+    The work is bounded by ``most``, the number of rows that the file has room for: an id, or the counter of
+    ids, can be damaged to anything.
+    """
     name = _name(table)
     wanted = f"SELECT {', '.join(columns)} FROM {name} WHERE id BETWEEN ? AND ? ORDER BY id"  # noqa: S608
     ranges = [(1, _greatest_id(source, name))]
-    while ranges:
+    attempts = _ATTEMPTS + 2 * most
+    while ranges and attempts:
+        attempts -= 1
         first, last = ranges.pop()
         try:
             rows = source.execute(wanted, (first, last)).fetchall()
@@ -147,42 +160,58 @@ def _greatest_id(source: sqlite3.Connection, name: str) -> int:
             found = source.execute(query).fetchone()
             if found and isinstance(found[0], int):
                 return found[0]
-    return _LAST_RESORT
+    return _GREATEST_ID
 
 
-def _prune(transaction: Transaction) -> None:
-    """Leave what hangs together: no row without what it refers to, no digest that does not hold."""
-    checkpoints = {row.id for row in _loadable(transaction, CheckpointRow)}
-    sessions = {row.id: row for row in _loadable(transaction, SessionRow)}
-    messages: dict[int, int] = {}
-    for row in _loadable(transaction, MessageRow):
-        above = None if row.parent_id not in messages else transaction.get_one(MessageRow, row.parent_id)
-        parent = None if above is None else queries.message_record(above)
-        if any(message_faults(queries.message_record(row), parent)):
+def _delete_inconsistent(transaction: Transaction) -> None:
+    """Delete rows whose values, references or digests are broken, and give the others their checksum."""
+    checkpoints = {
+        row.id: found.fingerprint for row, found in _readable(transaction, CheckpointRow, Checkpoint)
+    }
+    sessions = {row.id: row for row, _ in _readable(transaction, SessionRow, Session)}
+    messages: dict[int, Message] = {}
+    for row, message in _readable(transaction, MessageRow, Message):
+        parent = None if message.parent_id is None else messages.get(message.parent_id)
+        if any(message_faults(message, parent)):
             transaction.delete(row)
             transaction.flush()
         else:
-            messages[row.id] = row.session_id
-    for session_id in set(messages.values()) - set(sessions):
-        row = mutations.new_session(f"recovered-{session_id}", seed=0, settings={})
-        row.id = session_id
-        transaction.add(row)
-        sessions[session_id] = row
+            messages[row.id] = message
+    owners = {message.session_id for message in messages.values()}
+    for session_id in sorted(owners - set(sessions)):
+        sessions[session_id] = _new_owner(transaction, session_id, {row.name for row in sessions.values()})
     for row in sessions.values():
-        _stand_on_what_is_left(row, messages, set(sessions))
-    for row in _loadable(transaction, GenerationRow):
+        _use_kept_messages(row, messages, set(sessions))
+    for row, generation in _readable(transaction, GenerationRow, Generation):
+        faults = generation_faults(
+            generation,
+            messages.get(generation.user_message_id),
+            None if generation.reply_id is None else messages.get(generation.reply_id),
+            checkpoints.get(generation.checkpoint_id),
+        )
+        # A generation without a reply has no digest over its checkpoint.
         if (
-            row.session_id not in sessions
-            or row.checkpoint_id not in checkpoints
-            or not _holds(transaction, row)
+            generation.session_id not in sessions
+            or generation.checkpoint_id not in checkpoints
+            or any(faults)
         ):
             transaction.delete(row)
     transaction.flush()
 
 
-def _stand_on_what_is_left(session: SessionRow, messages: dict[int, int], sessions: set[int]) -> None:
+def _new_owner(transaction: Transaction, session_id: int, taken: set[str]) -> SessionRow:
+    """Add a session for messages whose own session could not be read."""
+    names = (f"recovered-{session_id}{suffix}" for suffix in chain([""], map("-{}".format, count(2))))
+    row = mutations.new_session(next(each for each in names if each not in taken), seed=0, settings={})
+    row.id = session_id
+    transaction.add(row)
+    return row
+
+
+def _use_kept_messages(session: SessionRow, messages: dict[int, Message], sessions: set[int]) -> None:
+    """Make the session refer to nothing that was not kept."""
     if session.head_id not in messages:
-        own = [message_id for message_id, owner in messages.items() if owner == session.id]
+        own = [message.id for message in messages.values() if message.session_id == session.id]
         session.head_id = max(own, default=None)
     if session.forked_at not in messages:
         session.forked_at = None
@@ -190,32 +219,25 @@ def _stand_on_what_is_left(session: SessionRow, messages: dict[int, int], sessio
         session.forked_from = None
 
 
-def _holds(transaction: Transaction, row: GenerationRow) -> bool:
-    user = transaction.get(MessageRow, row.user_message_id)
-    reply = None if row.reply_id is None else transaction.get(MessageRow, row.reply_id)
-    faults = generation_faults(
-        queries.generation_record(row),
-        None if user is None else queries.message_record(user),
-        None if reply is None else queries.message_record(reply),
-        transaction.get_one(CheckpointRow, row.checkpoint_id).fingerprint,
-    )
-    return not any(faults)
-
-
-def _loadable(transaction: Transaction, table: type[AnyRow]) -> Iterator[AnyRow]:
-    """Give the rows by id, deleting those whose values make no sense, such as JSON that is none."""
+def _readable(
+    transaction: Transaction, table: type[AnyRow], record: type[AnyRecord]
+) -> Iterator[tuple[AnyRow, AnyRecord]]:
+    """Yield the rows by id with their records, deleting rows with damaged values."""
     ids = transaction.exec(select(col(table.id)).order_by(col(table.id))).all()
     for row_id in ids:
+        row = transaction.get_one(table, row_id)
         try:
-            row = transaction.get_one(table, row_id)
-        except (StoreDamaged, TypeError, ValueError):
+            found = read(record, row)
+        except StoreDamaged:
+            transaction.expunge(row)
             transaction.exec(delete(table).where(col(table.id) == row_id))
         else:
-            yield row
+            row.set_checksum()
+            yield row, found
 
 
 def _swap(place: Path, fresh: Path) -> Path:
-    """Put the new store in the place of the damaged one, which gets another name; return that."""
+    """Put the new store in the place of the damaged one; return the path of the damaged file."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     kept = place.with_name(f"{place.name}.damaged-{moment}-{secrets.token_hex(3)}")
     try:

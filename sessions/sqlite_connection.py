@@ -1,8 +1,8 @@
-"""How a connection to SQLite behaves: its pragmas, its transactions, and what its errors mean.
+"""Set up connections to SQLite: pragmas, transactions, and the meaning of errors.
 
 The only module with SQL that is SQLite's own. The journal depends on the version: before 3.51.3 two
-connections in WAL mode can corrupt the file (the WAL-reset race), so the rollback journal stands there, and
-EXTRA makes its removal durable too.
+connections in WAL mode can corrupt the file (the WAL-reset race), so those versions use the rollback journal,
+whose removal EXTRA makes durable too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
+from sessions.column_types import decoded_text
 from sessions.errors import (
     NotAStore,
     StoreDamaged,
@@ -49,13 +50,14 @@ def set_up_connections(engine: Engine, *, timeout_seconds: float, journal: Journ
     """Make every connection of ``engine`` durable, checked and under SQLAlchemy's transaction control.
 
     Transactions begin with BEGIN IMMEDIATE where the execution option ``WRITES`` is set: a deferred one that
-    turns to writing later fails at once, whatever the timeout. What SQLite does not confirm raises
-    StoreUnavailable at connecting.
+    turns to writing later fails at once, whatever the timeout. A setting that SQLite does not confirm raises
+    StoreUnavailable when connecting.
     """
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         # None takes transaction control from the driver; ``begin`` below is then the only one to begin.
         connection.isolation_level = None
+        connection.text_factory = decoded_text
         _assert_pragmas(connection, timeout_seconds, journal)
 
     def begin(connection: Connection) -> None:
@@ -93,7 +95,7 @@ def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float, jour
 
 
 def structure_faults(connection: Connection) -> list[str]:
-    """Return what SQLite finds wrong with its file and the references in it; [] for another database."""
+    """Return the faults that SQLite finds in its file and in references; [] for another database."""
     if connection.dialect.name != "sqlite":
         return []
     report = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()

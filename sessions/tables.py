@@ -1,8 +1,8 @@
-"""The schema as it is now: four tables, their keys, checks and indexes.
+"""The current schema: four tables, their keys, checks and indexes.
 
-Rows never leave the package; ``records`` has their frozen counterparts. The schema is made by the
-migrations alone, and a test holds that they arrive exactly here. The full-text index over the messages is
-no table of ours: ``search`` says how each database keeps it.
+Rows never leave the package; ``records`` has their frozen counterparts, with the same fields. Only the
+migrations create the schema, and a test holds that they arrive exactly here. The full-text indexes over the
+messages are not tables of this schema: ``search`` says how each database keeps them.
 """
 
 from __future__ import annotations
@@ -22,27 +22,53 @@ from sqlalchemy import (
     MetaData,
     String,
     UniqueConstraint,
+    event,
+    inspect,
 )
 from sqlalchemy.orm import declared_attr, registry
 from sqlmodel import Field, SQLModel
 
 from sessions.column_types import BigKey, FaithfulText, UtcTime
+from sessions.fields import checksum
 
-# A registry of our own: what a user's program defines with SQLModel stays out of our schema.
+# A separate registry: tables that a user's program defines with SQLModel stay out of this schema.
 schema = MetaData()
 
 
 class Row(SQLModel, registry=registry(metadata=schema)):
-    """Base of the tables below. Keys are typed ``int``: they are None only until the row is flushed."""
+    """Base of the tables below. Keys are typed ``int``: they are None only until the row is flushed.
+
+    Every write through the mapper sets the row's ``checksum``. Rows from before schema 0003 have none.
+    """
+
+    id: int
+    checksum: str | None
 
     @declared_attr  # pyright: ignore[reportArgumentType] - SQLModel declares it in the same way
     def __tablename__(cls) -> str:  # noqa: N805  # pyright: ignore[reportIncompatibleVariableOverride]
         """Name the table as the class, without its suffix."""
         return cls.__name__.removesuffix("Row").lower()  # pyright: ignore
 
+    def has_its_checksum(self) -> bool:
+        """Return whether the values are those of the last write; True for a row without a checksum."""
+        return self.checksum is None or self.checksum == checksum(self.values())
+
+    def set_checksum(self) -> None:
+        """Set the checksum of the present values."""
+        self.checksum = checksum(self.values())
+
+    def values(self, *, before_change: bool = False) -> dict[str, Any]:
+        """Return the values by column, or those from before the changes that are not written yet."""
+        attributes = inspect(self).attrs
+        values: dict[str, Any] = {}
+        for name in attributes.keys():  # noqa: SIM118 - not a mapping
+            replaced = attributes[name].history.deleted if before_change else ()
+            values[name] = replaced[0] if replaced else getattr(self, name)
+        return values
+
 
 class CheckpointRow(Row, table=True):
-    """A checkpoint that replies were made with; one row a fingerprint."""
+    """A checkpoint that replies were made with; one row for each fingerprint."""
 
     __table_args__ = (
         UniqueConstraint("fingerprint", name="uq_checkpoint_fingerprint"),
@@ -56,6 +82,7 @@ class CheckpointRow(Row, table=True):
     step: int | None = Field(sa_column=Column(BigInteger))
     path: str = Field(sa_column=Column(FaithfulText, nullable=False))
     created: datetime = Field(sa_column=Column(UtcTime, nullable=False))
+    checksum: str | None = Field(default=None, sa_column=Column(String(16)))
 
 
 class SessionRow(Row, table=True):
@@ -82,6 +109,7 @@ class SessionRow(Row, table=True):
     last_used: datetime = Field(sa_column=Column(UtcTime, nullable=False))
     archived: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
     forked_at: int | None = Field(default=None, sa_column=Column(BigInteger))
+    checksum: str | None = Field(default=None, sa_column=Column(String(16)))
 
 
 class MessageRow(Row, table=True):
@@ -109,10 +137,11 @@ class MessageRow(Row, table=True):
     status: str = Field(sa_column=Column(String(20), nullable=False))
     digest: str = Field(sa_column=Column(String(64), nullable=False))
     created: datetime = Field(sa_column=Column(UtcTime, nullable=False))
+    checksum: str | None = Field(default=None, sa_column=Column(String(16)))
 
 
 class GenerationRow(Row, table=True):
-    """One attempt at a reply: what was asked for at the beginning, and its outcome at the end."""
+    """One attempt at a reply: its request, and its outcome once there is one."""
 
     __table_args__ = (
         UniqueConstraint("reply_id", name="uq_generation_reply"),
@@ -152,6 +181,20 @@ class GenerationRow(Row, table=True):
     error: str | None = Field(default=None, sa_column=Column(FaithfulText))
     created: datetime = Field(sa_column=Column(UtcTime, nullable=False))
     finished: datetime | None = Field(default=None, sa_column=Column(UtcTime))
-    # None in rows from before there were such columns.
+    # NULL in rows that are older than these columns.
     forced_ids: list[int] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     digest: str | None = Field(default=None, sa_column=Column(String(64)))
+    checkpoint_path: str | None = Field(default=None, sa_column=Column(FaithfulText))
+    checksum: str | None = Field(default=None, sa_column=Column(String(16)))
+
+
+@event.listens_for(Row, "before_insert", propagate=True)
+def _set_checksum(_mapper: object, _connection: object, row: Row) -> None:
+    row.set_checksum()
+
+
+@event.listens_for(Row, "before_update", propagate=True)
+def _renew_checksum(_mapper: object, _connection: object, row: Row) -> None:
+    # A row that was damaged before this change keeps a checksum that does not hold, so the damage is found.
+    if row.checksum is None or row.checksum == checksum(row.values(before_change=True)):
+        row.set_checksum()

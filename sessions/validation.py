@@ -1,24 +1,26 @@
-"""Which values may enter the store; checked before a transaction begins.
+"""Check values before they enter the store.
 
-The rule is: what is accepted comes back exactly as it was, from every database. NUL characters are accepted
-(see ``columns.FaithfulText``; a byte-level model can sample one). Lone surrogates, which have no UTF-8
-form, integers beyond 64 bits, and JSON that is not JSON (NaN, objects) are refused.
+A value that is accepted comes back exactly as it was, from every database. NUL characters are accepted (see
+``column_types.FaithfulText``; a byte-level model can sample one). Lone surrogates, which have no UTF-8 form,
+integers beyond 64 bits, and values without a JSON form (NaN, objects) are refused.
 """
 
 from __future__ import annotations
 
 import json
 import operator
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import SupportsIndex
 
 from sessions.errors import InvalidName, InvalidValue
-from sessions.records import NewGeneration
 
 NAME_LIMIT = 200
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-# A name with an embedding or override mark shows other names' letters around it in another order.
+_DIGEST = re.compile("[0-9a-f]{64}")
+# An embedding or override mark in a name reorders the letters that are shown around it.
 _BIDI_MARKS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 
@@ -47,7 +49,7 @@ def checked_text(text: str, what: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidValue(
             f"{what} contains the lone surrogate {text[error.start]!r} at position {error.start}, "
-            "which is no character: remove it"
+            "which is not a character: remove it"
         ) from error
     return text
 
@@ -71,13 +73,17 @@ def checked_int(value: SupportsIndex, what: str, *, least: int = _INT64_MIN) -> 
     return number
 
 
-def checked_token_ids(token_ids: Sequence[SupportsIndex]) -> list[int]:
-    """Return the ids as a list of ints; raise InvalidValue for one that is negative or beyond 64 bits."""
-    return [checked_int(token_id, "a token id", least=0) for token_id in token_ids]
+def checked_token_ids(token_ids: Sequence[SupportsIndex], what: str = "the token ids") -> tuple[int, ...]:
+    """Return the ids as plain ints; raise InvalidValue for one that is negative or beyond 64 bits."""
+    if isinstance(token_ids, str | bytes) or not hasattr(token_ids, "__iter__"):
+        raise InvalidValue(f"{what} are {token_ids!r}: expected a list of token ids")
+    return tuple(checked_int(token_id, "a token id", least=0) for token_id in token_ids)
 
 
 def checked_json(value: Mapping[str, object], what: str) -> dict[str, object]:
     """Return a deep copy of ``value`` in plain JSON types; tuples become lists, mappings dictionaries."""
+    if not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - imports hold anything
+        raise InvalidValue(f"{what} is {value!r}: expected an object")
     try:
         text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
@@ -86,23 +92,22 @@ def checked_json(value: Mapping[str, object], what: str) -> dict[str, object]:
     return copy
 
 
-def checked_generation(asked: NewGeneration) -> NewGeneration:
-    """Return ``asked`` in plain types; raise InvalidValue for the first field that cannot be stored."""
-    return NewGeneration(
-        checkpoint_id=checked_int(asked.checkpoint_id, "the checkpoint id"),
-        seed=checked_int(asked.seed, "the reply's seed"),
-        attempt=checked_int(asked.attempt, "the attempt", least=0),
-        sampling=checked_json(asked.sampling, "the sampling"),
-        max_new_tokens=checked_int(asked.max_new_tokens, "max_new_tokens", least=0),
-        prompt_hash=checked_label(asked.prompt_hash, "the prompt hash"),
-        trimmed_turns=checked_int(asked.trimmed_turns, "trimmed_turns", least=0),
-        environment=checked_json(asked.environment, "the environment"),
-        forced_ids=tuple(checked_token_ids(asked.forced_ids)),
-    )
+def checked_digest(digest: str, what: str) -> str:
+    """Return ``digest`` if it is 64 lowercase hexadecimal digits; raise InvalidValue otherwise."""
+    if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"{what} is {digest!r}: expected 64 hexadecimal digits")
+    return digest
+
+
+def checked_moment(moment: datetime, what: str) -> datetime:
+    """Return ``moment`` if it is a datetime with a time zone; raise InvalidValue otherwise."""
+    if not isinstance(moment, datetime) or moment.tzinfo is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue(f"{what} is {moment!r}: expected a moment with its time zone")
+    return moment
 
 
 def storable_text(text: str) -> str:
-    r"""Return ``text`` with lone surrogates spelled out (``\udc80``), for what must never be refused."""
+    r"""Return ``text`` with lone surrogates spelled out (``\udc80``), for text that must never be refused."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

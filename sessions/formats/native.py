@@ -195,6 +195,8 @@ def _generation(line: Fields) -> Generation:
         trimmed_turns=line.integer("trimmed_turns"),
         environment=line.mapping("environment"),
         forced_ids=line.integers("forced_ids"),
+        # Absent in files from before a generation had a path.
+        checkpoint_path=line.text_or_none("checkpoint_path", most=_SHORT),
         status=cast("GenerationStatus", line.one_of("status", get_args(GenerationStatus))),
         finish_reason=line.text_or_none("finish_reason", most=_SHORT),
         receipt=line.mapping_or_none("receipt"),

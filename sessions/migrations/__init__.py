@@ -34,7 +34,7 @@ class MigrationChain:
 # Alembic hands its environment to the steps through module globals: one migration at a time in a process.
 _alembic = threading.Lock()
 
-SHIPPED = MigrationChain(Path(__file__).parent, ("0001", "0002"))
+SHIPPED = MigrationChain(Path(__file__).parent, ("0001", "0002", "0003"))
 
 
 def stored_revision(connection: Connection, chain: MigrationChain, place: str) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 
 from niels_gpt.chat_cli import run_chat_cli
 from sessions import Message, NewGeneration, Store, open_store
+from tests.sessions.conftest import FINGERPRINT, FINGERPRINT_PARTS
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def say(store: Store) -> Say:
             else store.create_session(name, seed=7, system="be brief", settings={"temperature": 0.9})
         )
         checkpoint = store.remember_checkpoint(
-            fingerprint="f" * 64, parts={"weights": "w"}, config={"V": 256}, step=100, path="runs/best.pt"
+            fingerprint=FINGERPRINT, parts=FINGERPRINT_PARTS, config={"V": 256}, step=100, path="runs/best.pt"
         )
         turn = store.begin_turn(
             session.id,

@@ -18,7 +18,7 @@ from niels_gpt.cli.exit_codes import MEANINGS
 from niels_gpt.cli.subcommands import SUBCOMMANDS
 from sessions import Checkpoint, Generation, Message, Session, open_store
 from sessions.formats import FORMATS, Limits
-from sessions.sqlite_file import default_path
+from sessions.place import default_path
 
 from .conftest import Say
 

@@ -10,6 +10,7 @@ import pytest
 
 from sessions import NewGeneration, Session, SessionArchive, Store, open_store
 from sessions.formats import Source, read_sessions
+from tests.sessions.conftest import FINGERPRINT, FINGERPRINT_PARTS
 
 Read = Callable[..., list[SessionArchive]]
 
@@ -27,7 +28,7 @@ def ask(store: Store, session: Session, content: str, reply: str) -> None:
 
 def asked(store: Store) -> NewGeneration:
     checkpoint = store.remember_checkpoint(
-        fingerprint="f" * 64, parts={"weights": "w"}, config={"V": 256}, step=100, path="runs/best.pt"
+        fingerprint=FINGERPRINT, parts=FINGERPRINT_PARTS, config={"V": 256}, step=100, path="runs/best.pt"
     )
     return NewGeneration(
         checkpoint_id=checkpoint,

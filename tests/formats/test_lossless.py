@@ -47,7 +47,7 @@ def test_an_imported_session_verifies_with_the_same_digest_branches_included(
         found = elsewhere.verify(imported.id)
         assert found == store.verify(told.id)
         assert found.faults == ()
-        assert len(elsewhere.alternatives(elsewhere.path(imported.id)[2].id)) == 2
+        assert len(elsewhere.variants(imported.id, elsewhere.path(imported.id)[1].id)) == 2
         turns = [
             (each.generation.seed, each.generation.forced_ids, each.reply.token_ids)
             for each in elsewhere.recorded_turns(imported.id)

@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 
 from sessions import Message, NewGeneration, Session, Store, open_store
+from sessions.digest import PARTS, fingerprint_of
 from tests.sessions import postgres_server
 
 Asked = Callable[[Store], NewGeneration]
 Exchange = Callable[[Store, Session, str, str], Message]
 
+
+FINGERPRINT_PARTS = {part: part[0] * 64 for part in PARTS}
+FINGERPRINT = str(fingerprint_of(FINGERPRINT_PARTS))
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a RAM disk, where the system has one
 
@@ -92,7 +96,7 @@ def asked() -> Asked:
 
     def make(store: Store) -> NewGeneration:
         checkpoint = store.remember_checkpoint(
-            fingerprint="f" * 64, parts={"weights": "w"}, config={"V": 256}, step=100, path="best.pt"
+            fingerprint=FINGERPRINT, parts=FINGERPRINT_PARTS, config={"V": 256}, step=100, path="best.pt"
         )
         return NewGeneration(
             checkpoint_id=checkpoint,

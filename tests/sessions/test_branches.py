@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sessions import HeadMoved, RecordNotFound, ReplyPending, SessionExists
@@ -97,21 +99,48 @@ def test_an_earlier_message_is_answered_again_and_the_head_moves_there(
     assert turn.session.head_id == last.id
     again = finished(store, turn.generation.id, "good day")
     assert said(store, session) == ["be brief", "hi", "good day"]
-    assert [each.id for each in store.alternatives(again.id)] == [first.id, again.id]
-    assert [each.id for each in store.path_to(last.id)][-1] == last.id
+    assert store.move_head(session.id, to=last.id, expected_head=again.id).head_id == last.id
 
 
-def test_alternatives_are_the_messages_of_one_role_in_one_place(store, session, exchange):
+def test_variants_are_the_replies_to_a_message_and_to_its_edited_versions(store, session, exchange, asked):
     first = exchange(store, session, "hi", "hello")
     root = store.path(session.id)[0]
     store.move_head(session.id, to=root.id, expected_head=first.id)
-    second = exchange(store, session, "good day", "hello")
-    users = store.alternatives(second.parent_id)
-    assert [each.content for each in users] == ["hi", "good day"]
-    other = store.create_session("other", seed=1, system="be brief", settings={})
-    assert [each.id for each in store.alternatives(other.head_id)] == [other.head_id]
+    second = exchange(store, session, "good day", "hello too")
+    exchange(store, session, "more", "yes")
+    assert [each.reply.id for each in store.variants(session.id, first.parent_id)] == [first.id, second.id]
+    assert store.variants(session.id, second.parent_id) == store.variants(session.id, first.parent_id)
+    bare = [store.create_session(name, seed=1, system=None, settings={}) for name in ("bare", "other")]
+    alone = [exchange(store, each, "hi", "hello") for each in bare]
+    assert [each.reply.id for each in store.variants(bare[0].id, alone[0].parent_id)] == [alone[0].id]
     with pytest.raises(RecordNotFound):
-        store.alternatives(99)
+        store.variants(session.id, 99)
+
+
+def test_the_next_attempt_counts_failed_ones_and_those_that_a_fork_shares(
+    store, session, exchange, asked, finished
+):
+    first = exchange(store, session, "hi", "hello")
+    assert store.next_attempt(session.id, first.parent_id) == 1
+    turn = store.begin_retry(
+        session.id, user_message_id=first.parent_id, generation=replace(asked(store), attempt=4)
+    )
+    store.fail_generation(turn.generation.id, error="x")
+    assert store.next_attempt(session.id, first.parent_id) == 5
+    fork = store.fork(session.id, name="fork")
+    assert store.next_attempt(fork.id, first.parent_id) == 1
+    exchange(store, session, "more", "yes")
+    question = store.path(session.id)[-2]
+    assert store.next_attempt(fork.id, question.id) == 0
+
+
+def test_the_last_turn_is_the_last_one_of_the_path(store, session, exchange):
+    assert store.last_turn(session.id) is None
+    first = exchange(store, session, "hi", "hello")
+    last = exchange(store, session, "more", "yes")
+    assert store.last_turn(session.id).reply.id == last.id
+    store.move_head(session.id, to=first.id, expected_head=last.id)
+    assert store.last_turn(session.id).reply.id == first.id
 
 
 def test_recorded_turns_follow_the_path_or_the_whole_tree(store, session, exchange, asked, finished):

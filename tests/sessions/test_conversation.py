@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sessions import InvalidValue, RecordNotFound, SessionExists, SessionNotFound, open_store
+from tests.sessions.conftest import FINGERPRINT
 
 
 def said(store, session):
@@ -159,7 +160,7 @@ def test_settings_are_changed_one_by_one(store, session):
 def test_a_checkpoint_is_remembered_once_under_its_last_path(store, asked):
     first = asked(store).checkpoint_id
     again = store.remember_checkpoint(
-        fingerprint="f" * 64, parts={}, config={}, step=None, path="moved\udc80"
+        fingerprint=FINGERPRINT, parts={}, config={}, step=None, path="moved\udc80"
     )
     other = store.remember_checkpoint(fingerprint="e" * 64, parts={}, config={}, step=None, path="other.pt")
     assert again == first

@@ -27,8 +27,8 @@ NEXT_STEP = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade():
@@ -49,8 +49,8 @@ def longer_chain(tmp_path):
     def make(then: str = "") -> MigrationChain:
         folder = tmp_path / "100% longer"
         shutil.copytree(SHIPPED.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "versions" / "rev_0003_note.py").write_text(NEXT_STEP.format(then=then))
-        return MigrationChain(folder, (*SHIPPED.revisions, "0003"))
+        (folder / "versions" / "rev_0004_note.py").write_text(NEXT_STEP.format(then=then))
+        return MigrationChain(folder, (*SHIPPED.revisions, "0004"))
 
     return make
 
@@ -66,7 +66,9 @@ def layout(path: Path) -> set[tuple[str, str]]:
 
 def is_ours(name: str) -> bool:
     """Leave out what Alembic keeps, and what makes messages searchable: no row of ours is in either."""
-    return name != VERSION_TABLE and not name.startswith("message_words")
+    return name != VERSION_TABLE and not name.startswith(
+        ("message_words", "message_trigrams", "message_plain")
+    )
 
 
 def layout_of(metadata: MetaData, path: Path) -> set[tuple[str, str]]:
@@ -111,7 +113,7 @@ def test_an_older_store_is_migrated_and_a_private_backup_kept(store, store_path,
         assert migrated.session("talk") == session
     assert "note TEXT" in dict(layout(store_path))["session"]
     (backup,) = store_path.parent.glob("*.backup")
-    assert backup.name.startswith("sessions.db.schema-0002-")
+    assert backup.name.startswith("sessions.db.schema-0003-")
     assert backup.stat().st_mode & 0o777 == 0o600
     assert layout(backup) == before
     with open_store(backup) as old:
@@ -168,7 +170,7 @@ def test_a_newer_schema_is_refused_and_the_file_stays_as_it_was(store_path, long
     before = store_path.read_bytes()
     with pytest.raises(SchemaTooNew, match="upgrade niels-gpt, or give another store") as caught:
         open_store(store_path)
-    assert (caught.value.found, caught.value.known) == ("0003", "0002")
+    assert (caught.value.found, caught.value.known) == ("0004", "0003")
     assert store_path.read_bytes() == before
 
 

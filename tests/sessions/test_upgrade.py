@@ -76,3 +76,46 @@ def test_the_file_as_it_was_is_kept_beside_the_upgraded_one(old_store_path):
     open_store(old_store_path).close()
     (backup,) = old_store_path.parent.glob("sessions.db.schema-0001-*.backup")
     assert backup.read_bytes()[100:] == before[100:]  # the first 100 bytes count changes and versions
+
+
+NOW_0002 = {
+    "talk": "708ced616016afeaf1930f8b67e32eecc15bdb77fc485284d7d73cf968ac7531",
+    "fork": "2a1f256d0e2e66c46ab529f8a14a9ef20fbe9589d2d71f0dfda65a9195842e3d",
+    "old שלום": "1944b903f867abed4d855c150efe269ec5b2ce8be8db8d88a3be0c9db4f9e2a9",
+    "interrupted": "49d169274f0c72a1be86ec3481020787fb457cbed298d6bee4eb28bd83db955b",
+    "empty": "346435420cd074dc745f4cc893c8dc7b31ed2f0b5e3f53d631ee47027283c181",
+}
+
+
+@pytest.fixture
+def store_0002(tmp_path):
+    path = tmp_path / "sessions.db"
+    path.write_bytes((DATA / "store_0002.db").read_bytes())
+    with open_store(path) as store:
+        yield store
+
+
+def test_a_store_of_the_second_schema_keeps_its_digests_and_is_whole(store_0002):
+    sessions = store_0002.sessions(archived=True)
+    assert {each.name: store_0002.verify(each.id).digest for each in sessions} == NOW_0002
+    assert store_0002.session("old שלום").archived
+    health = store_0002.examine()
+    assert (health.faults, health.sessions, health.without_checksum) == ((), 5, 24)
+
+
+def test_a_generation_from_before_it_had_a_path_is_listed_with_its_checkpoints(store_0002):
+    listed = {each.name: each.checkpoint for each in store_0002.sessions()}
+    assert listed["talk"] == "runs/best.pt"
+    talk = store_0002.session("talk")
+    assert {each.checkpoint_path for each in store_0002.generations(talk.id)} == {None}
+
+
+def test_words_without_blanks_from_before_their_index_are_found(store_0002):
+    assert [hit.session_name for hit in store_0002.search("東京タワー")] == ["fork"]
+
+
+def test_an_old_row_gets_its_checksum_when_it_is_changed(store_0002, finished):
+    waiting = store_0002.pending(store_0002.session("interrupted").id)
+    finished(store_0002, waiting.generation.id, "yes")
+    health = store_0002.examine()
+    assert (health.faults, health.without_checksum) == ((), 22)

@@ -33,7 +33,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _dated(place: str | None) -> Path:
-    from sessions.sqlite_file import default_path  # noqa: PLC0415 - heavy, as the store is
+    from sessions.place import default_path  # noqa: PLC0415 - heavy, as the store is
 
     if place is not None and "://" in place:
         raise SessionTrouble(

@@ -121,7 +121,7 @@ def _exposed(place: Path | str) -> list[str]:
 
 def _place(store: str | None) -> Path | str:
     """Return the store's path, or its URL without a password."""
-    from sessions.sqlite_file import default_path  # noqa: PLC0415
+    from sessions.place import default_path  # noqa: PLC0415
 
     if store is None:
         return default_path()

@@ -15,7 +15,7 @@ def names(prefix: str = "", *, store: str | None = None, limit: int = 50) -> lis
     """
     # Heavy; who only imports this module to complete flags must not wait for it.
     from sessions import StoreError, open_store  # noqa: PLC0415
-    from sessions.sqlite_file import default_path  # noqa: PLC0415
+    from sessions.place import default_path  # noqa: PLC0415
 
     place = store if store is not None else str(default_path())
     try:

@@ -1,4 +1,4 @@
-"""Sessions as values: verified, taken to another store, and refused whole when they do not hang together."""
+"""Export, import and verify whole sessions; an inconsistent archive is refused whole."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_change_on_the_path_changes_the_digest_even_if_the_stored_digests_were
 def test_a_generation_from_before_there_was_a_digest_is_no_fault(store, told):
     before = store.verify(told.id)
     with store._database.writing() as transaction:
-        transaction.connection().exec_driver_sql("UPDATE generation SET digest = NULL")
+        transaction.connection().exec_driver_sql("UPDATE generation SET digest = NULL, checksum = NULL")
     assert store.verify(told.id) == before
 
 
@@ -226,6 +226,13 @@ HOSTILE = {
     "a checkpoint that is not there": lambda a: replace(a, checkpoints=()),
     "a checkpoint twice": lambda a: replace(a, checkpoints=a.checkpoints * 2),
     "another fingerprint": lambda a: changed(a, "checkpoints", 0, fingerprint="e" * 64),
+    "forged parts": lambda a: changed(
+        a, "checkpoints", 0, parts={**a.checkpoints[0].parts, "weights": "0" * 64}
+    ),
+    "missing parts": lambda a: changed(a, "checkpoints", 0, parts={}),
+    "parts that are no text": lambda a: changed(
+        a, "checkpoints", 0, parts={**a.checkpoints[0].parts, "weights": 7}
+    ),
     "a long fingerprint": lambda a: changed(a, "checkpoints", 0, fingerprint="f" * 201),
     "a receipt that is no JSON": lambda a: changed(a, "generations", 0, receipt={"loss": float("nan")}),
 }

@@ -1,10 +1,18 @@
-"""The sessions as such: pages, names, the last one, another name, the archive, and the end."""
+"""Listing, finding, renaming, archiving and purging sessions."""
 
 from __future__ import annotations
 
 import pytest
 
-from sessions import InvalidName, InvalidValue, RecordNotFound, SessionExists, SessionNotFound
+from sessions import (
+    InvalidName,
+    InvalidValue,
+    RecordNotFound,
+    SessionArchived,
+    SessionExists,
+    SessionNotFound,
+)
+from tests.sessions.conftest import FINGERPRINT, FINGERPRINT_PARTS
 
 
 @pytest.fixture
@@ -37,15 +45,26 @@ def test_the_list_names_the_checkpoint_that_was_used_last(store, session, exchan
 
 def test_a_checkpoint_is_read_by_its_id(store, asked):
     checkpoint = store.checkpoint(asked(store).checkpoint_id)
-    assert (checkpoint.fingerprint, checkpoint.parts, checkpoint.step) == ("f" * 64, {"weights": "w"}, 100)
+    assert (checkpoint.fingerprint, checkpoint.parts) == (FINGERPRINT, FINGERPRINT_PARTS)
+    assert (checkpoint.step, checkpoint.path) == (100, "best.pt")
     with pytest.raises(RecordNotFound, match="checkpoint with id 9"):
         store.checkpoint(9)
 
 
-def test_the_last_used_session_is_the_one_that_was_changed_last(store, five):
+def test_only_messages_make_a_session_the_last_used_one(store, five, exchange):
     assert store.last_used().name == "s4"
-    store.update_settings(five[1].id, seed=3)
+    exchange(store, five[1], "hi", "hello")
     assert store.last_used().name == "s1"
+    moment = store.session("s1").last_used
+    store.update_settings(five[0].id, settings={"a": 1}, seed=3)
+    store.rename(five[0].id, "renamed")
+    store.archive(five[2].id)
+    store.archive(five[2].id, archived=False)
+    store.fork(five[3].id, name="fork", at=None)
+    assert store.last_used().name == "fork"
+    store.archive(store.session("fork").id)
+    assert store.last_used().name == "s1"
+    assert store.session("s1").last_used == moment
     store.archive(five[1].id)
     assert store.last_used().name == "s4"
 
@@ -78,6 +97,11 @@ def test_an_archived_session_leaves_the_list_and_comes_back(store, five):
     assert "s0" in names(store.sessions(archived=True))
     assert "s0" not in store.names()
     assert store.session("s0").archived
+    with pytest.raises(SessionArchived, match=r"'s0' is archived: niels-chat restore s0, or choose another"):
+        store.session("s0", archived=False)
+    assert store.session("s1", archived=False).name == "s1"
+    with pytest.raises(SessionExists, match="already an archived session named 's0': restore it"):
+        store.create_session("s0", seed=1, system=None, settings={})
     assert not store.archive(five[0].id, archived=False).archived
 
 
@@ -108,12 +132,12 @@ def test_what_forks_still_use_outlives_the_session_that_it_came_from(
     assert [each.content for each in store.path(late.id)] == [
         "be brief", "hi", "hello", "more", "yes", "on", "and on",
     ]  # fmt: skip
-    assert [each.session_id for each in store.path_to(first.id)] == [early.id] * 3
+    assert [each.session_id for each in store.export_session(early.id).messages][:3] == [early.id] * 3
     assert len(store.recorded_turns(late.id)) == 3
     assert store.move_head(early.id, to=first.id, expected_head=first.parent_id).head_id == first.id
     assert store.session("late").forked_from is None
     assert store.verify(late.id).faults == ()
     assert store.check() == []
     with pytest.raises(RecordNotFound):
-        store.path_to(gone.id)
+        store.move_head(late.id, to=gone.id, expected_head=late_head.id)
     assert store.session("late").head_id == late_head.id

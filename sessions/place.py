@@ -1,0 +1,30 @@
+"""Find the place of the store, and show it without its password. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import platformdirs
+
+# A password ends at the last @ of the host's part. One with an unescaped slash leaves no such @; then it ends
+# at the last of all.
+_PASSWORD = re.compile(r"(?P<before>://[^:/@?#]*:)(?:[^/?#]*|.*)(?=@)", re.DOTALL)
+
+
+def default_path() -> Path:
+    """Return the path of a user's own store (on Linux below XDG_DATA_HOME)."""
+    return platformdirs.user_data_path("niels-gpt", appauthor=False) / "sessions.db"
+
+
+def is_url(place: str) -> bool:
+    """Return whether a place is a URL and not a path."""
+    return "://" in place
+
+
+def without_password(place: str) -> str:
+    """Return a path or URL with the password of the URL, if any, as ``***``, in its query too."""
+    if not is_url(place):
+        return place
+    shown = _PASSWORD.sub(r"\g<before>***", place)
+    return re.sub(r"(?i)(?<=[?&])(password|passwd|pwd)=[^&#]*", r"\1=***", shown)
