@@ -6,6 +6,23 @@ class name travels on the event.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+
+def readable(value: object, describe: Callable[[object], str] = repr, *, limit: int = 200) -> str:
+    """Return a description of any object by `repr` or `str`, cut to `limit` characters; never raise.
+
+    Decoders raise and return objects whose own descriptions fail.
+    """
+    for attempt in (describe, repr):
+        try:
+            text = "".join(attempt(value))
+        except Exception:  # noqa: BLE001, S112  # an error in foreign code must not hide the error it describes
+            continue
+        if text:
+            return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    return f"<{type(value).__name__} without a readable description>"
+
 
 class EngineError(Exception):
     """Base class of all errors of this package."""

@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from engine.errors import SubscriberLagged
 from engine.events import Event
-from engine.notifier import Wakeup
+from engine.notifier import Notifier
 
 # A cursor over events that are already there still lets other tasks run once in so many events.
 YIELD_EVERY = 32
@@ -28,7 +28,7 @@ class EventLog:
     def __init__(self, capacity: int | None = None) -> None:
         self._capacity = capacity
         self._slots: list[Event] = []  # a ring once `capacity` events are there
-        self._wakeup = Wakeup()
+        self._notifier = Notifier()
         self.end = 0
         """Number of the next event: how many were ever appended."""
         self.closed = False
@@ -46,12 +46,12 @@ class EventLog:
         else:
             self._slots[self.end % self._capacity] = event
         self.end += 1
-        self._wakeup.ring()
+        self._notifier.notify_all()
 
     def close(self) -> None:
         """Let cursors end after the last event; again: no effect."""
         self.closed = True
-        self._wakeup.ring()
+        self._notifier.notify_all()
 
     def __getitem__(self, number: int) -> Event:
         """Return event `number`; `IndexError` unless `first <= number < end`."""
@@ -65,7 +65,7 @@ class EventLog:
 
     async def changed(self) -> None:
         """Wait until an event is appended or the log is closed."""
-        await self._wakeup.wait()
+        await self._notifier.wait()
 
 
 class Cursor(AsyncIterator[Event]):

@@ -18,7 +18,7 @@ from engine.errors import EventFormatError
 
 FinishReason = Literal["stop", "length", "context"]
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
-CancelCause = Literal["asked", "deadline", "abandoned", "closing"]
+CancelCause = Literal["requested", "deadline", "abandoned", "closing"]
 FailureScope = Literal["job", "batch", "engine"]
 
 
@@ -67,8 +67,8 @@ class JobDone:
 class JobCancelled:
     """The job was stopped before its end, its sequence released; `receipt` is empty if it never started.
 
-    `cause`: "asked" by `Job.cancel`, past its "deadline", "abandoned" by its last follower, or the engine is
-    "closing".
+    `cause`: "requested" by `Job.cancel`, past its "deadline", "abandoned" by its last follower, or the engine
+    is "closing".
     """
 
     job_id: str

@@ -1,7 +1,7 @@
 """The engine's own record of a job: its state, its log, and the only code that publishes its events.
 
-Each method is one legal step in a job's life: it moves the state, appends the event to the job's log, then
-to the log over all jobs.
+Each method is one legal transition: it moves the state, appends the event to the job's log, then to the log
+over all jobs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from engine.errors import readable
 from engine.event_log import Cursor, EventLog
 from engine.events import (
     CancelCause,
@@ -41,17 +42,17 @@ class JobRecord(Generic[RequestT]):
         feed: EventLog,
         on_left: Callable[[], object] | None = None,
     ) -> None:
-        """`on_left` is told, from any thread, of every follower that is gone; None: nobody counts them."""
+        """`on_left` is called, on any thread, for every follower that is gone; None: they are not counted."""
         self.id = job_id
         self.request = request
         self.state = JobState.QUEUED
         self.log = EventLog()
         self.ended = anyio.Event()
         """Set after the terminal event."""
-        self.cancel_cause: CancelCause = "asked"
+        self.cancel_cause: CancelCause = "requested"
         """Why it is cancelled, if it is: the first reason counts."""
         self.failure: BaseException | None = None
-        """What failed the job."""
+        """The error that failed the job."""
         self.queued_at = at
         self.started_at: float | None = None
         self.first_token_at: float | None = None
@@ -60,10 +61,15 @@ class JobRecord(Generic[RequestT]):
         self.tokens = 0
         self.receipt: Mapping[str, object] = {}
         self.followers = 0
-        """Cursors that were not seen to go, where they are counted."""
+        """Cursors that are not closed or dropped, where they are counted."""
         self._feed = feed
         self._on_left = on_left
         self._publish(JobQueued(job_id=self.id, seq=0, at=at))
+
+    @property
+    def last_event_at(self) -> float:
+        """Time of the newest event."""
+        return self.log[self.log.end - 1].at
 
     def follow(self, start: int) -> Cursor:
         """Return a new cursor over the job's log."""
@@ -77,7 +83,7 @@ class JobRecord(Generic[RequestT]):
         self.started_at = at
         self._publish(JobStarted(job_id=self.id, seq=self.log.end, at=at))
 
-    def ask_to_cancel(self, cause: CancelCause) -> None:
+    def request_cancel(self, cause: CancelCause) -> None:
         """Running to cancelling; nothing is published before the compute thread released the sequence."""
         self._move(JobState.CANCELLING)
         self.cancel_cause = cause
@@ -108,10 +114,10 @@ class JobRecord(Generic[RequestT]):
 
     def fail(self, error: BaseException, scope: FailureScope, at: float) -> None:
         """End with an error."""
-        self.failure = error
-        kind, message = type(error).__name__, str(error) or repr(error)
+        kind, message = type(error).__name__, readable(error, str, limit=10_000)
         seq = self.log.end
         event = JobFailed(job_id=self.id, seq=seq, at=at, error=message, kind=kind, scope=scope)
+        self.failure = error
         self._end(JobState.FAILED, event, {})
 
     def _end(self, state: JobState, event: Event, receipt: Mapping[str, object]) -> None:

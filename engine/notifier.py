@@ -1,15 +1,16 @@
-"""The one way in which tasks of the event loop wait for each other here. Not for other threads."""
+"""How tasks of the event loop wait for each other. Not for other threads."""
 
 from __future__ import annotations
 
 import anyio
 
 
-class Wakeup:
-    """An `anyio.Event` that every ring replaces: wakes all who wait now, and none who come later.
+class Notifier:
+    """A condition without a lock: wakes all tasks that wait now, and none that come later.
 
-    No ring is lost to a waiter that looks at its condition and calls `wait` without an await in between.
-    The event is made only when somebody waits, so a ring that nobody hears costs next to nothing.
+    No notification is lost to a waiter that looks at its condition and calls `wait` without an await in
+    between. The event is made only when a task waits, so a notification without waiters costs next to
+    nothing.
     """
 
     __slots__ = ("_event",)
@@ -17,14 +18,14 @@ class Wakeup:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         """Wake all waiting tasks."""
         if self._event is not None:
             self._event.set()
             self._event = None
 
     async def wait(self) -> None:
-        """Wait for the next ring; cancelling the wait has no side effect."""
+        """Wait for the next notification; cancelling the wait has no side effect."""
         if self._event is None:
             self._event = anyio.Event()
         await self._event.wait()

@@ -87,7 +87,7 @@ class Statistics:
     """From `submit` until the first token."""
 
 
-class Tally:
+class Counters:
     """What an engine counts of its jobs."""
 
     def __init__(self) -> None:

@@ -1,13 +1,13 @@
 """The one border between the event loop and the compute thread.
 
 `ComputeThread` owns one OS thread for its whole life: a decoder sees the same thread in every call, and
-nothing of it is left after `close`. A call goes over by a queue; its end comes back as one wake-up posted
+nothing of it is left after `close`. A call goes over by a queue. Its result comes back as one wake-up posted
 to the event loop, without waiting for it, so the compute thread can never hang on the loop and no
 cancellation can reach into it.
 
-A pool of one thread awaited through `anyio.to_thread` was measured beside this: 102 us a hop against 55 us
-on asyncio, 81 against 60 on trio, and it leaves anyio's own worker thread idling in the loop after the
-engine is gone.
+A pool of one thread awaited through `anyio.to_thread` was measured too: 102 us a hop against 55 us on
+asyncio, 81 against 60 on trio, and it leaves anyio's own worker thread idling in the loop after the engine
+is gone.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ class _TrioToken(Protocol):
     def run_sync_soon(self, sync_fn: Callable[[], object]) -> object: ...
 
 
-class Pending(Protocol[T_co]):
-    """A call that is being performed, or will be."""
+class Future(Protocol[T_co]):
+    """The result of a call that is being performed, or will be."""
 
-    async def outcome(self) -> T_co:
-        """Wait for its end, whoever cancels meanwhile; return its value or raise its error."""
+    async def result(self) -> T_co:
+        """Wait for the call's end, also in a cancelled scope; return its value or raise its error."""
         ...
 
 
 class Compute(Protocol):
-    """What performs calls one after the other, in the order in which they begin, beside the event loop."""
+    """Performs calls one after the other, in the order of their submission, next to the event loop."""
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Accept calls from now on."""
         ...
 
-    def begin(self, function: Callable[[], T]) -> Pending[T]:
-        """Have a function performed after those that were begun before."""
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Have a function performed after those that were submitted before."""
         ...
 
-    def close(self, last: Callable[[], object]) -> None:
-        """Perform a last function and end."""
+    async def close(self, last: Callable[[], object]) -> None:
+        """Perform a last function, wait for its end, and accept no more calls."""
         ...
 
 
@@ -78,8 +78,8 @@ class _Call(Generic[T]):
             # thread.
             return
 
-    async def outcome(self) -> T:
-        """Wait on the event loop for the end, whoever cancels meanwhile; return or raise what came of it."""
+    async def result(self) -> T:
+        """Wait for the call's end, also in a cancelled scope; return its value or raise its error."""
         with anyio.CancelScope(shield=True):
             await self._done.wait()
         if self._error is not None:
@@ -107,20 +107,23 @@ class ComputeThread:
         """Start the thread."""
         self._thread.start()
 
-    def begin(self, function: Callable[[], T]) -> Pending[T]:
+    def submit(self, function: Callable[[], T]) -> Future[T]:
         """Have `function` performed there; no cancellation cuts it short."""
         call = _Call(function)
         self._calls.put(call.perform)
         return call
 
-    def close(self, last: Callable[[], object]) -> None:
-        """Perform `last`, which must not raise, as the final call, and end the thread.
+    async def close(self, last: Callable[[], object]) -> None:
+        """Perform `last` as the final call, raise its error if it has one, and end the thread.
 
-        Blocks until that is done: short, because the thread is idle by then.
+        A decoder that hangs delays this, and nothing else on the event loop.
         """
-        self._calls.put(last)
+        call = self.submit(last)
         self._calls.put(None)
-        self._thread.join()
+        try:
+            await call.result()
+        finally:
+            self._thread.join()  # short: the thread has nothing left to do
 
     def _serve(self) -> None:
         while (perform := self._calls.get()) is not None:

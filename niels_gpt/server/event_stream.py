@@ -13,7 +13,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.notifier import Wakeup
+from engine.notifier import Notifier
 
 FRAMES_AT_ONCE = 256
 STALLED_SECONDS = 300.0
@@ -25,7 +25,7 @@ class Frames:
     def __init__(self, tag: str) -> None:
         self._tag = tag
         self._frames: list[bytes] = []
-        self._wakeup = Wakeup()
+        self._notifier = Notifier()
         self.closed = False
 
     def __len__(self) -> int:
@@ -35,12 +35,12 @@ class Frames:
         """Add a frame with one line of data and wake the readers."""
         name = "" if event is None else f"event: {event}\n"
         self._frames.append(f"id: {self._tag}:{len(self._frames)}\n{name}data: {data}\n\n".encode())
-        self._wakeup.ring()
+        self._notifier.notify_all()
 
     def close(self) -> None:
         """End all readers after the last frame."""
         self.closed = True
-        self._wakeup.ring()
+        self._notifier.notify_all()
 
     async def read(self, position: int) -> tuple[bytes, int]:
         """Wait for frames from `position` on; return their bytes and the position behind them.
@@ -48,7 +48,7 @@ class Frames:
         No bytes: the frames are closed and there are no more.
         """
         while position >= len(self._frames) and not self.closed:
-            await self._wakeup.wait()
+            await self._notifier.wait()
         frames = self._frames[position : position + FRAMES_AT_ONCE]
         return b"".join(frames), position + len(frames)
 

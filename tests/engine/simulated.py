@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from engine import Step
 from engine.testing import Script, ScriptedDecoder, ScriptedSequence
-from engine.worker import Pending
+from engine.worker import Future
 
 T = TypeVar("T")
 
@@ -47,12 +47,12 @@ class InlineCompute:
     def start(self) -> None:
         self.running = True
 
-    def begin(self, function: Callable[[], T]) -> Pending[T]:
+    def submit(self, function: Callable[[], T]) -> Future[T]:
         call = InlineCall(self, function)
         self.calls.append(call)  # pyright: ignore[reportArgumentType]
         return call
 
-    def close(self, last: Callable[[], object]) -> None:
+    async def close(self, last: Callable[[], object]) -> None:
         last()
         self.running = False
 
@@ -62,7 +62,7 @@ class InlineCall(Generic[T]):
         self.compute, self.function = compute, function
         self.outcomes: list[T] = []
 
-    async def outcome(self) -> T:
+    async def result(self) -> T:
         """Now or later, perhaps with the call behind it: the real thread runs ahead of the event loop."""
         compute, chance = self.compute, self.compute.chance
         for _ in range(chance.randrange(4)):

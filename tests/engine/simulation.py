@@ -191,7 +191,7 @@ class Schedule:
 
     def _check_cancelled(self, job: Job, end: Any) -> None:
         possible = {
-            "asked": job.id in self.asked,
+            "requested": job.id in self.asked,
             "deadline": end.at >= min(self.due[job.id]),
             "abandoned": job.id in self.may_be_abandoned,
             "closing": self.way_out != "drain",

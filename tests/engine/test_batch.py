@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine import DecoderContractError, Step
-from engine.batch import AT_ONCE, NEVER, Batch, BatchFailed, Decoded, Ended, Fact
+from engine.batch import AT_ONCE, NEVER, Batch, BatchEvent, BatchFailed, Decoded, Ended
 from engine.testing import Script, ScriptedDecoder, ScriptedSequence
 
 
@@ -36,18 +36,18 @@ def batch_of(decoder: TimedDecoder, *, seconds: float = 100.0) -> Batch[Script, 
     return Batch(decoder, slice_seconds=seconds, clock=decoder.clock)
 
 
-def run_slice(batch: Batch[Script, ScriptedSequence], **joining: Script) -> list[Fact]:
+def run_slice(batch: Batch[Script, ScriptedSequence], **joining: Script) -> list[BatchEvent]:
     """Let jobs join, then run a slice."""
     for job_id, script in joining.items():
         batch.join(job_id, script)
     return batch.run_slice()
 
 
-def said(facts: Sequence[Fact]) -> str:
+def said(facts: Sequence[BatchEvent]) -> str:
     return "".join(text for fact in facts if isinstance(fact, Decoded) for _, text in fact.tokens)
 
 
-def outcomes(facts: Sequence[Fact]) -> dict[str, object]:
+def outcomes(facts: Sequence[BatchEvent]) -> dict[str, object]:
     return {fact.job_id: fact.outcome for fact in facts if isinstance(fact, Ended)}
 
 
@@ -94,7 +94,7 @@ def test_a_slice_of_no_time_makes_one_step() -> None:
 def test_an_alarm_during_the_slice_ends_it_after_the_step() -> None:
     batch = batch_of(TimedDecoder(Clock()))
     run_slice(batch, a=Script.of("0123456789"))
-    batch.alarm = 4.0  # the clock stands at 1
+    batch.wake_at = 4.0  # the clock stands at 1
     assert said(run_slice(batch)) == "123"
 
 
@@ -102,15 +102,15 @@ def test_a_slice_that_begins_after_the_alarm_waits_for_the_event_loop_first() ->
     decoder = TimedDecoder(Clock())
     batch = batch_of(decoder)
     run_slice(batch, a=Script.of("0123456789"))
-    batch.alarm = AT_ONCE
+    batch.wake_at = AT_ONCE
     assert run_slice(batch) == []
-    batch.alarm = NEVER
+    batch.wake_at = NEVER
     assert said(run_slice(batch)) == "123456789"
 
 
 def test_no_flood_of_alarms_stops_the_decoding() -> None:
     batch = batch_of(TimedDecoder(Clock()))
-    batch.alarm = AT_ONCE
+    batch.wake_at = AT_ONCE
     facts = run_slice(batch, a=Script.of("hello"))
     for _ in range(9):
         facts += run_slice(batch)
@@ -134,7 +134,7 @@ def test_a_newcomer_joins_between_two_steps_of_a_slice() -> None:
 def test_a_slice_waits_for_the_newcomer_that_takes_a_free_place() -> None:
     decoder = TimedDecoder(Clock())
     batch = batch_of(decoder)
-    batch.crowded = True
+    batch.has_waiters = True
     run_slice(batch, a=Script.of("a"), b=Script.of("bbb"))
     assert run_slice(batch) == []
     run_slice(batch, c=Script.of("c"))

@@ -37,7 +37,7 @@ def test_a_whole_history_passes() -> None:
 
 
 def test_a_job_cancelled_in_the_queue_passes() -> None:
-    check_history([whole()[0], JobCancelled(job_id="job-1", seq=1, at=1.0, cause="asked", receipt={})])
+    check_history([whole()[0], JobCancelled(job_id="job-1", seq=1, at=1.0, cause="requested", receipt={})])
 
 
 @pytest.mark.parametrize("lost", range(6))

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gc
+import math
+import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import anyio
 import pytest
 
 from engine import Engine, EngineFull, JobCancelled, JobState, Step
+from engine.deadlines import Deadlines
 from engine.job import Job
 from engine.testing import Gate, GatedDecoder, Script, ScriptedDecoder, ScriptedSequence, check_history
+from engine.worker import ComputeThread, Future
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.anyio
 
@@ -19,11 +26,12 @@ LONG = Script.of("a" * 1000)
 
 
 class TickingDecoder(ScriptedDecoder):
-    """A step takes a second on `clock`; at the gate, if there is one, no time goes by."""
+    """A step takes a second on `clock`, or as many as told; at the gate, if there is one, no time goes by."""
 
-    def __init__(self, gate: Gate | None = None) -> None:
+    def __init__(self, gate: Gate | None = None, *, seconds: float = 1.0) -> None:
         super().__init__()
         self._gate = gate
+        self._seconds = seconds
         self.now = 0.0
 
     def clock(self) -> float:
@@ -32,8 +40,18 @@ class TickingDecoder(ScriptedDecoder):
     def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
         if self._gate is not None:
             self._gate.pass_through()
-        self.now += 1.0
+        self.now += self._seconds
         return super().advance(sequences)
+
+
+class CountingThread(ComputeThread):
+    """Counts the slices."""
+
+    calls = 0
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        self.calls += 1
+        return super().submit(function)
 
 
 async def cause(job: Job) -> str | None:
@@ -132,6 +150,26 @@ async def test_a_deadline_of_no_time_still_makes_a_job_with_an_end() -> None:
     assert decoder.admitted == []
 
 
+async def test_after_a_deadline_slices_are_as_long_as_before() -> None:
+    """The time that has passed must not end the slices that follow."""
+    decoder, compute = TickingDecoder(), CountingThread("counted")
+    async with Engine(decoder, slice_ms=1e9, clock=decoder.clock, compute=compute) as engine:
+        with anyio.fail_after(10):
+            late, other = engine.submit(LONG, deadline=20.5), engine.submit(LONG)
+            assert await cause(late) == "deadline"
+            before = compute.calls
+            await other.result()
+    assert compute.calls - before <= 6
+
+
+async def test_tokens_wait_five_milliseconds_unless_told_otherwise() -> None:
+    decoder, compute = TickingDecoder(seconds=0.001), CountingThread("counted")
+    async with Engine(decoder, clock=decoder.clock, compute=compute) as engine:
+        with anyio.fail_after(10):
+            await engine.submit(Script.of("x" * 501)).result()
+    assert 100 <= compute.calls <= 110  # five steps of a millisecond in each
+
+
 async def test_the_first_reason_to_cancel_is_the_one_that_is_told() -> None:
     gate = Gate()
     decoder = TickingDecoder(gate)
@@ -142,7 +180,7 @@ async def test_the_first_reason_to_cancel_is_the_one_that_is_told() -> None:
             job.cancel()
             decoder.now = 5.0
             gate.open()
-            assert await cause(job) == "asked"
+            assert await cause(job) == "requested"
 
 
 @pytest.mark.parametrize("limit", ["deadline", "queue_deadline"])
@@ -154,11 +192,39 @@ async def test_a_deadline_that_is_no_time_from_now_is_a_value_error(limit: str, 
         assert dict(engine.jobs) == {}
 
 
-async def test_a_deadline_keeps_nothing_of_a_job_that_has_ended() -> None:
-    async with Engine(ScriptedDecoder()) as engine:
-        with anyio.fail_after(5):
-            await engine.submit(Script.of("x"), deadline=1e9, queue_deadline=1e9).result()
-        assert (engine._deadlines._end, engine._deadlines._start) == ({}, {})
+def test_deadlines_of_jobs_that_have_ended_take_no_room() -> None:
+    deadlines = Deadlines()
+    for number in range(10_000):
+        deadlines.set(f"job-{number}", at=0.0, queue=1e9, whole=1e9)
+        deadlines.started(f"job-{number}")
+        deadlines.ended(f"job-{number}")
+    assert len(deadlines._heap) < 20
+    assert deadlines._times == {}
+    assert deadlines.next == float("inf")
+
+
+def test_deadlines_come_due_in_order_each_job_once() -> None:
+    chance, deadlines = random.Random(7), Deadlines()
+    times: dict[str, list[float]] = {}
+    for number in range(300):
+        queue, whole = (chance.choice([None, chance.randrange(100)]) for _ in range(2))
+        deadlines.set(f"job-{number}", at=1.0, queue=queue, whole=whole)
+        times[f"job-{number}"] = [math.inf if each is None else 1.0 + each for each in (queue, whole)]
+    for job_id in chance.sample(sorted(times), 100):
+        if chance.random() < 0.5:
+            deadlines.started(job_id)
+            times[job_id][0] = math.inf
+        else:
+            deadlines.ended(job_id)
+            times[job_id] = [math.inf]
+    for now in range(120):
+        earliest = {job_id: min(each) for job_id, each in times.items()}
+        assert deadlines.next == min(earliest.values(), default=math.inf)
+        due = deadlines.pop_due(now)
+        assert sorted(due) == sorted(job_id for job_id, at in earliest.items() if at <= now)
+        assert [earliest[job_id] for job_id in due] == sorted(earliest[job_id] for job_id in due)
+        for job_id in due:
+            del times[job_id]
 
 
 # Abandoned jobs.

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from engine import Engine
-from engine.batch import Decoded, Fact
+from engine.batch import BatchEvent, Decoded
 from engine.job import Job
 from tests.engine import simulation
 
@@ -38,12 +38,12 @@ def test_one_seed_gives_one_history() -> None:
 class ForgetfulEngine(Engine[Any, Any]):
     """Loses what one step decoded."""
 
-    facts = 0
+    decoded = 0
 
-    def _apply(self, fact: Fact) -> None:
-        self.facts += isinstance(fact, Decoded)
-        if not (isinstance(fact, Decoded) and self.facts == 5):
-            super()._apply(fact)
+    def _publish(self, event: BatchEvent) -> None:
+        self.decoded += isinstance(event, Decoded)
+        if not (isinstance(event, Decoded) and self.decoded == 5):
+            super()._publish(event)
 
 
 class LosingEngine(Engine[Any, Any]):
