@@ -99,7 +99,7 @@ def checksum_fault(row: ChecksummedRow) -> Fault:
         message_id=row.id if kind == "message" else None,
         generation_id=row.id if kind == "generation" else None,
         expected=str(row.checksum),
-        got="that of other values",
+        got="the checksum of other values",
     )
 
 

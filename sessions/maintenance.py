@@ -94,10 +94,11 @@ def _message_faults(transaction: Transaction) -> Iterator[str]:
         except StoreDamaged as error:
             yield str(error)
             continue
-        yield from _checksum_faults(row)
+        faults: list[Fault] = []
         # A parent that cannot be read is reported in its own place.
         with suppress(StoreDamaged):
-            yield from map(_line, message_faults(message, _message(above)))
+            faults += message_faults(message, _message(above))
+        yield from map(_line, faults) if faults else _checksum_faults(row)
 
 
 def _generation_faults(transaction: Transaction) -> Iterator[str]:
@@ -116,10 +117,11 @@ def _generation_faults(transaction: Transaction) -> Iterator[str]:
         except StoreDamaged as error:
             yield str(error)
             continue
-        yield from _checksum_faults(row)
+        known = fingerprint if isinstance(fingerprint, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+        faults: list[Fault] = []
         with suppress(StoreDamaged):
-            known = fingerprint if isinstance(fingerprint, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
-            yield from map(_line, generation_faults(generation, _message(asked), _message(answer), known))
+            faults += generation_faults(generation, _message(asked), _message(answer), known)
+        yield from map(_line, faults) if faults else _checksum_faults(row)
 
 
 def _message(row: MessageRow | None) -> Message | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import platformdirs
 
@@ -20,6 +21,13 @@ def default_path() -> Path:
 def is_url(place: str) -> bool:
     """Return whether a place is a URL and not a path."""
     return "://" in place
+
+
+def path_of_url(url: str) -> Path | None:
+    """Return the path that a URL of a SQLite file names; None for another URL."""
+    scheme, _, rest = url.partition("://")
+    path = unquote(rest.partition("?")[0].removeprefix("/"))
+    return Path(path) if scheme.partition("+")[0] == "sqlite" and path else None
 
 
 def without_password(place: str) -> str:

@@ -10,8 +10,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from platformdirs import user_state_path
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from niels_gpt.cli.prompt_history import history_path
 
 
 class AppendingHistory(FileHistory):
@@ -37,10 +38,9 @@ class AppendingHistory(FileHistory):
 
 def open_history(folder: Path | None = None) -> History:
     """Return the history in `folder` (None: the user's state folder), in memory where none can be kept."""
-    folder = folder if folder is not None else user_state_path("niels-gpt", appauthor=False)
-    path = folder / "history"
+    path = history_path(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("ab"):
             path.chmod(0o600)
         path.read_bytes()

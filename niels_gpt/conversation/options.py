@@ -51,9 +51,11 @@ class ChatOptions:
 
     def resume_arguments(self, session: str) -> list[str]:
         """Return the command that goes on with `session`, as a list of words."""
+        from sessions.place import without_password  # noqa: PLC0415 - parsing flags needs no store
+
         words = ["niels-chat", "--session", session]
         if self.store is not None and "store" not in self.configured:
-            words += ["--store", self.store]
+            words += ["--store", without_password(self.store)]
         if self.checkpoint_given and "ckpt" not in self.configured:
             words += ["--ckpt", str(self.checkpoint)]
         if self.weights != "float32" and "weights" not in self.configured:

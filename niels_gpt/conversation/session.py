@@ -329,7 +329,9 @@ class ConversationSession:
 def open_store(options: ChatOptions) -> Store:
     """Open the store that the options name; LoadFailed."""
     try:
-        return open_session_store(options.store)
+        # A folder that was mistyped is not created, and a new store with a name is announced.
+        named = options.store is not None and not options.ephemeral
+        return open_session_store(options.store, missing="create file" if named else "create")
     except StoreError as error:
         raise LoadFailed(str(error)) from error
 

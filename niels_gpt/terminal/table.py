@@ -124,18 +124,25 @@ def _stacked(columns: Sequence[Column], rows: Iterable[Sequence[str]], width: in
 
 def _broken(line: str, width: int) -> Iterator[str]:
     """Yield one line in pieces: after the last blank that fits, or in mid-word where there is none."""
-    while text_width(line) > width:
-        fits, used = 0, 0
-        for character in line:
-            used += text_width(character)
-            if used > width:
-                break
-            fits += 1
-        blank = line.rfind(" ", 1, fits + 1)
-        end = max(fits, 1) if blank <= 0 else blank
-        yield line[:end].rstrip()
-        line = line[end:].lstrip(" ")
-    yield line
+    start = 0
+    while (end := _fitting(line, start, width)) < len(line):
+        blank = line.rfind(" ", start + 1, end + 1)
+        end = max(end, start + 1) if blank < 0 else blank
+        yield line[start:end].rstrip()
+        start = end
+        while line.startswith(" ", start):
+            start += 1
+    yield line[start:]
+
+
+def _fitting(line: str, start: int, width: int) -> int:
+    """Return the end of the longest part of a line from `start` that fits into `width` columns."""
+    used = 0
+    for at in range(start, len(line)):
+        used += text_width(line[at])
+        if used > width:
+            return at
+    return len(line)
 
 
 def local_time(moment: datetime) -> str:

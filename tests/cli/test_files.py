@@ -189,9 +189,9 @@ def test_a_changed_message_is_found_and_what_is_whole_is_recovered(
     done = command("doctor")
     assert done.status == 1
     assert "wrong: message 3 (assistant, position 2): its digest is" in " ".join(done.out.split())
-    assert "niels-chat doctor --recover makes a new store" in " ".join(done.out.split())
+    assert "niels-chat doctor --recover creates a new store" in " ".join(done.out.split())
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    assert "give --yes" in command("doctor", "--recover").err
+    assert "pass --yes" in command("doctor", "--recover").err
     done = command("doctor", "--recover", "--yes")
     assert done.status == 0
     assert "saved 2 sessions, 5 messages" in done.err
@@ -205,7 +205,7 @@ def test_a_store_that_others_can_read_is_found(command: Command, say: Say, store
     store_path.chmod(0o644)
     done = command("doctor")
     assert done.status == 1
-    assert "(mode 644): chmod 600" in " ".join(done.out.split())
+    assert "(mode 644): run chmod 600" in " ".join(done.out.split())
     assert "--recover" not in done.out
 
 

@@ -125,7 +125,7 @@ def test_search_goes_on_by_pages(command: Command, say: Say) -> None:
         say("a", f"tree {number}", "x")
     done = command("search", "tree", "--limit", "2")
     assert done.out.count("tree") == 2
-    assert done.err == "there are more: --offset 2 goes on\n"
+    assert done.err == "more results: rerun with --offset 2\n"
     assert "tree 0" in command("search", "tree", "--limit", "2", "--offset", "2").out
 
 
@@ -133,7 +133,7 @@ def test_search_goes_on_by_pages(command: Command, say: Say) -> None:
 def test_no_search_is_an_error(command: Command, branched: None, text: str) -> None:
     done = command("search", *(["--"] if text.startswith("-") else []), text)
     assert done.status == 0
-    assert "no message has" in done.err
+    assert "no matches for" in done.err
 
 
 def test_a_renamed_session_has_its_new_name_and_the_same_digest(
@@ -162,7 +162,7 @@ def test_delete_archives_and_restore_brings_back(command: Command, store: Store,
     say("my talk", "q", "a")
     done = command("delete", "my talk")
     assert (done.status, done.out) == (0, "")
-    assert "niels-chat restore 'my talk'  brings it back" in done.err
+    assert "niels-chat restore 'my talk'  puts it back into the list" in done.err
     assert store.names() == []
     assert command("restore", "my talk").status == 0
     assert store.names() == ["my talk"]

@@ -68,7 +68,7 @@ def test_pages_tell_that_there_are_more(command: Command, say: Say) -> None:
         say(name, "hi", "ho")
     first = command("sessions", "--limit", "2")
     assert [line.split()[0] for line in first.out.splitlines()] == ["NAME", "c", "b"]
-    assert first.err == "there are more: --offset 2 goes on\n"
+    assert first.err == "more sessions: rerun with --offset 2\n"
     last = command("sessions", "--limit", "2", "--offset", "2")
     assert last.out.splitlines()[1].split()[0] == "a"
     assert last.err == ""
@@ -105,5 +105,5 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(
 ) -> None:
     path = tmp_path / "typo.db"
     assert run_chat_cli(["sessions", "--store", str(path)]) == 1
-    assert "there is no store at" in capsys.readouterr().err
+    assert "there is no session store at" in capsys.readouterr().err
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""`niels-chat backup [PATH]`: a copy of the store, also while chats are using it."""
+"""`niels-chat backup [PATH]`: copy the store, also while chats are using it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         type=Path,
         nargs="?",
-        help="the new file (default: one with the date, in the folder backups beside the store)",
+        help="the new file (default: one named by the date, in the folder backups next to the store)",
     )
     helpers.add_store(parser)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Copy the store and print where to."""
+    """Copy the store and print the path of the copy."""
     with helpers.opened_store(flags) as store:
         path = flags.path.expanduser() if flags.path is not None else _dated(helpers.store_place(flags))
         store.backup(path)
@@ -36,13 +36,11 @@ def _dated(place: str | None) -> Path:
     from sessions.place import default_path  # noqa: PLC0415 - heavy, as the store is
 
     if place is not None and "://" in place:
-        raise SessionTrouble(
-            "the store is given as a URL: say where the copy shall lie, niels-chat backup PATH"
-        )
+        raise SessionTrouble("the store is given as a URL: give the path of the copy, niels-chat backup PATH")
     store = default_path() if place is None else Path(place).expanduser()
     folder = store.parent / "backups"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise SessionTrouble(f"{str(folder)!r} cannot be made: {error.strerror}") from error
+        raise SessionTrouble(f"{str(folder)!r} cannot be created: {error.strerror}") from error
     return folder / f"{store.stem}-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}{store.suffix}"

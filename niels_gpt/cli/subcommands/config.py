@@ -11,7 +11,7 @@ from niels_gpt.cli.config import config_file
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.options import add_configurable, found
 from niels_gpt.cli.subcommands import helpers
-from niels_gpt.conversation.settings import show
+from niels_gpt.conversation.settings import Value, show
 from niels_gpt.terminal.table import Column, table, width_of_output
 
 _COLUMNS = (Column(title="KEY"), Column(title="VALUE"), Column(title="FROM"))
@@ -23,14 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configurable(parser)
 
 
+def _shown(key: str, value: Value) -> Value:
+    """Return a value without the password that the URL of a store may have."""
+    from sessions.place import without_password  # noqa: PLC0415 - only this command needs it
+
+    return without_password(value) if key == "store" and isinstance(value, str) else value
+
+
 def run(flags: argparse.Namespace) -> int:
     """Print the values."""
     everything = found(vars(flags))
     if flags.json:
         for key, each in everything.items():
-            helpers.emit_json({"key": key, "value": each.value, "from": each.source})
+            helpers.emit_json({"key": key, "value": _shown(key, each.value), "from": each.source})
     else:
-        rows = [[key, show(each.value), each.source] for key, each in everything.items()]
+        rows = [[key, show(_shown(key, each.value)), each.source] for key, each in everything.items()]
         print("\n".join(table(_COLUMNS, rows, width_of_output())))
     path = config_file()
     helpers.remark(f"the file is {path}" + ("" if path.is_file() else " (not there)"))

@@ -1,4 +1,4 @@
-"""What the subcommands share: the store that `--store` names, JSON lines, and lines that are safe to print.
+"""Helpers of the subcommands: the store that `--store` names, JSON lines, and text that is safe to print.
 
 Imports the store only when it is opened, so that a wrong flag or `--help` costs nothing.
 """
@@ -59,19 +59,22 @@ def store_place(flags: argparse.Namespace) -> str | None:
 
 @contextmanager
 def opened_store(flags: argparse.Namespace, *, make: bool = False) -> Iterator[Store]:
-    """Lend the store that `--store` names; what goes wrong with it is a ChatError.
+    """Yield the store that `--store` names; its errors become ChatErrors.
 
-    A file that is not there is only made for `make`: a name mistyped must not look like an empty store.
+    A store that was named and is not there is only created for `make`, and its folder never: a mistyped name
+    must not look like an empty store.
     """
-    place = store_place(flags)
-    if not make and place is not None and "://" not in place:
-        path = user_path(place)
-        if not path.exists():
-            raise LoadFailed(f"there is no store at {str(path)!r}: give the path of one with --store")
-    from sessions import StoreError, open_store  # noqa: PLC0415 - heavy, and --help must not wait for it
+    # Heavy, and --help must not wait for it.
+    from sessions import StoreError, open_store  # noqa: PLC0415
+    from sessions.place import is_url  # noqa: PLC0415
 
+    place = store_place(flags)
     try:
-        store = open_store(place)
+        if place is None:
+            store = open_store()
+        else:
+            named = place if is_url(place) else user_path(place)
+            store = open_store(named, missing="create file" if make else "refuse")
     except StoreError as error:
         raise LoadFailed(str(error)) from error
     with store:
@@ -92,7 +95,7 @@ def json_line(value: object) -> str:
 
 
 def emit(text: str) -> None:
-    """Print lines on standard output, with control characters made visible instead of obeyed."""
+    """Print lines on standard output, with control characters made visible."""
     sys.stdout.write(harmless(text) + "\n")
 
 
@@ -102,14 +105,16 @@ def emit_json(value: object) -> None:
 
 
 def remark(text: str) -> None:
-    """Print a line beside the result, on standard error."""
+    """Print a line that is not part of the result, on standard error."""
     sys.stderr.write(harmless(text) + "\n")
 
 
 def confirmed(question: str) -> bool:
-    """Ask on the terminal; anything but a yes is a no. SessionTrouble where there is no terminal."""
+    """Ask on the terminal and return whether the answer is yes. Raises SessionTrouble without a terminal."""
     if not sys.stdin.isatty():
-        raise SessionTrouble("this needs a yes, and there is no terminal to ask on: give --yes")
+        raise SessionTrouble(
+            "refusing to go ahead without confirmation, and there is no terminal to ask on: pass --yes"
+        )
     sys.stderr.write(f"{harmless(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -1,4 +1,4 @@
-"""`niels-chat rename OLD NEW`: another name for a session; what was said and its digest stay."""
+"""`niels-chat rename OLD NEW`: rename a session; its messages and its digest stay."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from niels_gpt.cli.subcommands import helpers
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("old", metavar="OLD", help="the name that it has")
-    parser.add_argument("new", metavar="NEW", help="the name that it gets")
+    parser.add_argument("old", metavar="OLD", help="the present name")
+    parser.add_argument("new", metavar="NEW", help="the new name")
     helpers.add_store(parser)
 
 

@@ -1,4 +1,4 @@
-"""`niels-chat restore NAME`: an archived session is in the list again. The way back from `delete`."""
+"""`niels-chat restore NAME`: put archived sessions back into the list; undoes `delete`."""
 
 from __future__ import annotations
 

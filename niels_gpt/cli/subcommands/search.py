@@ -1,4 +1,4 @@
-"""`niels-chat search TEXT`: messages that have all the words, newest first."""
+"""`niels-chat search TEXT`: find the messages that have all the words, newest first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Print what is found."""
+    """Print the messages that are found."""
     text = " ".join(flags.words)
     with helpers.opened_store(flags) as store:
         found = store.search(text, limit=flags.limit + 1, offset=flags.offset)
@@ -39,9 +39,9 @@ def run(flags: argparse.Namespace) -> int:
         else:
             print("\n".join(_lines(each, text, width)))
     if not found:
-        helpers.remark(f"no message has {text!r}")
+        helpers.remark(f"no matches for {text!r}")
     if len(found) > len(shown):
-        helpers.remark(f"there are more: --offset {flags.offset + len(shown)} goes on")
+        helpers.remark(f"more results: rerun with --offset {flags.offset + len(shown)}")
     return OK
 
 

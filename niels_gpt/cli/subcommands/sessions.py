@@ -1,4 +1,4 @@
-"""`niels-chat sessions`: the list of sessions, last used first."""
+"""`niels-chat sessions`: list the sessions, last used first."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     helpers.add_store(parser)
     helpers.add_json(parser)
     helpers.add_page(parser, "sessions", limit=None)
-    parser.add_argument("--archived", action="store_true", help="archived ones too")
+    parser.add_argument("--archived", action="store_true", help="list archived sessions too")
     parser.add_argument(
         "--names",
         metavar="PREFIX",
         nargs="?",
         const="",
-        help="only names, one a line, that begin with PREFIX; never an error: for completion in a shell",
+        help="print only the names that begin with PREFIX, one a line, for completion in a shell",
     )
 
 
@@ -60,12 +60,12 @@ def run(flags: argparse.Namespace) -> int:
     elif not found:
         helpers.remark("there are no sessions here" if flags.offset else "there are no sessions yet")
     if len(found) > len(shown):
-        helpers.remark(f"there are more: --offset {flags.offset + len(shown)} goes on")
+        helpers.remark(f"more sessions: rerun with --offset {flags.offset + len(shown)}")
     return OK
 
 
 def _complete(flags: argparse.Namespace) -> None:
-    """Print names; where the configuration is wrong there are none, and typing goes on."""
+    """Print names; none where the configuration is wrong."""
     with suppress(ChatError):
         for name in names(flags.names, store=helpers.store_place(flags), limit=flags.limit or _PAGE):
             helpers.emit(name)

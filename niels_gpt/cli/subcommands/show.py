@@ -1,14 +1,15 @@
-"""`niels-chat show NAME`: a session as a transcript, or as a tree with all of its branches."""
+"""`niels-chat show NAME`: print a session as a transcript, or as a tree with all of its branches."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.exit_codes import DIVERGED, OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.terminal.render import BOLD, DIM
 from niels_gpt.terminal.table import (
@@ -43,16 +44,24 @@ def run(flags: argparse.Namespace) -> int:
     with helpers.opened_store(flags) as store:
         from sessions.formats.builder import path_of  # noqa: PLC0415 - heavy, as the store is
 
-        archive = store.export_session(store.session(flags.name).id)
+        session = store.session(flags.name)
+        archive = store.export_session(session.id)
+        faults = store.verify(session.id).faults
+    if faults:
+        helpers.remark(
+            f"{counted(len(faults), 'fault')} in this session: it was damaged or changed; run "
+            f"niels-chat verify {shlex.quote(session.name)} for details"
+        )
+    status = DIVERGED if faults else OK
     path = path_of(archive)
     if flags.json:
         helpers.emit_json(archive if flags.tree else _only(archive, path))
-        return OK
+        return status
     width = width_of_output()
     lines = list(_heading(archive, width))
     lines += _tree(archive, path, width) if flags.tree else _transcript(path, width)
     print("\n".join(lines))
-    return OK
+    return status
 
 
 def _only(archive: SessionArchive, path: Sequence[Message]) -> SessionArchive:
@@ -95,7 +104,7 @@ def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:
 
 
 def _tree(archive: SessionArchive, path: Sequence[Message], width: int) -> Iterator[str]:
-    """Yield a line a message; what has one reply goes straight on, what has several branches out."""
+    """Yield a line for each message; a message with one reply continues, one with several branches out."""
     yield ""
     children: dict[int | None, list[Message]] = {}
     for message in archive.messages:

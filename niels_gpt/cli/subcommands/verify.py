@@ -1,6 +1,6 @@
-"""`niels-chat verify NAME`: the one line that two people compare, and every stored byte that does not hold.
+"""`niels-chat verify NAME`: print the fingerprint of a session, and every stored value that was changed.
 
-Needs no checkpoint and no torch: the digests are recomputed from what is stored.
+Needs no checkpoint and no torch: digests and checksums are recomputed from the stored values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Print the digest of the session's path, and what was changed anywhere in its tree."""
+    """Print the digest of the session's path, and the faults of its whole tree."""
     with helpers.opened_store(flags) as store:
         session = store.session(flags.name)
         found = store.verify(session.id)
@@ -30,7 +30,7 @@ def run(flags: argparse.Namespace) -> int:
     else:
         helpers.emit(found.digest)
     for fault in found.faults:
-        helpers.remark(f"{fault.where} does not hold: expected {fault.expected}, found {fault.got}")
+        helpers.remark(f"{fault.where} does not verify: expected {fault.expected}, found {fault.got}")
     messages, generations = (
         counted(found.messages, "message"),
         counted(found.generations, "generation"),
