@@ -14,7 +14,7 @@ from niels_gpt.decoding.compile import compile_kernels
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.errors import NielsGptError
-from niels_gpt.kernels import KERNEL_VERSION, WeightForm
+from niels_gpt.kernels import KERNEL_VERSION, WeightForm, why_unavailable
 from niels_gpt.model.bdh import BDH
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.model.loading import LoadedModel
@@ -73,15 +73,16 @@ def open_backend(
         )
     if device != "cpu":
         return _torch(loaded, device)
-    try:
+    fault = why_unavailable()
+    if fault is None:
         return _kernels(loaded, weights, threads, on_progress)
-    except Exception as error:  # whatever Numba cannot do here, torch still answers
-        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if weights == "int8":
-            msg = f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
-            raise BackendError(msg) from error
-        notice = f"the exact kernels cannot run here ({fault}); torch answers instead"
-        return _torch(loaded, device, notice=notice)
+    if weights == "int8":
+        raise BackendError(
+            f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
+        )
+    return _torch(
+        loaded, device, notice=f"the exact kernels cannot run here ({fault}); torch answers instead"
+    )
 
 
 def torch_decoder(model: Model, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from niels_gpt import program
-from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels import WeightForm, why_unavailable
 from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared, mark_prepared
 
 PREPARING = "preparing the kernels for this processor (once)"
@@ -35,13 +35,13 @@ def _compile(argv: Sequence[str] | None) -> int:
     form: WeightForm = parser.parse_args(argv).weights
     if is_prepared(form):
         return 0
-    began = time.perf_counter()
-    try:
-        compile_kernels(form, on_progress=_show)
-    except Exception as error:  # noqa: BLE001 - whatever Numba cannot do here, the chat still works
+    fault = why_unavailable()
+    if fault is not None:  # not an error: the chat still works
         instead = "torch will answer" if form == "float32" else f"{form} weights cannot be used"
-        _say(f"{PREPARING}: not possible here ({type(error).__name__}: {error}); {instead}\n")
+        _say(f"{PREPARING}: not possible here ({fault}); {instead}\n")
         return 0
+    began = time.perf_counter()
+    compile_kernels(form, on_progress=_show)
     _say(f"{PREPARING}: {time.perf_counter() - began:.0f} s, in {cache_folder()}\n")
     return 0
 

@@ -23,6 +23,7 @@ from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
 from niels_gpt.decoding.sequence import SequenceState
 from niels_gpt.decoding.slots import doubled, new_drawn, new_slots, take_back
 from niels_gpt.decoding.threads import StepThreads
+from niels_gpt.kernels.barrier import release
 from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch, run
 from niels_gpt.kernels.gpt import Rows
@@ -284,7 +285,16 @@ class KernelDecoder:
 
     def _share(self, rows: int, steps: int, *arguments: object) -> int:
         """Run the steps on all threads; how many were done."""
-        done, self._step_seconds = self._crew.run(run, *arguments, rows=rows, steps=steps)
+        memory = self._memory
+        try:
+            done, self._step_seconds = self._crew.run(
+                run, *arguments, rows=rows, steps=steps, release=lambda: release(memory.work.barrier)
+            )
+        except BaseException:  # a part failed: the others may have left its barrier and data half-way
+            self._memory = self._model.new_memory(
+                rows=memory.rows, room=memory.room, parts=self._crew.threads
+            )
+            raise
         if self._portions is not None and done == 1:
             self._portions.took(rows, self._step_seconds)
         return done

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 MOST = 2
 """Threads where nobody said how many: more were never measured to pay."""
@@ -91,10 +91,19 @@ class StepThreads:
         self._paces: dict[int, ThreadTuner] | None = {} if threads is None and self.threads > 1 else None
         self._helpers = ThreadPoolExecutor(self.threads - 1, "kernels") if self.threads > 1 else None
 
-    def run(self, work: Callable[..., int], *arguments: object, rows: int, steps: int) -> tuple[int, float]:
+    def run(
+        self,
+        work: Callable[..., int],
+        *arguments: object,
+        rows: int,
+        steps: int,
+        release: Callable[[], object] = lambda: None,
+    ) -> tuple[int, float]:
         """Call work(*arguments, steps, part, parts) for all parts at once: (steps done, seconds for each).
 
-        Fewer steps than asked may be done. Calls with about as many `rows` count as of one kind.
+        Fewer steps than requested may be done. Calls with about as many `rows` count as of one kind. If a
+        part raises, `release` must let the others end that wait for it; its error is raised once all have
+        ended.
         """
         pace = (
             None
@@ -105,19 +114,40 @@ class StepThreads:
         if pace is not None and pace.probing:
             steps = 1
         began = time.perf_counter()
-        done = self._together(work, (*arguments, steps), parts)
+        done = self._together(work, (*arguments, steps), parts, release)
         seconds = (time.perf_counter() - began) / done
         if pace is not None:
             pace.took(parts, seconds)
         return done, seconds
 
-    def _together(self, work: Callable[..., int], arguments: tuple[object, ...], parts: int) -> int:
+    def _together(
+        self,
+        work: Callable[..., int],
+        arguments: tuple[object, ...],
+        parts: int,
+        release: Callable[[], object],
+    ) -> int:
         if self._helpers is None or parts == 1:
             return work(*arguments, 0, 1)
-        others = [self._helpers.submit(work, *arguments, part, parts) for part in range(1, parts)]
-        done = work(*arguments, 0, parts)
-        for other in others:
-            other.result()
+
+        def helper(part: int) -> None:
+            try:
+                work(*arguments, part, parts)
+            except BaseException:
+                release()
+                raise
+
+        others: list[Future[None]] = []
+        try:
+            for part in range(1, parts):
+                others.append(self._helpers.submit(helper, part))  # noqa: PERF401 - those before one that fails
+            done = work(*arguments, 0, parts)
+            for other in others:
+                other.result()
+        except BaseException:
+            release()
+            wait(others)  # none may go on computing in memory that the caller uses again
+            raise
         return done
 
     def close(self) -> None:

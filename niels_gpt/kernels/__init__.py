@@ -7,6 +7,7 @@ result raises `KERNEL_VERSION` and writes down why. Importing this package impor
 
 from __future__ import annotations
 
+import importlib
 from typing import Literal
 
 KERNEL_VERSION = 1
@@ -19,3 +20,16 @@ KERNEL_HISTORY: dict[int, str] = {
 
 WeightForm = Literal["float32", "int8"]
 """How linear layers and the output head hold their weights; activations are float32 in both forms."""
+
+
+def why_unavailable() -> str | None:
+    """Return why no kernels can run here, in one line, or None if they can. Imports Numba: half a second.
+
+    Only a missing or unsupported Numba counts. Any other error is a bug or a full memory, and an arithmetic
+    that changed because of one would make replies that no replay can confirm.
+    """
+    try:
+        importlib.import_module("numba")
+    except (ImportError, OSError, SystemError) as error:  # what a binary that does not fit raises
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None

@@ -1,12 +1,14 @@
-"""Where the threads of one step wait for each other: a counter and a generation in two 64-bit integers.
+"""A barrier at which the threads of one step wait for each other: three 64-bit integers.
 
-The last one to arrive starts the next generation; the others watch for it. They watch without sleeping for
-some microseconds, which is what a step of a small model can afford, then yield the processor between looks,
-so that a busy machine goes on.
+They are a counter, a generation and a flag. The last thread to arrive starts the next generation; the others
+watch for it. They watch without sleeping for some microseconds, which is what a step of a small model can
+afford, then yield the processor between looks, so that a busy machine makes progress. The flag releases all
+of them for good, when one thread has failed and will not arrive.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 import numpy as np
@@ -18,7 +20,7 @@ from niels_gpt.kernels.simd_ir import ADDRESS, INT, INT32, Emitter, Value, kerne
 
 SPINS_BEFORE_YIELD = 2000
 BARRIER_INTEGERS = 16
-"""Integers to allocate for one barrier: the two stand on a cache line each."""
+"""Integers to allocate for one barrier: the counter has a cache line, generation and flag have another."""
 
 
 def _pointer(e: Emitter, address: Value) -> Value:
@@ -51,9 +53,15 @@ atomic_store = kernel(_atomic_store, [ADDRESS, types.int64])
 yield_processor = kernel(_yield_processor, [])
 
 
+def release(barrier: int) -> None:
+    """Let all threads pass this barrier from now on; it cannot be used again."""
+    # No kernel: it is for failures, when nothing should have to be compiled first.
+    ctypes.c_int64.from_address(barrier + 72).value = 1
+
+
 @compiled
 def wait(barrier, parts):
-    """Wait until all `parts` threads are here."""
+    """Wait until all `parts` threads are here, or the barrier is released."""
     if parts == 1:
         return
     generation_at = barrier + 64
@@ -63,7 +71,7 @@ def wait(barrier, parts):
         atomic_store(generation_at, generation + np.int64(1))
         return
     spins = 0
-    while atomic_load(generation_at) == generation:
+    while atomic_load(generation_at) == generation and atomic_load(barrier + 72) == 0:
         spins += 1
         if spins > SPINS_BEFORE_YIELD:
             yield_processor()

@@ -1,8 +1,11 @@
-"""Where compiled kernels are kept between starts.
+"""The folder of compiled kernels, kept between starts.
 
 Numba decides by one source file's date whether a stored kernel still fits, and does not see that a file which
 was inlined into it has changed. So the folder's name holds a hash over all sources of the package and the
-compiler's versions: another source, another folder. Imports nothing heavy: a program can ask before it waits.
+compiler's versions: different sources, different folder. Within it Numba keeps kernels by the package's path.
+The parent folder may be shared with other programs (NUMBA_CACHE_DIR), so a folder is deleted only if it has
+the marker file of this package. Importing this module imports nothing heavy: a program can ask before it
+waits.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -19,35 +23,59 @@ import platformdirs
 from niels_gpt.kernels import WeightForm
 
 VERSIONS_KEPT = 3
+MARKER = "compiled kernels of niels-gpt"
+"""A file in every folder that is ours; its date says when the folder was last used."""
+_PACKAGE = Path(__file__).resolve().parent
+_NAME = re.compile("[0-9a-f]{16}")
 
 
 def cache_folder() -> Path:
-    """The folder of these sources' compiled kernels; NUMBA_CACHE_DIR, where set, is its parent."""
+    """Return the folder of these sources' compiled kernels; NUMBA_CACHE_DIR, where set, is its parent."""
     parent = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("niels-gpt", appauthor=False)
     digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(_PACKAGE.glob("*.py")):
         digest.update(path.read_bytes())
     return Path(parent) / "kernels" / digest.hexdigest()[:16]
 
 
+def claim_folder() -> bool:
+    """Make the folder and mark it as ours; return whether compiled kernels can be stored in it."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
+    except OSError:
+        return False
+    return True
+
+
 def is_prepared(form: WeightForm = "float32") -> bool:
-    """Whether all kernels for such weights were compiled before, so that a start need not wait for it."""
+    """Return whether all kernels for such weights were compiled before, so that a start need not wait."""
     return _mark(form).is_file()
 
 
 def mark_prepared(form: WeightForm) -> None:
-    """Remember that they are; where nothing can be stored, the next start compiles again."""
+    """Record that they were; where nothing can be stored, the next start compiles again."""
     with contextlib.suppress(OSError):
         _mark(form).touch()
 
 
 def _mark(form: WeightForm) -> Path:
-    return cache_folder() / f"{form} is prepared"
+    # By the package's path, as Numba keeps the kernels: a second checkout of equal sources has none yet.
+    place = hashlib.sha256(os.fsencode(_PACKAGE)).hexdigest()[:16]
+    return cache_folder() / f"{form} is prepared for {place}"
 
 
 def forget_other_versions() -> None:
-    """Delete what other versions of these sources left behind, apart from the newest few."""
+    """Delete the folders of other versions of these sources, apart from those used last.
+
+    Other programs may do the same at the same time.
+    """
     own = cache_folder()
-    others = [path for path in own.parent.glob("*") if path != own]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime)[: 1 - VERSIONS_KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+    others: list[tuple[float, Path]] = []
+    for marker in own.parent.glob(f"*/{MARKER}"):
+        if marker.parent != own and _NAME.fullmatch(marker.parent.name):
+            with contextlib.suppress(OSError):
+                others.append((marker.stat().st_mtime, marker.parent))
+    for _, folder in sorted(others)[: 1 - VERSIONS_KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How kernels are compiled: never with fast-math, always without the GIL, kept on disk between starts."""
+"""Compile kernels: never with fast-math, always without the GIL, kept on disk between starts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import numba
 import numpy as np
 from numba.core import config as numba_config
 
-from niels_gpt.kernels.cache import cache_folder
+from niels_gpt.kernels.cache import cache_folder, claim_folder
 
 config: Any = numba_config  # its settings are made at import time, which no type checker sees
+
+# Numba refuses to define a kernel that it is told to store where it cannot.
+_IS_STORED = claim_folder()
 
 # A literal has a Numba type of its own, so a kernel that is called with one would be compiled for it alone.
 ZERO, ONE = np.int64(0), np.int64(1)
@@ -19,7 +22,7 @@ ZERO, ONE = np.int64(0), np.int64(1)
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a kernel at its first call; module-level functions only, or the stored copy is never found."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)(function)
+    return numba.njit(cache=_IS_STORED, nogil=True, error_model="numpy", fastmath=False)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from niels_gpt.decoding import backend as backend_module
 from niels_gpt.decoding.backend import BackendError, open_backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.torch_decoder import TorchDecoder
@@ -50,6 +52,32 @@ def test_without_numba_torch_answers_and_says_why(
     assert "kernel_version" not in backend.environment
     assert backend.notice is not None
     assert "kernels cannot run here" in backend.notice
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ZeroDivisionError(), ImportError("one of our own modules"), OSError()]
+)
+def test_torch_does_not_answer_for_an_error_of_another_kind(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(backend_module, "compile_kernels", fail)
+    with pytest.raises(type(error)):
+        open_backend(loaded)
+
+
+def test_a_numba_that_does_not_fit_the_machine_is_like_none(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> None:
+        raise OSError(f"could not load the shared object of {name}")
+
+    monkeypatch.setattr(importlib, "import_module", load)
+    backend = open_backend(loaded)
+    assert backend.environment["path"] == "torch"
+    assert "could not load the shared object of numba" in str(backend.notice)
 
 
 def test_int8_weights_have_a_fingerprint_of_their_own(loaded: LoadedModel) -> None:

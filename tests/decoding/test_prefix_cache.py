@@ -90,6 +90,16 @@ def test_prompts_that_come_together_share_what_the_first_of_them_has_read(packed
     assert [receipt["logits_hash"] for receipt in receipts] == [cold(packed, one) for one in wanted]
 
 
+@pytest.mark.parametrize(("known", "reused"), [(7, 0), (8, 8), (9, 9)])
+def test_fewer_tokens_than_are_worth_a_copy_are_read_again(
+    packed: PackedModel, known: int, reused: int
+) -> None:
+    decoder = decoder_of(packed)
+    run(decoder, asked(SYSTEM))
+    (receipt,) = run(decoder, asked((*SYSTEM[:known], *b"? and what else do you know?")))
+    assert receipt["reused_tokens"] == reused
+
+
 def test_the_last_token_of_a_prompt_is_read_even_if_it_is_pooled(packed: PackedModel) -> None:
     decoder = decoder_of(packed)
     receipts = [run(decoder, asked(SYSTEM))[0] for _ in range(2)]

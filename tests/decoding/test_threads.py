@@ -49,9 +49,12 @@ def test_a_way_that_has_lost_already_is_not_tried_to_the_end(pace: ThreadTuner) 
     assert set(run(pace, busy, FEWEST_CALLS)) == {1}
 
 
-def test_a_few_percent_are_not_worth_a_second_processor(pace: ThreadTuner) -> None:
-    run(pace, lambda threads: 1.0 if threads == 1 else 0.95, 2 * TURNS + 2)
-    assert pace.next() == 1
+@pytest.mark.parametrize(("share", "threads"), [(0.95, 1), (0.91, 1), (0.89, 2), (0.5, 2)])
+def test_a_second_processor_must_save_a_tenth_of_the_time(
+    pace: ThreadTuner, share: float, threads: int
+) -> None:
+    run(pace, lambda threads: 1.0 if threads == 1 else share, 2 * TURNS + 2)
+    assert pace.next() == threads
 
 
 def test_a_machine_that_becomes_busy_is_noticed_at_once(pace: ThreadTuner) -> None:
@@ -98,6 +101,25 @@ def test_a_given_number_of_threads_share_every_call(crew: StepThreads) -> None:
         assert done == 4
         assert seconds > 0
     assert sorted(seen) == sorted([(0, 3), (1, 3), (2, 3)] * 5)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_part_that_fails_releases_the_others_and_its_error_comes_out(
+    crew: StepThreads, failing: int
+) -> None:
+    released, ended = threading.Event(), []
+
+    def work(steps: int, part: int, parts: int) -> int:
+        if part == failing:
+            raise ZeroDivisionError
+        assert released.wait(10)
+        ended.append(part)
+        return steps
+
+    with pytest.raises(ZeroDivisionError):
+        crew.run(work, rows=1, steps=4, release=released.set)
+    assert sorted(ended) == sorted({0, 1, 2} - {failing})
+    assert crew.run(lambda steps, part, parts: steps, rows=1, steps=4)[0] == 4
 
 
 def test_where_nobody_says_how_many_calls_of_few_and_of_many_rows_are_judged_apart() -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 import torch
 
+from niels_gpt.decoding import kernel_decoder
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.decoding.torch_decoder import CachedSequence, TorchDecoder, TorchSequence
+from niels_gpt.kernels.barrier import wait
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import LogitsError, Sampling
+from niels_gpt.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0.0)
 POISON = 0  # a token whose embedding is NaN in some tests; no prompt holds it by chance
@@ -211,3 +217,26 @@ def test_rows_are_used_again(
 
 def test_nobody_to_advance_is_no_step(decoder: TorchDecoder) -> None:
     assert decoder.advance([]) == []
+
+
+def test_a_step_that_fails_on_one_thread_ends_on_the_other_and_the_next_one_works(
+    model: GPT, request_for: Callable[..., GenerationRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other waits at a barrier, without the GIL, for the one that will not come."""
+    with closing(KernelDecoder(pack_gpt(model), ByteTokenizer(), threads=2)) as decoder:
+        sequence = decoder.admit(request_for())
+
+        def run(shape: object, weights: object, work: Any, *arguments: Any) -> int:
+            part, parts = arguments[-2:]
+            if part == 0:
+                raise MemoryError
+            wait(work.barrier, parts)
+            return 1
+
+        monkeypatch.setattr(kernel_decoder, "run", run)
+        with pytest.raises(MemoryError):
+            decoder.advance([sequence])
+        monkeypatch.undo()
+        decoder.release(sequence)
+        again = decoder.admit(request_for())
+        assert all(decoder.advance([again])[0].error is None for _ in range(3))
