@@ -19,13 +19,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 
 from niels_gpt.chat import app
+from niels_gpt.cli.exit_codes import run_to_status
 from niels_gpt.cli.options import parse_options
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.paths import REPO_ROOT
 from tests.chat.scripted_model import ScriptedModel
 
@@ -50,11 +52,12 @@ def slow(seconds: float) -> Iterator[str]:
 def serve(seconds: float, words: list[str]) -> int:
     """Run the program over the slow model."""
 
-    def load(options: ChatOptions) -> Loader:
+    def make(options: ChatOptions) -> Workspace:
         replies = (slow(seconds) for _ in itertools.count())
-        return Loader(options, load_model=lambda _: ScriptedModel(replies, context_length=10**6))
+        model: Any = ScriptedModel(replies, context_length=10**6)
+        return Workspace(options, load_model=lambda _: model)
 
-    return app.run(parse_options(words), make_loader=load)
+    return run_to_status("niels-chat", lambda: app.run(parse_options(words), make_workspace=make))
 
 
 class Chat:

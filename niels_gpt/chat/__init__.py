@@ -1,1 +1,1 @@
-"""The chat app: the only place that knows the engine, the model and the store."""
+"""The chat program: REPL, pipe and commands over a workspace."""

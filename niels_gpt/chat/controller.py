@@ -1,59 +1,64 @@
-"""One chat from first line to last, whoever brings the lines: the REPL, a pipe, a test.
+"""Run one chat session, independent of where its lines come from: the REPL, a pipe, a test.
 
-It greets a session, finishes an interrupted reply, hands lines to commands or to the conversation, and says
-how to resume. For asyncio.
+It introduces a session, finishes an interrupted reply, hands lines to commands or to the conversation, and
+says how to resume. For asyncio.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-import anyio
-
-from niels_gpt.chat.commands.registry import COMMANDS, Call, Unknown, parse
+from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, parse
 from niels_gpt.chat.stats import ChatStats, ReplyCost
-from niels_gpt.chat.workspace import Workspace
 from niels_gpt.conversation.errors import ChatError, LoadFailed
-from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.listener import Listener
 from niels_gpt.conversation.settings import Value
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.errors import ReportedError
 from niels_gpt.terminal.render import Screen
 from niels_gpt.terminal.spinner import spinning
+from niels_gpt.terminal.table import counted
 from niels_gpt.text.files import NOT_UTF8, replaced
 
 if TYPE_CHECKING:
     from engine import Event
-    from niels_gpt.conversation.conversation import Conversation, Listener, TurnResult
+    from niels_gpt.conversation.conversation import Conversation, TurnResult
+    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.conversation.options import ChatOptions
     from niels_gpt.conversation.session import ConversationSession
-    from sessions import Store
+    from sessions import Generation, Message, Store, Turn
 
 _ENDINGS = {
     "length": "(stopped at {n} tokens; /max_tokens sets how many)",
-    "context": "(stopped: the context is full; /reset begins anew)",
-    "cancelled": "(stopped)",
+    "context": "(stopped: the context is full; /reset starts a new conversation)",
 }
-_QUOTED = 40
+_STOPPED = "(stopped)"
 _FORGOTTEN = "(stopped; the model will not see this turn: /keep_stopped is off)"
+_NOT_SENT = "(not sent; Up brings it back)"
+_QUOTED = 40
+_SAVING_SECONDS = 10.0
 
 
-class Controller:
-    """Satisfies command.Desk and conversation.Listener. `serve` must run in a task beside everything else.
+class Controller(Listener):
+    """Hears the replies that it asks for. `serve` must run in a task next to everything else.
 
-    `recall` shows the last exchange when a session is resumed. `on_news` is called, on the event loop, when
-    there is something to say before the next line: a session was opened, or loading failed. `on_event` hears
-    the engine's events, in place of the screen that hears the replies' text. `on_preference` hears what
-    changed in how the chat works.
+    Args:
+        workspace: The store, the session and the model.
+        screen: Where everything is printed.
+        recall: Whether the last exchange is shown when a session is resumed.
+        on_news: Called, on the event loop, when there is something to say before the next line: a session
+            was opened, or loading failed.
+        on_event: Hears the engine's events, in place of the screen that hears the replies' text.
+        on_preference: Hears what changed in how the chat works.
     """
 
     def __init__(
         self,
-        options: ChatOptions,
-        loader: Loader,
+        workspace: Workspace,
         screen: Screen,
         *,
         recall: bool,
@@ -61,24 +66,39 @@ class Controller:
         on_event: Callable[[Event], None] | None = None,
         on_preference: Callable[[str, Value], None] = lambda _key, _value: None,
     ) -> None:
+        self._workspace = workspace
         self._screen = screen
         self._recall = recall
-        self._shows_text = on_event is None
+        self._on_news = on_news
+        self._on_event = on_event
         self._on_preference = on_preference
-        self._opened = Workspace(options, loader, on_news=on_news, on_event=on_event or (lambda _: None))
+        options = workspace.options
         self._preferences: dict[str, Value] = {"markdown": False, "vi": options.vi}
         if options.markdown:
             self._preferences["markdown"] = screen.render_markdown(wanted=True)
-        self._greeted: ConversationSession | None = None
-        self._adopted: ConversationSession | None = None
-        self._warned: object = None
+        self._introduced: ConversationSession | None = None
+        self._ready: ConversationSession | None = None
+        self._warned: ChatModel | None = None
+        self._compared: tuple[ConversationSession | None, Path] | None = None
         self._spent: list[ReplyCost] = []
+        self._left_out = 0
+        self._sending = False
+        self._kept = False
+        self._was_unsaved = False
         self.leaving = False
         self.troubled = False
 
     async def serve(self) -> None:
         """Load, then run the engine until cancelled; a failure to load comes out of `handle` and `greet`."""
-        await self._opened.serve()
+        await self._workspace.serve(on_news=self._on_news, on_event=self._on_event or (lambda _: None))
+
+    def welcome(self) -> None:
+        """Say what answers and how to find out more, where no session says so."""
+        options = self._workspace.options
+        if options.session is None and not options.latest:
+            self._screen.notice(
+                f"{options.checkpoint.name}; type a message, /help lists the commands, Ctrl-D leaves"
+            )
 
     async def handle(self, line: str) -> None:
         """Do what a line asks for. Raises LoadFailed; everything else that goes wrong is one line."""
@@ -86,87 +106,112 @@ class Controller:
         if changed:
             self._screen.notice(NOT_UTF8.format(what="the line"))
         meaning = parse(text)
+        self._sending = self._kept = False
         match meaning:
             case None:
                 pass
             case Unknown():
-                self.error(f"{meaning.name} is no command: {meaning.advice}")
+                self.error(meaning.advice)
             case Call():
-                await self._telling(meaning.command.run(self, meaning.value))
-            case _:
+                await self._reporting(meaning.command.run(self, meaning.value))
+            case Say():
                 await self.send(meaning.text)
 
     async def send(self, text: str) -> None:
         """Send a message, whatever it looks like. Raises LoadFailed."""
-        await self._telling(self.answer(lambda conversation, listener: conversation.send(text, listener)))
+        self._sending = True
+        await self._reporting(self._send(text))
 
     async def greet(self) -> None:
-        """Say what was resumed and finish an interrupted reply; the same happens before the first message."""
-        await self._telling(self.record())
+        """Say what was resumed, and what became of a reply that waited for the store. Raises LoadFailed."""
+        await self._reporting(self.open_session())
+        session = self._workspace.session
+        if self._was_unsaved and session is not None and session.unsaved is None:
+            self._was_unsaved = False
+            self._screen.notice("(the last reply is stored now)")
 
     def stopped(self) -> None:
-        """Say that a reply was cancelled; call it after a cancelled `handle`."""
+        """Say that a line was cancelled; call it after a cancelled `handle`."""
         self._screen.end_reply()
-        record = self._opened.record
-        kept = record is None or record.settings.keep_stopped
-        self._screen.notice(_ENDINGS["cancelled"] if kept else _FORGOTTEN)
+        if self._sending and not self._kept:
+            self._screen.notice(_NOT_SENT)
+            return
+        session = self._workspace.session
+        kept = session is None or session.settings.keep_stopped
+        self._screen.notice(_STOPPED if kept else _FORGOTTEN)
 
-    def farewell(self) -> None:
-        """Say how to go on, if there is something to go on with."""
-        record, options = self._opened.record, self._opened.options
-        if record is not None and record.exists and record.name is not None and not options.ephemeral:
-            words = options.resume_arguments(record.name)
+    async def end(self) -> None:
+        """Store what still waits for the store, and say how to resume, if there is something to resume."""
+        trouble = await self._workspace.save_at_the_end(_SAVING_SECONDS)
+        if trouble is not None:
+            self.error(
+                f"the last reply could not be stored ({trouble}); the session's next start makes it again"
+            )
+        session, options = self._workspace.session, self._workspace.options
+        if session is not None and session.exists and session.name is not None and not options.ephemeral:
+            words = options.resume_arguments(session.name)
             self._screen.notice(f"resume with: {shlex.join(words)}", breakable=False)
 
-    async def record(self) -> ConversationSession:
-        """Return the open session, greeted and with what the flags gave; waits while it loads."""
-        await self._wait(self._opened.has_session, lambda: "opening the session")
-        record = self._opened.record
-        if record is None:
-            raise LoadFailed("the session did not open")
-        if self._greeted is not record:
-            if self._greeted is None and (caution := (await self._opened.store()).caution) is not None:
-                self._screen.notice(f"({caution})")
-            self._greeted = record
-            self._introduce(record)
-        if self._adopted is not record:
-            await self._finish_pending(record)
-            await record.adopt()
-            self._adopted = record
-        return record
+    async def open_session(self) -> ConversationSession:
+        """Open the session: wait for it, introduce it, finish its interrupted reply, apply the flags.
+
+        What was done for a session once is not done again. Raises LoadFailed.
+        """
+        if not self._workspace.has_session:
+            with spinning(self._screen, lambda: "opening the session"):
+                await self._workspace.open_session()
+        session = await self._workspace.open_session()
+        if self._introduced is not session:
+            store = self._workspace.store
+            if self._introduced is None and store is not None and store.caution is not None:
+                self._screen.notice(f"({store.caution})")
+            self._introduced = session
+            self._introduce(session)
+        if self._ready is not session:
+            await self._finish_pending(session)
+            await session.adopt()
+            self._ready = session
+        return session
 
     async def store(self) -> Store:
-        """Return the store; waits while it loads."""
-        await self._wait(self._opened.has_session, lambda: "opening the session")
-        return await self._opened.store()
+        """Return the store; waits while it opens. Raises LoadFailed."""
+        await self.open_session()
+        store = self._workspace.store
+        if store is None:
+            raise LoadFailed("the store did not open")
+        return store
 
     async def conversation(self) -> Conversation:
-        """Return the conversation with the model; waits while it loads."""
-        await self.record()
-        return await self._talk()
+        """Return the conversation with the model; waits while it loads. Raises LoadFailed."""
+        session = await self.open_session()
+        conversation = await self._load_conversation()
+        await self._name_other_checkpoint(session, conversation)
+        return conversation
 
-    async def answer(self, work: Callable[[Conversation, Listener], Awaitable[TurnResult]]) -> None:
+    async def answer(self, work: Callable[[Conversation, Listener], Awaitable[TurnResult]]) -> TurnResult:
         """Have a reply generated and show it as it comes."""
         conversation = await self.conversation()
         with spinning(self._screen, lambda: "thinking"):
-            self._end(await work(conversation, self))
+            return await work(conversation, self)
 
     async def switch(self, session: str) -> None:
-        """Go on with another session; ChatError leaves everything as it is."""
-        await self._opened.switch(session)
+        """Continue with another session; ChatError leaves everything as it is."""
+        await self._workspace.switch(session)
         self._spent.clear()
+        self._left_out = 0
 
     async def use(self, checkpoint: Path) -> None:
-        """Go on with another checkpoint; ChatError leaves everything as it is."""
+        """Continue with another checkpoint; ChatError leaves everything as it is."""
         try:
-            await self._opened.use(checkpoint)
+            await self._workspace.use(checkpoint)
         except LoadFailed as error:
             # The first model is still there: this is no reason to end.
             raise ChatError(str(error)) from error
+        self._compared = (self._workspace.session, checkpoint)
 
-    async def during(self, work: Awaitable[object], what: str) -> None:
-        """Wait for something that takes long, and show so."""
-        with spinning(self._screen, lambda: what):
+    async def during(self, work: Awaitable[object], label: Callable[[], str]) -> None:
+        """Wait for something that takes long, and show a label meanwhile."""
+        with spinning(self._screen, label):
             await work
 
     def columns(self) -> int:
@@ -175,24 +220,27 @@ class Controller:
 
     def options(self) -> ChatOptions:
         """Return what the user asked for, as far as it still holds."""
-        return self._opened.options
+        return self._workspace.options
 
-    def facts(self) -> ChatStats:
+    def stats(self) -> ChatStats:
         """Return what is known of session, model and replies."""
-        record, conversation = self._opened.record, self._opened.conversation
+        session, conversation = self._workspace.session, self._workspace.conversation
         return ChatStats(
-            session=self._opened.options.session if record is None else record.name,
-            checkpoint=self._opened.options.checkpoint.name,
-            settings=None if record is None else record.settings,
+            session=self._workspace.options.session if session is None else session.name,
+            checkpoint=self._workspace.options.checkpoint.name,
+            settings=None if session is None else session.settings,
             context_length=None if conversation is None else conversation.model.context_length,
+            used=None if conversation is None else conversation.used_tokens(),
+            left_out=self._left_out,
+            unsaved=session is not None and session.unsaved is not None,
             spent=tuple(self._spent),
         )
 
     def completions(self, command: str, prefix: str) -> list[str]:
-        """Return what can stand after a command that begins as typed."""
+        """Return what can stand after a command that begins as typed; may read the store."""
         known = COMMANDS[command]
         found = [example for example in known.examples if example.startswith(prefix)]
-        return [*found, *known.complete(self._opened.loaded_store, prefix)]
+        return [*found, *known.complete(self._workspace.store, prefix)]
 
     def preference(self, key: str) -> Value:
         """Return how the chat looks or works now."""
@@ -205,27 +253,21 @@ class Controller:
         self._preferences[key] = value
         self._on_preference(key, value)
 
-    def text(self, delta: str) -> None:
-        """Show the next piece of a reply."""
-        if self._shows_text:
-            self._screen.text(delta)
-
-    def trimmed(self, turns: int) -> None:
-        """Say which turns were left out of the prompt: the oldest, up to the one that is quoted."""
-        from niels_gpt.conversation.context import exchanges_of  # noqa: PLC0415 - where a reply begins, it is imported
-
-        record = self._opened.record
-        keep_stopped = record is None or record.settings.keep_stopped
-        known = exchanges_of(record.messages if record else (), keep_stopped=keep_stopped)
-        quoted = "".join(repr(shorten(each.user, _QUOTED)) for each in known[turns - 1 : turns])
-        what = (
-            f"turn {quoted} no longer fits" if turns == 1 else f"{turns} turns no longer fit, up to {quoted}"
-        )
-        self._screen.notice(f"(the context is full: the oldest {what})")
-
     def say(self, text: str) -> None:
         """Print lines that were asked for."""
         self._screen.say(text)
+
+    def show_path(self, messages: Sequence[Message]) -> None:
+        """Print messages as the chat shows them."""
+        for message in messages:
+            if message.role == "user":
+                self._screen.say(quoted(message.content))
+            elif message.role == "system":
+                self._screen.notice(f"(system) {message.content}")
+            else:
+                self._screen.say_reply(message.content)
+                if message.status == "cancelled":
+                    self._screen.notice(_STOPPED)
 
     def error(self, text: str) -> None:
         """Print what went wrong with a line."""
@@ -236,8 +278,63 @@ class Controller:
         """End the chat after this line."""
         self.leaving = True
 
-    async def _telling(self, work: Awaitable[object]) -> None:
-        """Do the work of a line; what goes wrong with it is told, unless nothing can go on."""
+    def trimmed(self, turns: int) -> None:
+        """Say which turns are left out of the prompt; from then on the status line counts them."""
+        from niels_gpt.conversation.context import exchanges_of  # noqa: PLC0415 - where a reply begins, it is imported
+
+        session = self._workspace.session
+        keep_stopped = session is None or session.settings.keep_stopped
+        known = exchanges_of(session.messages if session else (), keep_stopped=keep_stopped)
+        name = "".join(repr(shorten(each.user, _QUOTED)) for each in known[turns - 1 : turns])
+        what = f"turn {name} does not fit" if turns == 1 else f"{turns} turns do not fit, up to {name}"
+        self._screen.notice(f"(the context is full: the oldest {what}, and more will follow)")
+
+    def cut(self, tokens: int) -> None:
+        """Say that the system prompt is cut."""
+        self._screen.notice(
+            f"(the system prompt does not fit: its first {counted(tokens, 'token')} are left out; "
+            "/system TEXT sets a shorter one, and --system '' starts without)"
+        )
+
+    def restarted(self, generation: Generation) -> None:
+        """Say that an interrupted reply is made from its start."""
+        del generation
+        self._screen.notice("(it cannot be finished as it was begun: this is another attempt)")
+
+    def text(self, delta: str) -> None:
+        """Show the next piece of a reply."""
+        if self._on_event is None:
+            self._screen.text(delta)
+
+    def ended(self, result: TurnResult) -> None:
+        """Finish the reply's last line, say how it ended, and count what it took."""
+        self._kept = True
+        self._left_out = result.trimmed_turns
+        self._screen.end_reply()
+        tokens = len(result.message.token_ids or ())
+        self._spent.append(
+            ReplyCost(reply_tokens=tokens, first_token=result.timings.first_token, total=result.timings.total)
+        )
+        if result.reason in _ENDINGS:
+            self._screen.notice(_ENDINGS[result.reason].format(n=tokens))
+        session = self._workspace.session
+        if session is not None and session.unsaved is not None:
+            self._was_unsaved = True
+            self.error(
+                f"the reply is not stored yet ({session.unsaved}); it is kept and tried again, and the chat "
+                "can be used meanwhile"
+            )
+
+    async def _send(self, text: str) -> None:
+        was_introduced = self._introduced
+        session = await self.open_session()
+        if self._recall and self._introduced is not was_introduced and session.messages:
+            # The line was typed before the session was there: it stands above what was said now.
+            self._screen.notice(quoted(text))
+        await self.answer(lambda conversation, listener: conversation.send(text, listener))
+
+    async def _reporting(self, work: Awaitable[object]) -> None:
+        """Do the work of a line; an error is printed, unless the chat cannot continue."""
         try:
             await work
         except LoadFailed:
@@ -246,57 +343,82 @@ class Controller:
             self._screen.end_reply()
             self.error(str(error))
 
-    async def _talk(self) -> Conversation:
-        await self._wait(self._opened.has_model, self._opened.loading)
-        conversation = self._opened.conversation
-        if conversation is None:
-            raise LoadFailed("the model did not load")
+    async def _load_conversation(self) -> Conversation:
+        if not self._workspace.has_model:
+            with spinning(self._screen, self._workspace.loading):
+                await self._workspace.open_conversation()
+        conversation = await self._workspace.open_conversation()
         if self._warned is not conversation.model:
             self._warned = conversation.model
             if conversation.model.notice is not None:
                 self._screen.notice(f"({conversation.model.notice})")
         return conversation
 
-    async def _wait(self, event: anyio.Event, what: Callable[[], str]) -> None:
-        if not event.is_set():
-            with spinning(self._screen, what):
-                await event.wait()
-        self._opened.check()
+    async def _name_other_checkpoint(self, session: ConversationSession, conversation: Conversation) -> None:
+        """Say so when the replies so far are by another checkpoint than the one that answers."""
+        if self._compared is not None and self._compared[0] is session:
+            return
+        self._compared = (session, self._workspace.options.checkpoint)
+        last = await session.last_turn()
+        if last is not None and last.generation.checkpoint_id != await conversation.checkpoint_id():
+            old = await session.checkpoint(last.generation.checkpoint_id)
+            self._screen.notice(
+                f"(the replies so far are by {Path(old.path).name}; {self._checkpoint_name(old.path)} "
+                f"answers now, and /model {old.path} goes back)"
+            )
 
-    def _introduce(self, record: ConversationSession) -> None:
-        if self._opened.options.session is None:
+    def _checkpoint_name(self, other: str) -> str:
+        """Return the name of the checkpoint in use, told apart from another one's."""
+        path = self._workspace.options.checkpoint
+        same = path.name == Path(other).name
+        return f"{path.name} with other weights" if same else path.name
+
+    def _introduce(self, session: ConversationSession) -> None:
+        options = self._workspace.options
+        if options.session is None:
             return
-        if not record.exists:
-            self._screen.notice(f"new session {record.name!r}")
+        if not session.exists:
+            self._screen.notice(f"new session {session.name!r}")
             return
-        count = len(record.messages)
-        self._screen.notice(f"resumed {record.name!r}: {count} message{'' if count == 1 else 's'}")
+        self._screen.notice(f"resumed {session.name!r}: {counted(session.turns, 'turn')}")
         if self._recall:
-            asked = max(
-                (n for n, message in enumerate(record.messages) if message.role == "user"), default=count
-            )
-            for message in record.messages[asked:]:
-                if message.role != "system":
-                    self._screen.notice(("> " if message.role == "user" else "") + message.content)
+            asked = [n for n, message in enumerate(session.messages) if message.role == "user"]
+            for message in session.messages[asked[-1] :] if asked else ():
+                if message.role == "user":
+                    self._screen.notice(quoted(message.content))
+                elif message.role == "assistant":
+                    self._screen.say_reply(message.content, dim=True)
+                    if message.status == "cancelled":
+                        self._screen.notice(_STOPPED)
 
-    async def _finish_pending(self, record: ConversationSession) -> None:
-        turn = await record.pending()
-        if turn is not None:
-            conversation = await self._talk()
-            self._screen.notice("(this reply was interrupted; finishing it)")
+    async def _finish_pending(self, session: ConversationSession) -> None:
+        turn = await session.pending()
+        if turn is None:
+            return
+        conversation = await self._load_conversation()
+        await self._say_how_finished(session, conversation, turn)
+        try:
             with spinning(self._screen, lambda: "thinking"):
-                self._end(await conversation.finish_pending(turn, self))
+                await conversation.finish_pending(turn, self)
+        except ReportedError as error:
+            # The session can be used: the interrupted reply is stored as failed.
+            self._screen.end_reply()
+            self.error(f"the interrupted reply cannot be finished: {error}; /retry makes another")
 
-    def _end(self, reply: TurnResult) -> None:
-        self._screen.end_reply()
-        tokens = len(reply.message.token_ids or ())
-        self._spent.append(
-            ReplyCost(
-                prompt_tokens=reply.prompt_tokens,
-                reply_tokens=tokens,
-                first_token=reply.timings.first_token,
-                total=reply.timings.total,
-            )
+    async def _say_how_finished(
+        self, session: ConversationSession, conversation: Conversation, turn: Turn
+    ) -> None:
+        if turn.generation.checkpoint_id == await conversation.checkpoint_id():
+            self._screen.notice("(this reply was interrupted; finishing it)")
+            return
+        old = await session.checkpoint(turn.generation.checkpoint_id)
+        self._compared = (session, self._workspace.options.checkpoint)
+        self._screen.notice(
+            f"(this reply was interrupted under {Path(old.path).name}; {self._checkpoint_name(old.path)} "
+            "answers from the start)"
         )
-        if reply.reason in _ENDINGS:
-            self._screen.notice(_ENDINGS[reply.reason].format(n=tokens))
+
+
+def quoted(text: str) -> str:
+    """Return a user's message as the chat shows it: a mark before it, its other lines indented."""
+    return "> " + text.replace("\n", "\n  ")

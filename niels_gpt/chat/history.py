@@ -1,4 +1,4 @@
-"""What was typed before, kept in the user's state folder for the next start.
+"""Keep what was typed, in the user's state folder, for the next start.
 
 Reads and writes prompt-toolkit's file format, but writes each entry with one call in append mode, so that
 two programs at once cannot interleave their lines. Only the user can read the file.

@@ -1,17 +1,20 @@
-"""Keys while no prompt is active: ctrl-c and Esc interrupt, everything else waits for the next prompt.
+"""Keys while no prompt is active: Ctrl-C and Esc interrupt, Ctrl-Z suspends, others wait for the prompt.
 
-The terminal is in raw mode meanwhile, so ctrl-c is a key and no signal: a signal handler installed before a
+The terminal is in raw mode meanwhile, so Ctrl-C is a key and no signal: a signal handler installed before a
 prompt of prompt-toolkit ran would no longer be called after it. For asyncio.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
@@ -32,6 +35,8 @@ def listening(source: Input, on_interrupt: Callable[[], None]) -> Iterator[None]
             alone = index + 1 == len(presses)
             if press.key == Keys.ControlC or (press.key == Keys.Escape and alone):
                 on_interrupt()
+            elif press.key == Keys.ControlZ:
+                _suspend(source)
             elif press.key != Keys.CPRResponse:
                 kept.append(press)
         store_typeahead(source, kept)
@@ -51,3 +56,18 @@ def listening(source: Input, on_interrupt: Callable[[], None]) -> Iterator[None]
                 flush.cancel()
             # An Esc that came too late to interrupt would turn the next key into another one.
             store_typeahead(source, [press for press in source.flush_keys() if press.key != Keys.Escape])
+
+
+def keys_of(typed: bytes) -> list[KeyPress]:
+    """Return the keys that bytes from a terminal stand for."""
+    presses: list[KeyPress] = []
+    parser = Vt100Parser(presses.append)
+    parser.feed_and_flush(typed.decode("utf-8", errors="surrogateescape"))
+    return presses
+
+
+def _suspend(source: Input) -> None:
+    """Stop the process as Ctrl-Z does elsewhere; the whole group, so that the shell takes over."""
+    if hasattr(signal, "SIGTSTP"):
+        with source.cooked_mode():
+            os.kill(0, signal.SIGTSTP)

@@ -1,7 +1,7 @@
 """How a line is edited: keys, completion, suggestions, the line at the bottom of the screen.
 
-Enter sends. Alt-Enter and Ctrl-J begin a new line, Ctrl-X Ctrl-E opens $EDITOR, Ctrl-R searches what was
-typed before. Knows a Controller for what can be completed and shown; no store and no engine.
+Enter sends. Alt-Enter and Ctrl-J start a new line, Ctrl-X Ctrl-E opens $EDITOR, Ctrl-R searches what was
+typed before. A Controller tells what can be completed and shown.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": 
 class CommandCompleter(Completer):
     """Completes commands, and after one what its row of the registry offers."""
 
-    def __init__(self, desk: Controller) -> None:
-        self._desk = desk
+    def __init__(self, chat: Controller) -> None:
+        self._chat = chat
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """Yield what can stand at the cursor."""
@@ -49,26 +49,28 @@ class CommandCompleter(Completer):
                 if command.name.startswith(name):
                     yield Completion(command.name, start_position=-len(name), display_meta=command.help)
         elif name in COMMANDS:
-            for found in self._desk.completions(name, value):
+            for found in self._chat.completions(name, value):
                 yield Completion(found, start_position=-len(value), display=harmless(found))
 
 
 def line_editor(
-    desk: Controller, *, history: History, keyboard: Input | None, display: Output | None
+    chat: Controller, *, history: History, keyboard: Input | None, display: Output | None
 ) -> PromptSession[str | None]:
-    """Return a prompt over `desk`; `keyboard` and `display` None: those of the current app session."""
+    """Return a prompt over `chat`; `keyboard` and `display` None: those of the current app session."""
     session: PromptSession[str | None] = PromptSession(
         PROMPT,
         prompt_continuation=lambda width, _number, _wrapped: " " * width,
-        completer=CommandCompleter(desk),
+        completer=CommandCompleter(chat),
+        # Names of sessions are read from the store, which another program may have locked.
+        complete_in_thread=True,
         # Without this the prompt keeps lines free for a menu that only commands have.
         complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),
         auto_suggest=AutoSuggestFromHistory(),
         history=history,
         key_bindings=_keys(),
         enable_suspend=True,
-        vi_mode=bool(desk.preference("vi")),
-        bottom_toolbar=lambda: harmless(status_line(desk.facts(), session.output.get_size().columns - 1)),
+        vi_mode=bool(chat.preference("vi")),
+        bottom_toolbar=lambda: harmless(status_line(chat.stats(), session.output.get_size().columns - 1)),
         style=_STYLE,
         input=keyboard,
         output=display,

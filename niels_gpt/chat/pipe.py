@@ -8,9 +8,12 @@ replaced, with a notice. For asyncio.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
+import select
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,9 +23,8 @@ from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.signals import ending_on_signals
 from niels_gpt.cli.exit_codes import FAILED, OK
 from niels_gpt.cli.options import FROM_INPUT
-from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.loader import Loader
-from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.errors import ChatError, LoadFailed
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
 from niels_gpt.text.files import NOT_UTF8, replaced
 
@@ -30,40 +32,50 @@ if TYPE_CHECKING:
     from engine import Event
 
 _CHUNK = 1 << 16
+_AHEAD = 64  # lines that are read before the first of them is answered
+_LONGEST = 1 << 26
 
 
-async def run_pipe(
-    options: ChatOptions, loader: Loader, screen: Screen, descriptor: int, output: TextIO
-) -> int:
+async def run_pipe(workspace: Workspace, screen: Screen, descriptor: int, output: TextIO) -> int:
     """Answer the message of the options, or every line of a file descriptor; return the exit status.
 
-    `output` takes the events if those are asked for. Raises LoadFailed, and BrokenPipeError when nobody reads
-    the replies any more. Without a message nothing is loaded.
+    Without a message nothing is loaded.
+
+    Args:
+        workspace: What answers, and the options.
+        screen: Where replies and everything else go.
+        descriptor: Where lines come from.
+        output: Where the events go, if those are asked for.
+
+    Raises:
+        LoadFailed: The store or the checkpoint cannot be used, or the input cannot be read.
+        BrokenPipeError: Nobody reads the replies any more.
     """
+    options = workspace.options
     on_event = partial(_print_event, output) if options.as_events else None
-    desk = Controller(options, loader, screen, recall=False, on_event=on_event)
+    chat = Controller(workspace, screen, recall=False, on_event=on_event)
     failure: LoadFailed | BrokenPipeError | None = None
     status: int | None = None
     async with anyio.create_task_group() as tasks:
         with ending_on_signals(tasks.cancel_scope) as ending:
-            tasks.start_soon(desk.serve)
+            tasks.start_soon(chat.serve)
             # Caught inside, because a task group would wrap it.
             try:
                 if options.prompt is None:
-                    await _answer_lines(desk, loader, screen, descriptor)
+                    await _answer_lines(chat, workspace, screen, descriptor)
                 else:
-                    await _answer_one(desk, loader, screen, options.prompt, descriptor)
+                    await _answer_one(chat, workspace, screen, options.prompt, descriptor)
             except (LoadFailed, BrokenPipeError) as error:
                 failure = error
             finally:
                 status = ending.status
             tasks.cancel_scope.cancel()
-    desk.farewell()
+    await chat.end()
     if failure is not None:
         raise failure
     if status is not None:
         return status
-    return FAILED if desk.troubled else OK
+    return FAILED if chat.troubled else OK
 
 
 def _print_event(output: TextIO, event: Event) -> None:
@@ -73,46 +85,69 @@ def _print_event(output: TextIO, event: Event) -> None:
     output.flush()
 
 
-async def _answer_one(desk: Controller, loader: Loader, screen: Screen, prompt: str, descriptor: int) -> None:
-    loader.start()
+async def _answer_one(
+    chat: Controller, workspace: Workspace, screen: Screen, prompt: str, descriptor: int
+) -> None:
+    workspace.start()
     if prompt == FROM_INPUT:
         lines = [line async for line in read_lines(descriptor)]
-        prompt = _decoded(b"\n".join(lines), screen, "the message")
+        try:
+            prompt = _decoded(b"\n".join(lines), screen, "the message")
+        except ChatError as error:
+            chat.error(str(error))
+            return
     else:
         prompt = _decoded(prompt, screen, "the message")
     if prompt.strip():
-        await desk.send(prompt.strip())
+        await chat.send(prompt.strip())
     else:
-        desk.error("the message is empty: give -p a text, or - and a text on standard input")
+        chat.error("the message is empty: give -p a text, or - and a text on standard input")
 
 
-async def _answer_lines(desk: Controller, loader: Loader, screen: Screen, descriptor: int) -> None:
+async def _answer_lines(chat: Controller, workspace: Workspace, screen: Screen, descriptor: int) -> None:
     number = 0
-    async for raw in read_lines(descriptor):
-        number += 1
-        loader.start()
-        await desk.handle(_decoded(raw, screen, f"line {number}"))
-        if desk.leaving:
-            return
+    async with aclosing(read_lines(descriptor)) as lines:
+        async for raw in lines:
+            number += 1
+            workspace.start()
+            try:
+                line = _decoded(raw, screen, f"line {number}")
+            except ChatError as error:
+                chat.error(str(error))
+                continue
+            await chat.handle(line)
+            if chat.leaving:
+                return
 
 
 def _decoded(raw: bytes | str, screen: Screen, what: str) -> str:
+    if len(raw) > _LONGEST:
+        raise ChatError(f"{what} is longer than {_LONGEST >> 20} MiB: not sent")
     text, changed = replaced(raw)
     if changed:
         screen.notice(NOT_UTF8.format(what=what))
     return text
 
 
-async def read_lines(descriptor: int) -> AsyncIterator[bytes]:
+async def read_lines(descriptor: int) -> AsyncGenerator[bytes, None]:
     """Yield the lines of a file descriptor without their ends; the last one may lack its end.
 
-    A daemon thread reads: of all files and pipes, only a thread can wait, and it must not keep the process
-    from ending while nothing comes.
+    A byte order mark at the beginning is left out, and of a line nothing beyond a byte more than the longest
+    that is answered is kept. A daemon thread reads: of all files and pipes, only a thread can wait, and it
+    must not keep the process from ending while nothing comes. It stays a few lines ahead and then waits.
+
+    Raises:
+        LoadFailed: The input cannot be read.
     """
     loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+    lines: asyncio.Queue[bytes | OSError | None] = asyncio.Queue()
+    room = threading.Semaphore(_AHEAD)
+    closed = threading.Event()
 
-    def put(item: bytes | None) -> bool:
+    def put(item: bytes | OSError | None) -> bool:
+        room.acquire()
+        if closed.is_set():
+            return False
         try:
             loop.call_soon_threadsafe(lines.put_nowait, item)
         except RuntimeError:  # the loop is closed: nobody wants the rest
@@ -120,15 +155,54 @@ async def read_lines(descriptor: int) -> AsyncIterator[bytes]:
         return True
 
     def read() -> None:
-        rest = b""
-        while chunk := os.read(descriptor, _CHUNK):
-            *whole, rest = (rest + chunk).split(b"\n")
-            if not all(put(line) for line in whole):
-                return
-        if rest:
-            put(rest)
-        put(None)
+        try:
+            if all(put(line) for line in _lines_of(descriptor)):
+                put(None)
+        except OSError as error:
+            put(error)
 
     threading.Thread(target=read, name="input", daemon=True).start()
-    while (line := await lines.get()) is not None:
-        yield line.removesuffix(b"\r")
+    try:
+        while (line := await lines.get()) is not None:
+            room.release()
+            if isinstance(line, OSError):
+                raise LoadFailed(f"standard input cannot be read: {line.strerror or line}") from line
+            yield line
+    finally:
+        closed.set()
+        room.release()
+
+
+def _lines_of(descriptor: int) -> Iterator[bytes]:
+    """Yield lines; the work is in proportion to the bytes, however long a line is."""
+    parts: list[bytes] = []
+    size, first = 0, True
+
+    def line() -> bytes:
+        nonlocal size, first
+        whole = b"".join(parts).removesuffix(b"\r")
+        parts.clear()
+        size = 0
+        if first:
+            whole, first = whole.removeprefix(codecs.BOM_UTF8), False
+        return whole
+
+    while chunk := _read(descriptor):
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            parts.append(piece[: _LONGEST + 1 - size])
+            yield line()
+        if rest and size <= _LONGEST:
+            parts.append(rest[: _LONGEST + 1 - size])
+            size += len(parts[-1])
+    if parts:
+        yield line()
+
+
+def _read(descriptor: int) -> bytes:
+    """Return the next bytes, none at the end; waits where the descriptor would not."""
+    while True:
+        try:
+            return os.read(descriptor, _CHUNK)
+        except BlockingIOError:
+            select.select([descriptor], [], [])

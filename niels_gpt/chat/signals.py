@@ -1,6 +1,6 @@
-"""SIGTERM and SIGHUP end the chat in order: the reply is stored as cancelled, the terminal given back.
+"""End the chat in order on SIGTERM and SIGHUP: the reply is stored as cancelled, the terminal is restored.
 
-Knows signals and a cancel scope; nothing of what is cancelled. For asyncio.
+For asyncio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a status line and /stats tell: which session and model, how full the context is, how fast it went.
-
-Knows a reply's figures as values; no store, no engine and no terminal.
-"""
+"""The status line and /stats: which session and model, how full the context is, how fast it went."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ _SHORT = {"temperature": "temp", "repetition_penalty": "rep", "max_new_tokens": 
 class ReplyCost:
     """What one reply took: tokens, and seconds until its first token and its end."""
 
-    prompt_tokens: int
     reply_tokens: int
     first_token: float | None
     total: float
@@ -33,12 +29,19 @@ class ReplyCost:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatStats:
-    """What is known now; None for what is not there yet. `spent` has one entry a reply, the last one last."""
+    """What is known now; None for what is not there yet.
+
+    `used` counts the tokens that the conversation takes of the context as it stands, `left_out` the turns
+    that the last prompt left out, and `spent` has one entry a reply, the last one last.
+    """
 
     session: str | None
     checkpoint: str
     settings: Settings | None = None
     context_length: int | None = None
+    used: int | None = None
+    left_out: int = 0
+    unsaved: bool = False
     spent: tuple[ReplyCost, ...] = ()
 
     @property
@@ -46,37 +49,37 @@ class ChatStats:
         """Whether the model is loaded and has a context that can be full."""
         return self.context_length is not None and self.context_length < NO_LIMIT
 
-    @property
-    def used(self) -> int | None:
-        """How many tokens of the context the last prompt and its reply took."""
-        return self.spent[-1].prompt_tokens + self.spent[-1].reply_tokens if self.spent else None
 
-
-def status_line(facts: ChatStats, columns: int) -> str:
+def status_line(known: ChatStats, columns: int) -> str:
     """Return one line of what is known, as much of it as fits: what changes most comes first."""
-    parts = [facts.session or "new session"]
-    if facts.spent and facts.spent[-1].tokens_per_second is not None:
-        parts.append(f"{facts.spent[-1].tokens_per_second:.0f} tok/s")
-    if facts.used is not None and facts.context_length is not None:
-        window = f"/{facts.context_length}" if facts.has_window else ""
-        parts.append(f"{facts.used}{window} tokens")
-    parts.append(facts.checkpoint)
-    if facts.settings is not None:
-        parts.append(_changed(facts.settings))
+    parts = [known.session or "new session"]
+    if known.unsaved:
+        parts.append("NOT STORED YET")
+    if known.spent and known.spent[-1].tokens_per_second is not None:
+        parts.append(f"{known.spent[-1].tokens_per_second:.0f} tok/s")
+    if known.used is not None and known.context_length is not None:
+        window = f"/{known.context_length}" if known.has_window else ""
+        parts.append(f"{known.used}{window} tokens")
+    if known.left_out:
+        parts.append(f"{known.left_out} turn{'' if known.left_out == 1 else 's'} left out")
+    parts.append(known.checkpoint)
+    if known.settings is not None:
+        parts.append(_changed(known.settings))
     return clipped(" | ".join(part for part in parts if part), columns)
 
 
-def stats(facts: ChatStats) -> str:
+def stats(known: ChatStats) -> str:
     """Return some lines about the session and this program's replies in it."""
-    lines = [f"session     {facts.session or 'none yet'}", f"checkpoint  {facts.checkpoint}"]
-    if facts.has_window:
-        used = "" if facts.used is None else f"{facts.used} of "
-        lines.append(f"context     {used}{facts.context_length} tokens")
-    if facts.spent:
-        count = len(facts.spent)
-        tokens = sum(each.reply_tokens for each in facts.spent)
+    lines = [f"session     {known.session or 'none yet'}", f"checkpoint  {known.checkpoint}"]
+    if known.has_window:
+        used = "" if known.used is None else f"{known.used} of "
+        left_out = f"; {known.left_out} oldest turns left out" if known.left_out else ""
+        lines.append(f"context     {used}{known.context_length} tokens{left_out}")
+    if known.spent:
+        count = len(known.spent)
+        tokens = sum(each.reply_tokens for each in known.spent)
         lines.append(f"since start {count} repl{'y' if count == 1 else 'ies'}, {tokens} tokens")
-        last = facts.spent[-1]
+        last = known.spent[-1]
         speed = "" if last.tokens_per_second is None else f", {last.tokens_per_second:.1f} tokens/s"
         first = "" if last.first_token is None else f", first after {last.first_token:.3f} s"
         lines.append(f"last reply  {last.reply_tokens} tokens in {last.total:.2f} s{first}{speed}")

@@ -1,7 +1,7 @@
 """Fit a conversation into the model's context.
 
-The prompt is the system prompt, the newest whole turns and the new message; the oldest turns go first and
-the system prompt never.
+The prompt is the system prompt, the newest whole turns and the new message. The oldest turns leave first and
+the system prompt stays; only where it leaves no room for the message is its beginning cut off.
 """
 
 from __future__ import annotations
@@ -13,37 +13,40 @@ from typing import Protocol
 
 from niels_gpt.conversation.errors import MessageTooLong
 
-CONTEXT_RULE = 1
+CONTEXT_RULE = 2
 """Raised when the same path of messages would give another prompt; recorded with every reply.
 
 1: the last system prompt, whole turns from the newest on, empty replies and unanswered messages left out.
+2: messages in a row are joined, questions and replies alike, with a blank line between them; a system prompt
+that leaves no room for the message loses its beginning.
 """
+_BETWEEN = "\n\n"
 
 
 class PromptTemplate(Protocol):
-    """The one thing asked of a chat template here."""
+    """The part of `niels_gpt.text.chat_template.Template` that makes a prompt."""
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a prompt that ends where the reply begins."""
         ...
 
 
-class Said(Protocol):
-    """A message of a path, oldest first."""
+class PathMessage(Protocol):
+    """A message of a path: what `sessions.Message` has of it."""
 
     @property
     def role(self) -> str:
-        """Who said it: "system", "user" or "assistant"."""
+        """Who wrote it: "system", "user" or "assistant"."""
         ...
 
     @property
     def content(self) -> str:
-        """What was said."""
+        """Its text."""
         ...
 
     @property
     def status(self) -> str:
-        """Whether it was said to its end: "complete" or "cancelled"."""
+        """Whether it was said to its end: "complete", or "cancelled" for a reply that was stopped."""
         ...
 
 
@@ -57,33 +60,68 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A prompt that leaves room for a reply, and how many old turns it had to leave out."""
+    """A prompt that leaves room for a reply, and what was left out of it.
+
+    `trimmed_turns` counts the oldest turns, `cut_tokens` the tokens at the beginning of the system prompt.
+    """
 
     prompt_ids: tuple[int, ...]
     trimmed_turns: int
+    cut_tokens: int = 0
 
 
-def system_of(path: Sequence[Said]) -> str | None:
+def system_of(path: Sequence[PathMessage]) -> str | None:
     """Return the system prompt that counts after a path: its last; None if there is none, or it is empty."""
     prompts = [message.content for message in path if message.role == "system"]
     return (prompts[-1] or None) if prompts else None
 
 
-def exchanges_of(path: Sequence[Said], *, keep_stopped: bool = True) -> list[Exchange]:
-    """Return the answered turns of a path. An empty reply says nothing: its turn is left out.
+def exchanges_of(
+    path: Sequence[PathMessage], *, keep_stopped: bool = True, rule: int = CONTEXT_RULE
+) -> list[Exchange]:
+    """Return the answered turns of a path, oldest first.
 
-    So is that of a reply that was stopped, unless `keep_stopped`.
+    A turn whose reply is blank is left out, and so is one whose reply was stopped unless `keep_stopped`.
+
+    Args:
+        path: The messages, oldest first.
+        keep_stopped: Whether a reply that was stopped counts.
+        rule: The `CONTEXT_RULE` that the prompt is made under.
     """
+    if rule == 1:
+        return _strict_exchanges(path, keep_stopped=keep_stopped)
     found: list[Exchange] = []
-    asked: str | None = None
+    questions: list[str] = []
+    replies: list[str] = []
+    answered = False
+
+    def close() -> None:
+        if questions and replies:
+            found.append(Exchange(user=_BETWEEN.join(questions), reply=_BETWEEN.join(replies)))
+
     for message in path:
         if message.role == "user":
-            asked = message.content
-        elif message.role == "assistant" and asked is not None:
+            if answered:
+                close()
+                questions, replies, answered = [], [], False
+            questions.append(message.content)
+        elif message.role == "assistant":
+            answered = True
             if message.content.strip() and (keep_stopped or message.status != "cancelled"):
-                found.append(Exchange(user=asked, reply=message.content))
-            asked = None
+                replies.append(message.content)
+    close()
     return found
+
+
+def with_unanswered(path: Sequence[PathMessage], message: str, *, rule: int = CONTEXT_RULE) -> str:
+    """Return a new message together with the unanswered ones that end the path."""
+    waiting: list[str] = []
+    for earlier in reversed(path if rule > 1 else ()):
+        if earlier.role == "assistant":
+            break
+        if earlier.role == "user":
+            waiting.append(earlier.content)
+    return _BETWEEN.join([*reversed(waiting), message])
 
 
 def fit(
@@ -94,36 +132,62 @@ def fit(
     system: str | None,
     exchanges: Sequence[Exchange],
     message: str,
+    rule: int = CONTEXT_RULE,
 ) -> Fitted:
     """Return the longest prompt of whole turns that leaves room for a reply.
 
-    `context_length` (T) and `max_new_tokens` count tokens. Old turns leave a quarter of the context free
-    for the reply, or less if the reply may not be that long; the new message alone may go further, so
-    that a model with a small context can be talked to under a long system prompt. Raises MessageTooLong.
+    Old turns leave a quarter of the context free for the reply, or less if the reply may not be that long.
+    The system prompt and the new message may take up to fifteen sixteenths of it.
+
+    Args:
+        template: Makes token ids of messages.
+        context_length: T, the tokens that a prompt and its reply may have together.
+        max_new_tokens: The longest reply, in tokens.
+        system: The system prompt, None for none.
+        exchanges: The turns before, oldest first.
+        message: The new message.
+        rule: The `CONTEXT_RULE` that the prompt is made under.
+
+    Raises:
+        MessageTooLong: The message leaves no room for a reply even alone.
     """
     room = context_length - min(max_new_tokens, context_length // 4)
     limit = context_length - min(max_new_tokens, max(1, context_length // 16))
     head = [{"role": "system", "content": system}] if system else []
     tail = [{"role": "user", "content": message}]
-    best = template.prompt_ids(head + tail)
+
+    def prompt_with(count: int) -> list[int]:
+        turns: list[dict[str, str]] = []
+        for exchange in exchanges[len(exchanges) - count :]:
+            turns += [
+                {"role": "user", "content": exchange.user},
+                {"role": "assistant", "content": exchange.reply},
+            ]
+        return template.prompt_ids(head + turns + tail)
+
+    best = prompt_with(0)
     if len(best) > limit:
-        raise MessageTooLong(
-            f"the message is too long: with the system prompt it takes {len(best)} tokens of {limit}; "
-            "it was not sent, try a shorter one"
+        alone = len(template.prompt_ids(tail))
+        if alone > limit or rule == 1:
+            raise MessageTooLong(
+                f"too long: {alone} tokens; {limit} fit ({context_length} minus {context_length - limit} "
+                "kept for the reply)"
+            )
+        kept = room if alone <= room else limit
+        return Fitted(
+            prompt_ids=tuple(best[-kept:]), trimmed_turns=len(exchanges), cut_tokens=len(best) - kept
         )
-    kept = 0
-    # Newest first, one prompt per turn that fits: bounded by the context, however long the session is.
-    for exchange in reversed(exchanges):
-        tail = [
-            {"role": "user", "content": exchange.user},
-            {"role": "assistant", "content": exchange.reply},
-            *tail,
-        ]
-        longer = template.prompt_ids(head + tail)
-        if len(longer) > room:
-            break
-        best, kept = longer, kept + 1
-    return Fitted(prompt_ids=tuple(best), trimmed_turns=len(exchanges) - kept)
+    # Twice as many turns until they no longer fit, then halves: a longer tail never makes a shorter prompt,
+    # and what is encoded is bounded by the context, however long the session is.
+    fitting, beyond = 0, len(exchanges) + 1
+    while beyond - fitting > 1:
+        tried = min(2 * fitting or 1, len(exchanges)) if beyond > len(exchanges) else (fitting + beyond) // 2
+        longer = prompt_with(tried)
+        if len(longer) <= room:
+            best, fitting = longer, tried
+        else:
+            beyond = tried
+    return Fitted(prompt_ids=tuple(best), trimmed_turns=len(exchanges) - fitting)
 
 
 def prompt_hash(prompt_ids: Sequence[int]) -> str:
@@ -132,3 +196,17 @@ def prompt_hash(prompt_ids: Sequence[int]) -> str:
     for token_id in prompt_ids:
         digest.update(token_id.to_bytes(4, "little"))
     return digest.hexdigest()
+
+
+def _strict_exchanges(path: Sequence[PathMessage], *, keep_stopped: bool) -> list[Exchange]:
+    """Return the turns under rule 1: one question and the first reply to it."""
+    found: list[Exchange] = []
+    asked: str | None = None
+    for message in path:
+        if message.role == "user":
+            asked = message.content
+        elif message.role == "assistant" and asked is not None:
+            if message.content.strip() and (keep_stopped or message.status != "cancelled"):
+                found.append(Exchange(user=asked, reply=message.content))
+            asked = None
+    return found

@@ -1,7 +1,7 @@
-"""What the chat can say went wrong, in one line that a user can act on.
+"""The errors of a conversation: each message is one complete line that a user can act on.
 
-Every error below this package's border (store, checkpoint, engine) is translated into one of these where it
-is met; the REPL and the pipe print the message and nothing else.
+Errors of the layers below (store, checkpoint, engine) are translated into one of these where they are met.
+A front end prints the message and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from niels_gpt.errors import ReportedError
 
 
 class ChatError(ReportedError):
-    """Base of the chat's errors: the message is complete and meant for the user."""
+    """Base of these errors: the message is complete and meant for the user."""
 
 
 class LoadFailed(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
@@ -27,3 +27,7 @@ class ReplyFailed(ChatError):  # noqa: N818
 
 class SessionTrouble(ChatError):  # noqa: N818
     """The store refused: another program moved the session, the disk is full, the name is taken, ..."""
+
+
+class NotStoredYet(SessionTrouble):
+    """The last reply is not durable yet; it is kept in memory, and nothing else was stored."""

@@ -1,6 +1,6 @@
-"""A checkpoint, loaded and ready to answer: what conversation.py calls a Model.
+"""A checkpoint, loaded and ready to answer: its template, its decoder, and the requests it takes.
 
-The only module of the chat that imports torch; loader.py imports it behind the prompt.
+Importing it imports torch; workspace.py does that behind the prompt.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from niels_gpt.rng import reply_seed
 from niels_gpt.sampling import Sampling
 
 
-class LoadedChatModel:
-    """A checkpoint ready to answer; satisfies conversation.Model."""
+class ChatModel:
+    """A checkpoint ready to answer.
+
+    `checkpoint` has the arguments of `Store.remember_checkpoint`, `environment` what explains a reply's bits
+    beside it, `notice` what a person should know of the model before its first reply.
+    """
 
     def __init__(
         self, options: ChatOptions, *, on_progress: Callable[[int, int], None] | None = None
@@ -70,7 +74,11 @@ class LoadedChatModel:
         seed: int,
         forced_ids: tuple[int, ...] = (),
     ) -> GenerationRequest:
-        """Return the request for one reply; ChatError if a setting cannot be used."""
+        """Return the request for one reply; its first tokens are `forced_ids`, taken instead of drawn.
+
+        Raises:
+            ChatError: A setting cannot be used, or the forced ids leave nothing to draw.
+        """
         try:
             return GenerationRequest(
                 prompt_ids=prompt_ids,
@@ -101,11 +109,9 @@ class LoadedChatModel:
         self._backend.close()
 
 
-def load_model(
-    options: ChatOptions, *, on_progress: Callable[[int, int], None] | None = None
-) -> LoadedChatModel:
-    """Load the checkpoint; LoadFailed. `on_progress` hears of kernels that are compiled: (done, all)."""
+def load_model(options: ChatOptions, *, on_progress: Callable[[int, int], None] | None = None) -> ChatModel:
+    """Load the checkpoint; LoadFailed. `on_progress` hears how many kernels are compiled, of how many."""
     try:
-        return LoadedChatModel(options, on_progress=on_progress)
+        return ChatModel(options, on_progress=on_progress)
     except NielsGptError as error:
         raise LoadFailed(str(error)) from error

@@ -1,6 +1,6 @@
-"""What the user asked for, as one frozen value, and the checks of it that cost nothing.
+"""The options of a chat as one frozen value, and the checks of them that cost nothing.
 
-The command line fills it in (`cli/options.py`); a server or a test can make one too.
+The command line fills them in (`cli/options.py`); a server or a test can make them too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ChatOptions:
     vi: bool = False
 
     def resume_arguments(self, session: str) -> list[str]:
-        """Return the command that goes on with `session`, as a list of words."""
+        """Return the command that resumes `session`, as a list of words."""
         from sessions.place import without_password  # noqa: PLC0415 - parsing flags needs no store
 
         words = ["niels-chat", "--session", session]
@@ -64,20 +64,22 @@ class ChatOptions:
 
 
 def check_checkpoint(options: ChatOptions) -> None:
-    """Raise LoadFailed when the checkpoint's file is not there; what is inside is seen while loading."""
+    """Raise LoadFailed when there is no checkpoint at the path; its content is checked while loading."""
     if options.checkpoint.is_file() or (options.checkpoint / "config.json").is_file():
         return
-    what = "is not a file" if options.checkpoint.exists() else "does not exist"
+    path = str(options.checkpoint)
+    if options.checkpoint.is_dir():
+        raise LoadFailed(f"{path!r} is a folder without a model in it (no config.json)")
     advice = (
         "give the path of a .pt file, or of a folder that save_pretrained wrote"
         if options.checkpoint_given
         else "train one with `python -m niels_gpt.train --config configs/primer.json` or give --ckpt PATH"
     )
-    raise LoadFailed(f"checkpoint {str(options.checkpoint)!r} {what}: {advice}")
+    raise LoadFailed(f"checkpoint {path!r} does not exist: {advice}")
 
 
 def check_session_name(options: ChatOptions) -> None:
-    """Raise LoadFailed for what is plainly no session name; the store has the last word on it later."""
+    """Raise LoadFailed for what cannot be a session name; the store checks the rest of the rules."""
     name = options.session
     if name is None:
         return

@@ -1,15 +1,20 @@
 """One session of the store as a conversation needs it: its path, its settings, its system prompt.
 
 The session is created with the first message, so a program that was opened and left leaves nothing behind.
-Every call of the store runs off the event loop, one at a time; the store's errors become ChatError here.
-Runs on asyncio and trio.
+Every call of the store runs off the event loop, one at a time, and what this object knows changes only after
+the last of a call's waits: a cancellation leaves it as before or as after, never half of each. The store's
+errors become ChatError here. Runs on asyncio and trio.
+
+A reply that the store cannot take at the moment (it is locked, the disk is full) is kept in memory. Every
+later change stores it first, and `save` tries again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -18,39 +23,75 @@ import anyio
 import anyio.to_thread
 
 from niels_gpt.conversation.context import system_of
-from niels_gpt.conversation.errors import LoadFailed, SessionTrouble
+from niels_gpt.conversation.errors import LoadFailed, NotStoredYet, SessionTrouble
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Settings, Value
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import (
-    Generation,
+    Checkpoint,
     HeadMoved,
     Message,
     NewGeneration,
     RecordedTurn,
+    RecordNotFound,
     ReplyPending,
     Session,
     SessionExists,
     SessionNotFound,
     Store,
+    StoreClosed,
     StoreError,
+    StoreUnavailable,
     Turn,
 )
 from sessions import open_store as open_session_store
 
 T = TypeVar("T")
 
+UNSAVED_ID = 0
+"""The id of a reply in `messages` that is not stored yet."""
+
 
 def _local_now() -> datetime:
     return datetime.now().astimezone()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """A reply as it came out of the engine; `reason` "cancelled" makes it a stopped one."""
+
+    content: str
+    token_ids: tuple[int, ...]
+    reason: str
+    receipt: Mapping[str, object]
+    timings: Mapping[str, object]
+
+    @property
+    def status(self) -> str:
+        """The status of its message."""
+        return "cancelled" if self.reason == "cancelled" else "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What became of a generation, while the store does not know it: a reply, or why there is none."""
+
+    generation_id: int
+    reply: Reply | None
+    error: str
+    trouble: str
+
+
 class ConversationSession:
     """The open session, or the one to be.
 
-    `name` None: a name is made from the date when the session is created. `settings` and `system` are
-    what the user gave by flags: they win over what a resumed session holds, and become part of it, as
-    the commands would.
+    Args:
+        store: Where it is kept.
+        name: Its name; None makes one from the date when the session is created.
+        settings: What the user gave by flags: it wins over what a resumed session holds, and becomes part of
+            it, as the commands would.
+        system: The system prompt that the user gave, likewise.
+        now: The clock for names by date.
     """
 
     def __init__(
@@ -68,20 +109,25 @@ class ConversationSession:
         self._given_system = system
         self._now = now
         self._limiter = anyio.CapacityLimiter(1)
-        self._session: Session | None = None
+        self._saving = anyio.Lock()
+        self._stored: Session | None = None
+        self._unsaved: _Outcome | None = None
+        self._left: list[int] = []
         self.settings = Settings().with_values(self._given_settings)
         self._system: str | None = DEFAULT_SYSTEM_PROMPT if system is None else system or None
         self.messages: list[Message] = []
+        self.on_unsaved: Callable[[], None] = lambda: None
+        """Called when a reply is kept in memory; whoever sets it calls `save` until that succeeds."""
 
     @property
     def name(self) -> str | None:
         """The session's name, None while it has none."""
-        return self._session.name if self._session else self._name
+        return self._stored.name if self._stored else self._name
 
     @property
     def exists(self) -> bool:
         """Whether there is something to resume."""
-        return self._session is not None
+        return self._stored is not None
 
     @property
     def system(self) -> str | None:
@@ -91,33 +137,58 @@ class ConversationSession:
     @property
     def reply_position(self) -> int:
         """Where the reply to a message that is sent now will stand on the path."""
-        if self._session is None:
+        if self._stored is None:
             return 1 + (self._system is not None)
         return (self.messages[-1].position + 1 if self.messages else 0) + 1
 
     @property
-    def session(self) -> Session | None:
-        """The session as it was last read, None while it has no message."""
-        return self._session
+    def stored(self) -> Session | None:
+        """The store's record of the session as it was last read, None while it has no message."""
+        return self._stored
+
+    @property
+    def unsaved(self) -> str | None:
+        """Why the last reply is not stored yet; None when everything is."""
+        return None if self._unsaved is None else self._unsaved.trouble
+
+    @property
+    def turns(self) -> int:
+        """How many messages of the user are on the path."""
+        return sum(message.role == "user" for message in self.messages)
 
     async def open(self) -> bool:
-        """Read the named session; False if there is none yet. Call `adopt` before the first message."""
+        """Read the named session; False if there is none yet. Call `adopt` before the first message.
+
+        Raises:
+            SessionTrouble: It is archived, damaged, or cannot be read.
+        """
         if self._name is None:
             return False
+        name = self._name
+
+        def read() -> tuple[Session, list[Message]]:
+            session = self._store.session(name)
+            return session, self._store.path(session.id)
+
         try:
-            session = await self._call(self._store.session, self._name)
+            session, path = await self._call(read)
         except SessionNotFound:
             return False
-        await self._read(session)
+        if session.archived:
+            raise SessionTrouble(
+                f"{session.name!r} is archived: run niels-chat restore {session.name}, or choose another name"
+            )
         try:
-            self.settings = Settings.from_stored(session.settings, seed=session.seed)
+            settings = Settings.from_stored(session.settings, seed=session.seed)
         except ValueError as error:
             raise SessionTrouble(f"a setting of session {session.name!r} is damaged: {error}") from error
+        self._take(session, path)
+        self.settings = settings
         return True
 
     async def adopt(self) -> None:
         """Apply what was given by flags to a resumed session, after an interrupted reply was finished."""
-        if self._session is None:
+        if self._stored is None:
             return
         for key, value in self._given_settings.items():
             await self.change(key, value)
@@ -127,10 +198,10 @@ class ConversationSession:
     async def change(self, key: str, value: Value) -> None:
         """Set one setting, which has been read from the table; nothing is written if it is set already."""
         settings = self.settings.with_values({key: value})
-        if self._session is not None and settings != self.settings:
-            self._session = await self._call(
+        if self._stored is not None and settings != self.settings:
+            self._stored = await self._call(
                 self._store.update_settings,
-                self._session.id,
+                self._stored.id,
                 settings=settings.stored(),
                 seed=settings.seed,
             )
@@ -138,23 +209,20 @@ class ConversationSession:
 
     async def set_system(self, text: str) -> None:
         """Make `text` the system prompt from the next message on; an empty one is none at all."""
-        if self._session is not None:
-            session = await self._moving(
-                self._store.set_system, self._session.id, text, expected_head=self._session.head_id
+        if self._stored is not None:
+            await self._move(
+                self._store.set_system, self._stored.id, text, expected_head=self._stored.head_id
             )
-            await self._read(session)
         self._system = text or None
 
     async def reset(self) -> None:
-        """Begin the conversation anew under the same system prompt; the old one stays in the store."""
-        if self._session is not None:
-            session = await self._moving(
-                self._store.reset,
-                self._session.id,
-                system=self._system,
-                expected_head=self._session.head_id,
+        """Start a new conversation under the same system prompt; the old one stays in the store."""
+        if self._stored is not None:
+            left = self._stored.head_id
+            await self._move(
+                self._store.reset, self._stored.id, system=self._system, expected_head=self._stored.head_id
             )
-            await self._read(session)
+            self._remember_left(left)
 
     async def remember_checkpoint(
         self,
@@ -175,111 +243,222 @@ class ConversationSession:
             path=path,
         )
 
+    async def checkpoint(self, checkpoint_id: int) -> Checkpoint:
+        """Return what the store knows of a checkpoint."""
+        return await self._call(self._store.checkpoint, checkpoint_id)
+
     async def begin_turn(self, content: str, generation: NewGeneration) -> Turn:
         """Store a user's message and the generation that it asks for, durably."""
-        session = self._session or await self._create()
-        turn = await self._moving(
+        session = self._stored or await self._create()
+        turn = await self._changing(
             self._store.begin_turn,
             session.id,
             content=content,
             expected_head=session.head_id,
             generation=generation,
         )
-        self._session = turn.session
+        self._stored = turn.session
         self.messages.append(turn.user)
+        self._left.clear()
+        return turn
+
+    async def begin_edit(self, user: Message, content: str, generation: NewGeneration) -> Turn:
+        """Store another message in the place of one of the path, and the generation that it asks for.
+
+        If the store refuses the message, the session stays where it was.
+        """
+        session = self._required()
+
+        def work() -> Turn:
+            moved = self._store.move_head(session.id, to=user.parent_id, expected_head=session.head_id)
+            try:
+                return self._store.begin_turn(
+                    session.id, content=content, expected_head=moved.head_id, generation=generation
+                )
+            except StoreError:
+                with suppress(StoreError):  # the first error is the one to tell
+                    self._store.move_head(session.id, to=session.head_id, expected_head=moved.head_id)
+                raise
+
+        turn = await self._changing(work)
+        self._stored = turn.session
+        self.messages = [*self.messages[: user.position], turn.user]
+        self._left.clear()
         return turn
 
     async def begin_retry(self, user: Message, generation: NewGeneration) -> Turn:
-        """Ask for another attempt at the reply to a message that is stored already."""
-        turn = await self._moving(
+        """Store another attempt at the reply to a message that is stored already."""
+        turn = await self._changing(
             self._store.begin_retry,
-            user.session_id if self._session is None else self._session.id,
+            user.session_id if self._stored is None else self._stored.id,
             user_message_id=user.id,
             generation=generation,
-            expected_head=None if self._session is None else self._session.head_id,
+            expected_head=None if self._stored is None else self._stored.head_id,
         )
-        self._session = turn.session
+        self._stored = turn.session
         return turn
 
     async def move_head(self, to: int | None) -> None:
-        """Go on from another message of the session's tree, None for its very beginning; nothing is lost."""
-        if self._session is not None:
-            head = self._session.head_id
-            await self._read(
-                await self._moving(self._store.move_head, self._session.id, to=to, expected_head=head)
-            )
+        """Continue from another message of the session's tree, None for its very beginning."""
+        if self._stored is not None:
+            head = self._stored.head_id
+            await self._move(self._store.move_head, self._stored.id, to=to, expected_head=head)
+
+    async def step_back(self, to: int | None) -> None:
+        """Move to an earlier message, so that `step_forward` comes back."""
+        left = None if self._stored is None else self._stored.head_id
+        await self.move_head(to)
+        self._remember_left(left)
+
+    async def step_forward(self) -> bool:
+        """Undo the last `step_back` or `reset`; False if there is none since the last message."""
+        if not self._left:
+            return False
+        await self.move_head(self._left[-1])
+        self._left.pop()
+        return True
 
     async def fork(self, name: str, *, at: int | None = None, seed: int | None = None) -> None:
-        """Go on in a new session that shares this one's messages up to `at` (None: all of the path)."""
-        if self._session is None:
-            raise SessionTrouble("nothing was said yet: there is nothing to fork")
-        session = await self._call(self._store.fork, self._session.id, name=name, at=at, seed=seed)
+        """Continue in a new session that shares this one's messages up to `at` (None: all of the path)."""
+        origin = self._required("there is nothing to fork: nothing was said yet")
+        await self.save()
+        session, path = await self._with_path(self._store.fork, origin.id, name=name, at=at, seed=seed)
+        self._take(session, path)
+        self._left.clear()
         self.settings = replace(self.settings, seed=session.seed)
-        await self._read(session)
 
     async def rename(self, name: str) -> None:
         """Give the session another name, or choose the one that it will have. Raises SessionTrouble."""
-        if self._session is None:
+        if self._stored is None:
             self._name = name
             return
         try:
-            self._session = await self._call(self._store.rename, self._session.id, name)
+            self._stored = await self._call(self._store.rename, self._stored.id, name)
         except SessionExists as error:
-            raise SessionTrouble(str(error)) from error
+            raise SessionTrouble(f"name already in use: {name!r}; choose another") from error
 
     async def recorded_turns(self, *, every_branch: bool = False) -> list[RecordedTurn]:
         """Return the answered turns of the path, or of the whole tree."""
-        if self._session is None:
+        if self._stored is None:
             return []
-        return await self._call(self._store.recorded_turns, self._session.id, every_branch=every_branch)
+        return await self._call(self._store.recorded_turns, self._stored.id, every_branch=every_branch)
 
-    async def generations(self) -> list[Generation]:
-        """Return every attempt at a reply in this session, oldest first."""
-        return [] if self._session is None else await self._call(self._store.generations, self._session.id)
+    async def last_turn(self) -> RecordedTurn | None:
+        """Return the last answered turn of the path, with how it was made; None if there is none."""
+        turns = await self.recorded_turns()
+        return turns[-1] if turns else None
+
+    async def variants(self, user: Message) -> list[RecordedTurn]:
+        """Return every answered turn in the place of a message, edited ones too, oldest first."""
+        turns = await self.recorded_turns(every_branch=True)
+        return [turn for turn in turns if turn.user.parent_id == user.parent_id]
+
+    async def next_attempt(self, user: Message) -> int:
+        """Return the number of the next attempt at a reply to a message, whatever became of those before."""
+        if self._stored is None:
+            return 0
+        made = await self._call(self._store.generations, self._stored.id)
+        known = [
+            *(each.attempt for each in made if each.user_message_id == user.id),
+            *(each.generation.attempt for each in await self.variants(user) if each.user.id == user.id),
+        ]
+        return max(known, default=-1) + 1
 
     async def pending(self) -> Turn | None:
         """Return the turn whose reply was interrupted, if there is one at the head."""
-        if self._session is None:
+        if self._stored is None:
             return None
-        return await self._call(self._store.pending, self._session.id)
+        return await self._call(self._store.pending, self._stored.id)
 
-    async def finish(
-        self,
-        generation_id: int,
-        *,
-        content: str,
-        token_ids: tuple[int, ...],
-        reason: str,
-        receipt: Mapping[str, object],
-        timings: Mapping[str, object],
-    ) -> Message:
-        """Store a reply, durably; `reason` "cancelled" makes it a cancelled one."""
-        message = await self._call(
-            self._store.finish_reply,
-            generation_id,
-            content=content,
-            token_ids=token_ids,
-            status="cancelled" if reason == "cancelled" else "complete",
-            finish_reason=reason,
-            receipt=receipt,
-            timings=timings,
-        )
-        if self._session is not None:
-            self._session = replace(self._session, head_id=message.id)
-        # Another attempt at a reply takes the place of the one before.
-        self.messages = [each for each in self.messages if each.position < message.position]
-        self.messages.append(message)
-        return message
+    async def finish(self, generation_id: int, reply: Reply) -> Message:
+        """Store a reply, durably, or keep it in memory while the store cannot take it (see `unsaved`)."""
+        return await self._conclude(
+            _Outcome(generation_id=generation_id, reply=reply, error="", trouble="")
+        ) or self._unsaved_message(reply)
 
     async def fail(self, generation_id: int, error: str) -> None:
-        """Store that a generation broke; its message stays, without a reply."""
-        await self._call(self._store.fail_generation, generation_id, error=error)
+        """Store that no reply came of a generation; its message stays."""
+        await self._conclude(_Outcome(generation_id=generation_id, reply=None, error=error, trouble=""))
+
+    async def save(self) -> None:
+        """Store the reply that was kept in memory; nothing where there is none.
+
+        Raises:
+            NotStoredYet: The store still cannot take it.
+        """
+        async with self._saving:
+            if self._unsaved is None:
+                return
+            await self._conclude(self._unsaved)
+            if self.unsaved is not None:
+                raise NotStoredYet(
+                    f"the last reply is not stored yet ({self.unsaved}): it is kept and tried again, "
+                    "nothing else was stored; repeat this in a moment"
+                )
+
+    async def _conclude(self, outcome: _Outcome) -> Message | None:
+        """Store an outcome; None for a reply that is kept in memory, and for a failure."""
+        try:
+            message = await self._call_store(partial(self._write, outcome))
+        except StoreClosed as error:
+            raise SessionTrouble(str(error)) from error
+        except StoreUnavailable as error:
+            self._unsaved = replace(outcome, trouble=str(error))
+            if outcome.reply is not None:
+                self._place(self._unsaved_message(outcome.reply))
+            self.on_unsaved()
+            return None
+        except StoreError as error:
+            # Another program finished or deleted it meanwhile: what the store has is what counts.
+            self._unsaved = None
+            await self._reread()
+            raise SessionTrouble(str(error)) from error
+        self._unsaved = None
+        if message is not None:
+            self._place(message)
+            if self._stored is not None:
+                self._stored = replace(self._stored, head_id=message.id)
+        return message
+
+    def _write(self, outcome: _Outcome) -> Message | None:
+        reply = outcome.reply
+        if reply is None:
+            self._store.fail_generation(outcome.generation_id, error=outcome.error)
+            return None
+        return self._store.finish_reply(
+            outcome.generation_id,
+            content=reply.content,
+            token_ids=reply.token_ids,
+            status="cancelled" if reply.status == "cancelled" else "complete",
+            finish_reason=reply.reason,
+            receipt=reply.receipt,
+            timings=reply.timings,
+        )
+
+    def _unsaved_message(self, reply: Reply) -> Message:
+        asked = next(message for message in reversed(self.messages) if message.role == "user")
+        return Message(
+            id=UNSAVED_ID,
+            session_id=asked.session_id,
+            parent_id=asked.id,
+            position=asked.position + 1,
+            role="assistant",
+            content=reply.content,
+            token_ids=reply.token_ids,
+            status="cancelled" if reply.status == "cancelled" else "complete",
+            digest="",
+            created=datetime.now(UTC),
+        )
+
+    def _place(self, message: Message) -> None:
+        """Put a reply on the path, in the place of another attempt at it."""
+        self.messages = [each for each in self.messages if each.position < message.position] + [message]
 
     async def _create(self) -> Session:
         names = iter([self._name]) if self._name is not None else self._dated_names()
         for name in names:
             try:
-                session = await self._call(
+                session, path = await self._with_path(
                     self._store.create_session,
                     name,
                     seed=self.settings.seed,
@@ -288,9 +467,11 @@ class ConversationSession:
                 )
             except SessionExists as error:
                 if name == self._name:
-                    raise SessionTrouble(f"{error} (another program made it just now)") from error
+                    raise SessionTrouble(
+                        f"another program just created {name!r}: type /resume {name}, then send it again"
+                    ) from error
             else:
-                await self._read(session)
+                self._take(session, path)
                 return session
         raise AssertionError("the names by date never end")
 
@@ -300,30 +481,85 @@ class ConversationSession:
         for number in count(2):
             yield f"{stem}-{number}"
 
-    async def _read(self, session: Session) -> None:
-        self._session = session
-        self.messages = await self._call(self._store.path, session.id)
-        self._system = system_of(self.messages)
+    def _required(self, otherwise: str = "nothing was said yet") -> Session:
+        if self._stored is None:
+            raise SessionTrouble(otherwise)
+        return self._stored
 
-    async def _moving(self, function: Callable[..., T], *args: object, **values: object) -> T:
-        """Call what may find that another program went on with the session."""
+    def _take(self, session: Session, path: list[Message]) -> None:
+        self._stored = session
+        self.messages = path
+        self._system = system_of(path)
+
+    def _remember_left(self, head: int | None) -> None:
+        if head is not None:
+            self._left.append(head)
+
+    async def _move(self, function: Callable[..., Session], *args: object, **values: object) -> None:
+        """Change the session's head, and take over what it is then."""
+
+        def work() -> tuple[Session, list[Message]]:
+            session = function(*args, **values)
+            return session, self._store.path(session.id)
+
+        self._take(*await self._changing(work))
+
+    async def _with_path(
+        self, function: Callable[..., Session], *args: object, **values: object
+    ) -> tuple[Session, list[Message]]:
+        def work() -> tuple[Session, list[Message]]:
+            session = function(*args, **values)
+            return session, self._store.path(session.id)
+
+        return await self._call(work)
+
+    async def _changing(self, function: Callable[..., T], *args: object, **values: object) -> T:
+        """Call what may find that another program continued the session."""
+        await self.save()
         try:
             return await self._call(function, *args, **values)
         except (HeadMoved, ReplyPending) as error:
-            if self._session is not None:
-                await self._read(await self._call(self._store.session, self._session.name))
-            raise SessionTrouble(
-                f"session {self.name!r} is in use by another program; nothing was stored: "
+            old = self.name
+            await self._reread()
+            renamed = "" if self.name == old else f" (it is called {self.name!r} now)"
+            what = (
+                f"another program writes a reply in session {old!r}{renamed}, or was stopped while it did; "
+                f"nothing was stored: wait, or finish it with /resume {self.name}"
+                if isinstance(error, ReplyPending)
+                else f"session {old!r} is in use by another program{renamed}; nothing was stored: "
                 "read its new messages with /history, then send yours again"
-            ) from error
+            )
+            raise SessionTrouble(what) from error
+
+    async def _reread(self) -> None:
+        """Read the session again, by its id: another program may have renamed it."""
+        if self._stored is None:
+            return
+        session_id = self._stored.id
+
+        def read() -> tuple[Session, list[Message]]:
+            return self._store.session_by_id(session_id), self._store.path(session_id)
+
+        self._take(*await self._call(read))
 
     async def _call(self, function: Callable[..., T], *args: object, **values: object) -> T:
+        """Call the store; its errors become SessionTrouble, but for those that callers here tell apart."""
         try:
-            return await anyio.to_thread.run_sync(partial(function, *args, **values), limiter=self._limiter)
+            return await self._call_store(partial(function, *args, **values))
         except (SessionNotFound, SessionExists, HeadMoved, ReplyPending):
             raise
+        except RecordNotFound as error:
+            if error.kind == "session":
+                raise SessionTrouble(
+                    f"session {self.name!r} was deleted by another program; nothing was stored: "
+                    "/resume NAME opens another session"
+                ) from error
+            raise SessionTrouble(str(error)) from error
         except StoreError as error:
             raise SessionTrouble(str(error)) from error
+
+    async def _call_store(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
 
 
 def open_store(options: ChatOptions) -> Store:
@@ -336,6 +572,6 @@ def open_store(options: ChatOptions) -> Store:
         raise LoadFailed(str(error)) from error
 
 
-def new_record(store: Store, options: ChatOptions) -> ConversationSession:
-    """Return the record of the session that the options name; call `open` on it."""
+def session_for(store: Store, options: ChatOptions) -> ConversationSession:
+    """Return the session that the options name; call `open` on it."""
     return ConversationSession(store, name=options.session, settings=options.settings, system=options.system)

@@ -1,7 +1,7 @@
 """The settings of a conversation: one table that drives flags, commands, help and validation.
 
-A setting has one name on the command line, one as a command and one in the store; its parser is the only
-place that knows what is allowed.
+A setting has one name on the command line, one as a command and one in the store; its parser alone decides
+what is allowed.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ SETTINGS: dict[str, Setting] = {
             flag="--temperature",
             command="/temp",
             placeholder="X",
-            meaning="how daring the choice of words is; 0 is greedy",
-            allowed=f"a number from 0 to {MAX_TEMPERATURE:.2g}; 0 always takes the likeliest token",
+            meaning="randomness; 0 = always the likeliest token",
+            allowed=f"a number from 0 to {MAX_TEMPERATURE:.2g}",
             examples=("0", "0.7", "0.9"),
             parse=_number(check_temperature),
         ),
@@ -191,8 +191,8 @@ SETTINGS: dict[str, Setting] = {
             flag="--seed",
             command="/seed",
             placeholder="S",
-            meaning="the seed that the replies' randomness comes from",
-            allowed=f"a whole number from {_SEED_LOWEST} to {_SEED_HIGHEST}",
+            meaning="the seed of the replies' randomness",
+            allowed="a 64-bit whole number",
             examples=("42",),
             parse=_whole(_SEED_LOWEST, _SEED_HIGHEST),
         ),
@@ -261,7 +261,7 @@ class Settings:
     def from_stored(cls, stored: Mapping[str, object], *, seed: int) -> Settings:
         """Return the settings of a stored session; ValueError for a value that is not allowed.
 
-        Missing ones keep their defaults, unknown ones wait in the store for the version that knows them.
+        Missing ones keep their defaults, and unknown ones stay in the store for a version that knows them.
         """
         values: dict[str, Value] = {"seed": seed}
         for key, value in stored.items():

@@ -1,4 +1,4 @@
-"""One conversation, another checkpoint: what it would have answered in each place, word by word.
+"""Compare a conversation with the replies of another checkpoint in the same places, word by word.
 
 Each reply is asked for after the recorded conversation up to there, under the recorded seed and settings.
 """
@@ -19,7 +19,7 @@ from niels_gpt.replay.word_diff import Piece, word_difference
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +43,17 @@ class Compared:
         return {**asdict(self), "same": self.same}
 
 
-def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> LoadedChatModel | None:
-    """Load the given checkpoint; None, if a reply of the session was made with its weights.
+def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> ChatModel | None:
+    """Load the given checkpoint; None if a reply of the session was made with its weights.
 
-    Then it is one to verify with. Raises LoadFailed.
+    Then it is one to verify with. Raises StoreError before anything is loaded, and LoadFailed.
     """
     check_checkpoint(options)
-    model = load(options)
     session = store.session(name)
-    used = {turn.generation.checkpoint_id for turn in store.recorded_turns(session.id, every_branch=True)}
-    if any(not missing_parts(store.checkpoint(each).parts, model) for each in used):
+    turns = store.recorded_turns(session.id, every_branch=True)
+    known = [store.checkpoint(each) for each in {turn.generation.checkpoint_id for turn in turns}]
+    model = load(options)
+    if any(not missing_parts(each.parts, model) for each in known):
         model.close()
         return None
     return model
@@ -61,7 +62,7 @@ def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> Lo
 async def compare_session(
     store: Store,
     name: str,
-    model: LoadedChatModel,
+    model: ChatModel,
     *,
     turn: int | None = None,
     every_branch: bool = False,

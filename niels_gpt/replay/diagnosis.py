@@ -1,16 +1,17 @@
-"""What kind of fault a divergence looks like: one changed token, a generator off by one, another seed.
+"""Tell what kind of fault a divergence looks like: one changed token, a generator off by one, another seed.
 
 The intervals that the recorded tokens take up in their distributions are computed again; a fault shows in
-which draws fall into them. Says nothing where it cannot tell.
+which draws fall into them. Where nothing can be told, no remark is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from niels_gpt.conversation.errors import ChatError
+from niels_gpt.replay.environment import recorded_environment
 from niels_gpt.replay.explain import ExplainedToken, explain
 from niels_gpt.replay.reconstruct import Asked
 from niels_gpt.replay.verdict import Verdict
@@ -18,12 +19,12 @@ from niels_gpt.rng import reply_seed
 from niels_gpt.sampling.uniform import UniformGenerator
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
 
 _SHIFTS = (1, -1, 2, -2)
 
 
-def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: LoadedChatModel) -> Verdict:
+def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: ChatModel) -> Verdict:
     """Return a verdict that diverged at a token with the margin there, and remarks on what it looks like."""
     divergence = verdict.divergence
     if divergence is None or divergence.place != "token":
@@ -55,9 +56,9 @@ def _remarks(asked: Asked, found_ids: Sequence[int], steps: Sequence[ExplainedTo
             ahead = "ahead" if shift > 0 else "behind"
             yield f"every token fits this seed with its generator {abs(shift)} {ahead}: draws are miscounted"
             break
-    source = recorded.generation.environment.get("seed_source")
-    if isinstance(source, Mapping):
-        seed = reply_seed(int(source["session_seed"]), int(source["turn"]), int(source["attempt"]))
+    source = recorded_environment(recorded.generation).seed_source
+    if source is not None:
+        seed = reply_seed(source.session_seed, source.turn, source.attempt)
         if seed != recorded.generation.seed and _fits(steps, seed, shift=0):
             yield f"every token fits the seed {seed}: the stored seed was changed"
 

@@ -1,4 +1,4 @@
-"""Why a reply is what it is: at each token what else could have been said, and how likely that was.
+"""Explain a reply: at each token the alternatives, and how likely each was.
 
 The logits are computed again in the reply's own arithmetic; the filters and the draw are those of the
 sampling.
@@ -26,7 +26,7 @@ from niels_gpt.sampling import filtered_probs, likeliest, scored
 from niels_gpt.sampling.uniform import UniformGenerator
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
     from niels_gpt.decoding.request import GenerationRequest
 
 CANDIDATES = 10
@@ -83,7 +83,7 @@ class Explained:
     same_bits: bool | None
 
 
-def explain(model: LoadedChatModel, asked: Asked) -> Explained:
+def explain(model: ChatModel, asked: Asked) -> Explained:
     """Return every step of a recorded reply; ChatError if it has no tokens, or they do not fit the model."""
     question, request = asked.question, asked.request
     reply_ids = question.recorded.reply.token_ids or ()
@@ -107,10 +107,10 @@ def explain(model: LoadedChatModel, asked: Asked) -> Explained:
 
 async def explain_last(conversation: Conversation) -> Explained:
     """Explain the last reply of the path. Raises SessionTrouble, ChatError."""
-    turn = await last_turn(conversation.record)
+    turn = await last_turn(conversation.session)
     if turn.generation.checkpoint_id != await conversation.checkpoint_id():
         raise ChatError("the last reply was made by another checkpoint: niels-chat why NAME finds it")
-    path = tuple(conversation.record.messages[: turn.user.position])
+    path = tuple(conversation.session.messages[: turn.user.position])
     question = Question(turn=1, recorded=turn, path=path)
     model: Any = conversation.model
     return await anyio.to_thread.run_sync(lambda: explain(model, ask(model, question)))
@@ -121,12 +121,13 @@ def step_lines(explained: Explained, only: int | None = None) -> Iterator[str]:
     steps = explained.steps
     if only is None:
         for step in steps:
-            others = [
-                each
-                for each in step.candidates
-                if each.token_id != step.chosen.token_id and each.after >= _LEAST_SHOWN
-            ]
-            also = "  ".join(f"{each.text!r} {each.after:.0%}" for each in others[:_ON_A_LINE])
+            others = [each for each in step.candidates if each.token_id != step.chosen.token_id]
+            likely = [each for each in others if each.after >= _LEAST_SHOWN]
+            also = "  ".join(f"{each.text!r} {each.after:.0%}" for each in likely[:_ON_A_LINE])
+            if others and not likely:
+                # Nothing else could be drawn: the runner-up among all tokens says how sure the model was.
+                second = max(others, key=lambda each: each.before)
+                also = f"next {second.text!r} {_small(second.before)}"
             how = "forced" if step.forced else f"{step.chosen.after:.0%}"
             yield f"{step.index:>4}  {step.chosen.text!r:<14} {how:>6}  {also}".rstrip()
     else:
@@ -142,16 +143,18 @@ def step_lines(explained: Explained, only: int | None = None) -> Iterator[str]:
     yield _bits(explained)
 
 
+def _small(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= _LEAST_SHOWN else f"{probability:.0e}"
+
+
 def _bits(explained: Explained) -> str:
     if explained.same_bits is None:
         return "no hash of the logits was recorded"
-    return (
-        "the logits are the recorded ones" if explained.same_bits else "the logits are not the recorded ones"
-    )
+    return "matches the recording" if explained.same_bits else "the logits differ from the recording"
 
 
 def _steps(
-    model: LoadedChatModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
+    model: ChatModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
 ) -> Iterator[ExplainedToken]:
     draws = UniformGenerator(request.seed).uniforms(len(reply_ids)).tolist()
     for index, token_id in enumerate(reply_ids):
@@ -174,7 +177,7 @@ def _steps(
         )
 
 
-def token_text(model: LoadedChatModel, token_id: int) -> str:
+def token_text(model: ChatModel, token_id: int) -> str:
     """Return what a token says; of a control token its name."""
     names = {special: f"<|{name}|>" for name, special in model.tokenizer.special_token_ids().items()}
     return names.get(token_id) or model.tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
@@ -184,7 +187,7 @@ def _one_hot(row: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(row, dtype=torch.float64).index_fill(0, torch.tensor([likeliest(row)]), 1.0)
 
 
-def _candidate(model: LoadedChatModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
+def _candidate(model: ChatModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
     return Candidate(
         token_id=token_id,
         text=token_text(model, token_id),

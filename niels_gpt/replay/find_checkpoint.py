@@ -1,6 +1,6 @@
-"""Which checkpoint can make a recorded reply again: the one where it lay, a given one, the shipped one.
+"""Find the checkpoint that can make a recorded reply again: at its recorded path, given, or shipped.
 
-A candidate fits when weights, config and tokenizer are the recorded ones; another template is let in,
+A candidate fits when weights, config and tokenizer are the recorded ones. A different template is accepted,
 because the prompts will show what it changes.
 """
 
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, cast, get_args
 from niels_gpt.conversation.errors import ChatError, LoadFailed
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions, check_checkpoint
 from niels_gpt.kernels import WeightForm
+from niels_gpt.replay.environment import RecordedEnvironment
 from niels_gpt.replay.verdict import INDISPENSABLE, Difference, differences
 from sessions import Checkpoint
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
 
-Load = Callable[[ChatOptions], "LoadedChatModel"]
+Load = Callable[[ChatOptions], "ChatModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,8 @@ class Unfit:
 
 
 def find_model(
-    checkpoint: Checkpoint, environment: Mapping[str, object], options: ChatOptions, load: Load
-) -> LoadedChatModel | Unfit:
+    checkpoint: Checkpoint, environment: RecordedEnvironment, options: ChatOptions, load: Load
+) -> ChatModel | Unfit:
     """Load the model that a generation was made with, from the first place that has it.
 
     `environment` is the generation's: it names the device and the form of the weights. Places are the given
@@ -58,13 +59,15 @@ def find_model(
     return Unfit(why="; ".join(reasons), differing=differing)
 
 
-def missing_parts(parts: Mapping[str, str], model: LoadedChatModel) -> tuple[Difference, ...]:
+def missing_parts(parts: Mapping[str, str], model: ChatModel) -> tuple[Difference, ...]:
     """Return the indispensable parts of a fingerprint in which a model differs."""
     found = differences(parts, model.checkpoint["parts"], {}, {})
     return tuple(difference for difference in found if difference.part in INDISPENSABLE)
 
 
-def _loaded(options: ChatOptions, load: Load) -> LoadedChatModel:
+def _loaded(options: ChatOptions, load: Load) -> ChatModel:
+    if not options.checkpoint.exists():
+        raise LoadFailed(f"checkpoint {str(options.checkpoint)!r} does not exist")
     check_checkpoint(options)
     try:
         return load(options)
@@ -80,8 +83,7 @@ def _places(checkpoint: Checkpoint, options: ChatOptions) -> Sequence[Path]:
     return list(dict.fromkeys([Path(checkpoint.path), DEFAULT_CHECKPOINT]))
 
 
-def _as_recorded(options: ChatOptions, environment: Mapping[str, object]) -> ChatOptions:
-    form = environment.get("weights")
-    if form in get_args(WeightForm):
-        return replace(options, weights=cast("WeightForm", form))
+def _as_recorded(options: ChatOptions, environment: RecordedEnvironment) -> ChatOptions:
+    if environment.weights in get_args(WeightForm):
+        return replace(options, weights=cast("WeightForm", environment.weights))
     return options

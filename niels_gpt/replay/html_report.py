@@ -1,4 +1,4 @@
-"""An explained reply as a picture: each token shaded by how likely it was, the others where a pointer rests.
+"""Draw an explained reply: each token shaded by how likely it was, the alternatives where a pointer rests.
 
 One self-contained file, HTML or SVG: no script, no font and nothing else from elsewhere.
 """
@@ -6,6 +6,7 @@ One self-contained file, HTML or SVG: no script, no font and nothing else from e
 from __future__ import annotations
 
 import html
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ def to_svg(explained: Explained, attention: Attention | None, title: str) -> str
 
 
 _BLANKS = str.maketrans({"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW}"})
-_LEGEND = "white: certain; the more orange, the less likely; grey: forced. Point at a token for the others."
+_LEGEND = (
+    "Orange = the model was less sure; grey = forced; blue = looked at more. Hover over a word to see the "
+    "alternatives."
+)
 
 
 def _html_line(pieces: Sequence[Shaded]) -> str:
@@ -148,7 +152,7 @@ def _colour(step: ExplainedToken) -> str:
 
 def _mixed(colour: tuple[int, int, int], share: float) -> str:
     """Return `share` of a colour on white."""
-    share = min(max(share, 0.0), 1.0)
+    share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
     return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in colour)
 
 

@@ -1,15 +1,17 @@
-"""A conversation played again as it was: the pauses before each reply, and its words at their pace.
+"""Play a conversation as it was: the pauses before each reply, and its words at their pace.
 
-The stored texts and timings are enough: it plays whether or not there is a checkpoint.
+The stored texts and timings are enough; no checkpoint is needed.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
 from sessions import RecordedTurn
 
+_LONGEST_SECONDS = 600.0
 _WORDS = re.compile(r"\S*\s*")
 
 
@@ -35,4 +37,7 @@ def play(
 
 
 def _seconds(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    """Return a recorded time as one that can be waited for: an imported file may claim anything."""
+    if not isinstance(value, (int, float)) or math.isnan(value):
+        return 0.0
+    return min(max(value, 0.0), _LONGEST_SECONDS)

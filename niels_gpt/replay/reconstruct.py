@@ -1,7 +1,7 @@
-"""From a stored session to the very requests that its replies were generated from.
+"""Make of a stored session the requests that its replies were generated from.
 
-The path to each user message, the system prompt on it, the turns that were left out and the template give
-the prompt again; what is stored with the reply gives the rest.
+The path to each user message, the system prompt on it, the recorded context rule and the template give the
+prompt again; what is stored with the reply gives the rest.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from niels_gpt.conversation.context import exchanges_of, fit, prompt_hash, system_of
-from niels_gpt.conversation.conversation import ChatModel
+from niels_gpt.conversation.context import prompt_hash, system_of
+from niels_gpt.conversation.conversation import fit_turn, recorded_rule
 from niels_gpt.conversation.errors import ChatError
+from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.settings import Settings
 from sessions import Message, RecordedTurn, Session, Store
 
@@ -80,13 +81,13 @@ def ask(model: ChatModel, question: Question, *, whole: bool = False) -> Asked:
     become. Raises ChatError where the model cannot be asked: no room, damaged settings.
     """
     settings, generation = settings_of(question), question.recorded.generation
-    fitted = fit(
-        template=model.template,
-        context_length=model.context_length,
-        max_new_tokens=settings.max_new_tokens,
+    fitted = fit_turn(
+        model,
+        settings,
+        question.path,
+        question.recorded.user.content,
         system=system_of(question.path),
-        exchanges=exchanges_of(question.path, keep_stopped=settings.keep_stopped),
-        message=question.recorded.user.content,
+        rule=recorded_rule(generation),
     )
     request = None
     if whole or not question.was_cancelled:

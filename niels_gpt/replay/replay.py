@@ -1,31 +1,35 @@
-"""Replay a session: every reply made again from what is stored, side by side, and a verdict on each.
+"""Replay a session: make every reply again from what is stored, side by side, and judge each.
 
-Knows where the parts are and in which order; the store judges its own bytes first.
+The store checks its own digests first. Everything that takes long runs on worker threads, so the event loop
+of a chat stays free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from engine import Result
-from niels_gpt.conversation.context import CONTEXT_RULE
+import anyio.to_thread
+
+from engine import GenerationFailed, Result
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.replay.diagnosis import diagnosed
+from niels_gpt.replay.environment import RecordedEnvironment, recorded_environment
 from niels_gpt.replay.find_checkpoint import Load, Unfit, find_model
 from niels_gpt.replay.reconstruct import Asked, Question, ask, chosen_turns, questions
 from niels_gpt.replay.regenerate import BATCH, regenerate
 from niels_gpt.replay.turn_verdict import judge, unverifiable
 from niels_gpt.replay.verdict import Difference, Kind, Verdict, differences, overall
-from sessions import Fault, Session, Store, Verification
+from sessions import Checkpoint, Fault, Session, Store, Verification
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
 
-_OTHER_RULES = "the messages are as they were recorded; what makes a prompt of them is another one: {}"
-_UNSAID = "the template or the rule for the context was changed, and its version was not raised"
+_OTHER_RULES = "the messages are as recorded, but the prompt made from them differs because of: {}"
+_UNSAID = "the template or the context rule, which changed without a new version"
 
 Progress = Callable[[int, int], None]
 """Hears (replies that are done, of how many)."""
@@ -43,8 +47,13 @@ class Replay:
 
     @property
     def kind(self) -> Kind:
-        """The one verdict over all; stored bytes that were changed count as a divergence."""
+        """The overall verdict; stored bytes that were changed count as a divergence."""
         return "diverged" if self.faults else overall(self.verdicts)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the recorded replies have."""
+        return sum(question.tokens for question in self.questions)
 
 
 async def replay(
@@ -58,10 +67,29 @@ async def replay(
     batch: int = BATCH,
     on_progress: Progress = lambda _done, _all: None,
 ) -> Replay:
-    """Replay the path of a session, its whole tree, or one turn of either. Raises StoreError, ChatError."""
-    session = store.session(name)
-    verification = store.verify(session.id)
-    found = chosen_turns(questions(store, session, every_branch=every_branch), turn)
+    """Replay a session.
+
+    Args:
+        store: Where it is kept.
+        name: The session.
+        options: Which checkpoint to use, if one is given, and how to compute.
+        load: Loads a checkpoint.
+        turn: Replay this turn only, counted from 1 along the path or the tree.
+        every_branch: Replay the whole tree and not only the path.
+        batch: How many replies are made side by side.
+        on_progress: Hears how many replies are done, of how many.
+
+    Raises:
+        StoreError: The store cannot be read, or has no such session.
+        ChatError: There is no such turn.
+    """
+
+    def read() -> tuple[Session, Verification, list[Question]]:
+        session = store.session(name)
+        verification = store.verify(session.id)
+        return session, verification, chosen_turns(questions(store, session, every_branch=every_branch), turn)
+
+    session, verification, found = await anyio.to_thread.run_sync(read)
     verdicts: dict[int, Verdict] = {}
     for group in _groups(found):
         done = len(verdicts)
@@ -87,7 +115,7 @@ def _groups(found: Iterable[Question]) -> list[list[Question]]:
     groups: dict[tuple[object, ...], list[Question]] = {}
     for question in found:
         generation = question.recorded.generation
-        key = (generation.checkpoint_id, generation.environment.get("weights"))
+        key = (generation.checkpoint_id, recorded_environment(generation).weights)
         groups.setdefault(key, []).append(question)
     return list(groups.values())
 
@@ -102,8 +130,13 @@ async def _replay_group(
     on_done: Callable[[int], None],
 ) -> dict[int, Verdict]:
     generation = group[0].recorded.generation
-    checkpoint = store.checkpoint(generation.checkpoint_id)
-    model = find_model(checkpoint, generation.environment, options, load)
+
+    def find() -> tuple[Checkpoint, ChatModel | Unfit]:
+        checkpoint = store.checkpoint(generation.checkpoint_id)
+        return checkpoint, find_model(checkpoint, recorded_environment(generation), options, load)
+
+    # A load cannot be interrupted: a cancelled replay waits for it, and then closes what was loaded.
+    checkpoint, model = await anyio.to_thread.run_sync(find)
     if isinstance(model, Unfit):
         return {question.turn: unverifiable(question, model.why, model.differing) for question in group}
     try:
@@ -114,30 +147,48 @@ async def _replay_group(
 
 async def _judged(
     group: list[Question],
-    model: LoadedChatModel,
+    model: ChatModel,
     parts: Mapping[str, str],
     *,
     batch: int,
     on_done: Callable[[int], None],
 ) -> dict[int, Verdict]:
     verdicts: dict[int, Verdict] = {}
-    differing: dict[int, tuple[Difference, ...]] = {}
-    asked: list[Asked] = []
-    for question in group:
-        environment = question.recorded.generation.environment
-        differing[question.turn] = differences(
-            parts, model.checkpoint["parts"], environment, environment_now(model)
-        )
-        try:
-            asked.append(ask(model, question))
-        except ChatError as error:
-            verdicts[question.turn] = unverifiable(question, str(error), differing[question.turn])
+    differing = {each.turn: _differing(each, model, parts) for each in group}
+    asked = await anyio.to_thread.run_sync(_asked, group, model, differing, verdicts)
     # Another prompt is a divergence already, and a reply that said nothing has nothing to generate.
     running = [each for each in asked if each.request is not None and _same_prompt(each)]
     results = await regenerate(
         model.decoder, [each.request for each in running], batch=batch, on_done=on_done
     )
     result_of = {each.question.turn: result for each, result in zip(running, results, strict=True)}
+    judging = partial(_judge_all, asked, result_of, model, differing)
+    return verdicts | await anyio.to_thread.run_sync(judging)
+
+
+def _asked(
+    group: Sequence[Question],
+    model: ChatModel,
+    differing: Mapping[int, tuple[Difference, ...]],
+    verdicts: dict[int, Verdict],
+) -> list[Asked]:
+    """Return the requests of a group; a turn that cannot be asked for gets its verdict at once."""
+    asked: list[Asked] = []
+    for question in group:
+        try:
+            asked.append(ask(model, question))
+        except ChatError as error:
+            verdicts[question.turn] = unverifiable(question, str(error), differing[question.turn])
+    return asked
+
+
+def _judge_all(
+    asked: Sequence[Asked],
+    result_of: Mapping[int, Result | GenerationFailed],
+    model: ChatModel,
+    differing: Mapping[int, tuple[Difference, ...]],
+) -> dict[int, Verdict]:
+    verdicts: dict[int, Verdict] = {}
     for each in asked:
         number = each.question.turn
         result = result_of.get(number)
@@ -147,9 +198,14 @@ async def _judged(
     return verdicts
 
 
-def environment_now(model: LoadedChatModel) -> dict[str, object]:
-    """Return what would be recorded of a reply's circumstances if it were made now."""
-    return {**model.environment, "context_rule": CONTEXT_RULE}
+def _differing(question: Question, model: ChatModel, parts: Mapping[str, str]) -> tuple[Difference, ...]:
+    recorded = recorded_environment(question.recorded.generation)
+    return differences(parts, model.checkpoint["parts"], recorded.values, environment_now(model, recorded))
+
+
+def environment_now(model: ChatModel, recorded: RecordedEnvironment) -> dict[str, object]:
+    """Return the circumstances under which a reply is made again: its own context rule, the rest of now."""
+    return {**model.environment, "context_rule": recorded.context_rule}
 
 
 def _same_prompt(asked: Asked) -> bool:

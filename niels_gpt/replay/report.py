@@ -1,7 +1,8 @@
-"""What a replay found, as lines for a person and as values for a program."""
+"""Report what a replay found, as lines for a person and as values for a program."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -13,17 +14,21 @@ WORDS: dict[Kind, str] = {
 }  # fmt: skip
 _MEANING: dict[Kind, str] = {
     "exact": "every token and every bit of the logits",
-    "tokens_only": "every token; the logits have other bits, or were not recorded",
-    "diverged": "what is stored is not what comes out again",
-    "unverifiable": "some replies cannot be made again here; --ckpt names the checkpoint that gave them",
+    "tokens_only": "every token; the bits of the logits differ, or were not recorded",
+    "diverged": "replay differs from the stored reply",
+    "unverifiable": "some replies cannot be made again here; --ckpt PATH names their checkpoint",
 }
 _SHOWN = 60
 
 
 def turn_lines(verdict: Verdict) -> Iterator[str]:
-    """Give the line of one verdict, and indented ones that explain it."""
+    """Yield the line of one verdict, and indented ones that explain it."""
     detail = _where(verdict.divergence) if verdict.divergence else verdict.why
     yield f"turn {verdict.turn:<4} {WORDS[verdict.kind]:<12} {detail}".rstrip()
+    yield from _details(verdict)
+
+
+def _details(verdict: Verdict) -> Iterator[str]:
     if verdict.kind != "exact":
         for difference in verdict.differing:
             yield f"          {_difference(difference)}"
@@ -31,11 +36,31 @@ def turn_lines(verdict: Verdict) -> Iterator[str]:
         yield f"          {remark}"
 
 
-def summary_lines(found: Replay, *, tokens: int) -> Iterator[str]:
-    """Give the verdict on all turns, and the session's digest."""
+def report_lines(found: Replay) -> Iterator[str]:
+    """Yield the whole report: the verdict on each turn, then the overall one.
+
+    Turns in a row that are unverifiable for the same reason share their lines.
+    """
+    for _, group in itertools.groupby(found.verdicts, _same_lines):
+        verdicts = list(group)
+        if len(verdicts) == 1:
+            yield from turn_lines(verdicts[0])
+        else:
+            first = verdicts[0]
+            yield f"turns {first.turn} to {verdicts[-1].turn}: {WORDS[first.kind]} {first.why}"
+            yield from _details(first)
+    yield from summary_lines(found)
+
+
+def _same_lines(verdict: Verdict) -> object:
+    return (verdict.why, verdict.differing, verdict.remarks) if verdict.why else verdict.turn
+
+
+def summary_lines(found: Replay) -> Iterator[str]:
+    """Yield the overall verdict, and the session's digest."""
     for fault in found.faults:
         yield f"changed after it was recorded: {fault.where}: expected {fault.expected}, found {fault.got}"
-    count = len(found.verdicts)
+    count, tokens = len(found.verdicts), found.tokens
     counted = f"{count} turn{'' if count == 1 else 's'}, {tokens:,} token{'' if tokens == 1 else 's'}"
     yield f"{WORDS[found.kind]}: {counted}; {_MEANING[found.kind]}"
     yield f"digest {found.digest}"
@@ -52,13 +77,13 @@ def turn_value(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def summary_value(found: Replay, *, tokens: int) -> dict[str, object]:
+def summary_value(found: Replay) -> dict[str, object]:
     """Return the verdict on all turns as JSON values."""
     return {
         "session": found.session.name,
         "verdict": found.kind,
         "turns": len(found.verdicts),
-        "tokens": tokens,
+        "tokens": found.tokens,
         "digest": found.digest,
         "faults": [asdict(fault) for fault in found.faults],
     }
@@ -68,7 +93,7 @@ def _where(divergence: Divergence) -> str:
     expected, got = (_quoted(each.text) for each in (divergence.expected, divergence.got))
     match divergence.place:
         case "prompt":
-            return f"its prompt is another one: recorded {expected}, now {got}"
+            return f"its prompt differs: recorded {expected}, now {got}"
         case "token":
             expected, got = (
                 f"{_quoted(each.text)} {list(each.token_ids)}" if each.token_ids else "its end"

@@ -1,21 +1,19 @@
-"""From a question and what came of asking it again to a verdict, with every remark that explains it."""
+"""Judge one turn: from a recorded reply and the same reply made again to a verdict with its remarks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from engine import GenerationFailed, Result
-from niels_gpt.conversation.conversation import SeedSource
 from niels_gpt.decoding.logits_hash import logits_hash
 from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
+from niels_gpt.replay.environment import recorded_environment
 from niels_gpt.replay.reconstruct import Asked, Question
 from niels_gpt.replay.verdict import Account, Difference, Verdict, compare
 from niels_gpt.rng import reply_seed
 from niels_gpt.text.detokenizer import Detokenizer
-
-_SOURCE = {field.name for field in fields(SeedSource)}
 
 
 def unverifiable(question: Question, why: str, differing: Iterable[Difference] = ()) -> Verdict:
@@ -102,27 +100,23 @@ def _text(model: Any, ids: Sequence[int], stop_sequences: Sequence[bytes], *, wh
 
 def _remarks(question: Question) -> Iterable[str]:
     generation = question.recorded.generation
-    version = generation.environment.get("kernel_version")
+    environment = recorded_environment(generation)
+    version = environment.kernel_version
     if version is not None and version != KERNEL_VERSION:
-        since = KERNEL_HISTORY[KERNEL_VERSION] if _is_older(version) else "a newer program made it"
+        since = KERNEL_HISTORY[KERNEL_VERSION] if version < KERNEL_VERSION else "a newer program made it"
         yield f"recorded under kernel version {version}, this program computes {KERNEL_VERSION}: {since}"
-    source = generation.environment.get("seed_source")
-    if isinstance(source, Mapping) and source.keys() == _SOURCE:
-        made_of = SeedSource(**source)
+    made_of = environment.seed_source
+    if made_of is not None:
         seed = reply_seed(made_of.session_seed, made_of.turn, made_of.attempt)
         if seed != generation.seed:
             yield (
                 f"the stored seed is {generation.seed}, but session seed {made_of.session_seed}, position "
                 f"{made_of.turn} and attempt {made_of.attempt} give {seed}"
             )
-    if generation.environment.get("path") == "torch":
+    if environment.path == "torch":
         yield "made by torch, which promises tokens: its bits depend on what else was in the batch"
     if _recorded_hash(question) is None:
         yield "no comparable hash of the logits was recorded"
-
-
-def _is_older(version: object) -> bool:
-    return isinstance(version, int) and version < KERNEL_VERSION
 
 
 def _prompt_remarks(asked: Asked) -> Iterable[str]:

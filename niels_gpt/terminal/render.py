@@ -1,6 +1,6 @@
-"""What reaches the terminal: replies as they stream, notices dim, control characters made harmless.
+"""Print replies as they stream, and everything else around them, on a terminal or on two streams.
 
-Replies, messages and names are data. Nothing in them may move the cursor, ring the bell, set the title or
+Replies, messages and names are data: nothing in them may move the cursor, sound the bell, set the title or
 reorder the line, even when an escape sequence is split over deltas.
 """
 
@@ -97,6 +97,16 @@ class Screen:
     def say(self, text: str) -> None:
         """Print whole lines that were asked for, not dimmed."""
         self._lines(harmless(text), "")
+
+    def say_reply(self, text: str, *, dim: bool = False) -> None:
+        """Print a whole reply of before: as a reply where replies have styles, else as lines."""
+        if self._markdown is not None:
+            self.text(text)
+            self.end_reply()
+        elif dim:
+            self.notice(text)
+        else:
+            self.say(text)
 
     def error(self, text: str) -> None:
         """Print what went wrong, in one line."""

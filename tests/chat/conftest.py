@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from niels_gpt.conversation.listener import Listener
 from sessions import Store, open_store
 from tests.chat.scripted_model import ScriptedModel
 from tests.chat.typist import Typist
@@ -35,8 +36,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-class Ear:
-    """A Listener that remembers, and may do something at each piece of text."""
+class Ear(Listener):
+    """Listens, and remembers, and may do something at each piece of text."""
 
     def __init__(self, on_text: Callable[[str], None] = lambda delta: None) -> None:
         self.heard: list[str] = []

@@ -29,8 +29,8 @@ from prompt_toolkit.output import DummyOutput
 
 from niels_gpt.chat.commands.registry import Say, parse
 from niels_gpt.chat.repl import Repl
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.line_wrapper import width_of
 from niels_gpt.terminal.render import Screen
 from niels_gpt.text.control_characters import harmless
@@ -152,7 +152,7 @@ class WatchedRepl(Repl):
         super().__init__(*arguments, **values)
         self.handled: list[str] = []
         self.asked: list[str] = []
-        handle = self._desk.handle
+        handle = self._chat.handle
 
         async def watched(line: str) -> None:
             meaning = parse(line)
@@ -162,7 +162,7 @@ class WatchedRepl(Repl):
             if isinstance(meaning, Say):
                 self.handled.append(meaning.text)
 
-        self._desk.handle = watched  # type: ignore[method-assign]
+        self._chat.handle = watched  # type: ignore[method-assign]
 
 
 def check_keys(seed: int, sequences: int, folder: Path) -> int:
@@ -171,7 +171,7 @@ def check_keys(seed: int, sequences: int, folder: Path) -> int:
     options = ChatOptions(session="fuzz")
     model = ScriptedModel(iter(scripts(dice)), context_length=10**7)
     path = folder / f"{seed}.db"
-    loader = Loader(options, open_store=lambda _: open_store(path), load_model=lambda _: model)
+    workspace = Workspace(options, open_store=lambda _: open_store(path), load_model=lambda _: model)
     typed = [dice.choices(KEYS, k=dice.randint(1, 20)) for _ in range(sequences)]
     out = io.StringIO()
     with ExitStack() as stack:
@@ -179,7 +179,7 @@ def check_keys(seed: int, sequences: int, folder: Path) -> int:
         stack.enter_context(create_app_session(input=keyboard, output=DummyOutput()))
         screen = Screen(out, out, styled=True, columns=lambda: 60)
         repl = WatchedRepl(
-            options, loader, screen, history=InMemoryHistory(), keyboard=keyboard, display=DummyOutput()
+            workspace, screen, history=InMemoryHistory(), keyboard=keyboard, display=DummyOutput()
         )
 
         async def type_all() -> None:
@@ -203,7 +203,7 @@ def check_keys(seed: int, sequences: int, folder: Path) -> int:
         try:
             asyncio.run(chat())
         finally:
-            loader.close()
+            workspace.close()
     assert not FORBIDDEN.search(settled(out.getvalue())), (
         f"seed {seed}: a raw control character on the screen"
     )

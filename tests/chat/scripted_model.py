@@ -1,4 +1,4 @@
-"""A model made of a script: satisfies conversation.Model without a checkpoint and without torch."""
+"""A model made of a script: stands for a ChatModel without a checkpoint and without torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WordTemplate:
 
 @dataclass
 class ScriptedModel:
-    """Satisfies conversation.Model; answers each request with the next script."""
+    """Stands for a ChatModel; answers each request with the next script."""
 
     scripts: Iterator[Iterable[str]]
     context_length: int = 1000

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterable, Iterator
 
 from niels_gpt.chat import app
+from niels_gpt.cli.exit_codes import run_to_status
 from niels_gpt.cli.options import parse_options
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from tests.chat.scripted_model import ScriptedModel
 
 
@@ -34,9 +35,10 @@ def scripted_model() -> ScriptedModel:
     return ScriptedModel(scripts(), context_length=10**6)
 
 
-def loader(options: ChatOptions) -> Loader:
-    return Loader(options, load_model=lambda _: scripted_model())
+def workspace(options: ChatOptions) -> Workspace:
+    return Workspace(options, load_model=lambda _: scripted_model())
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(parse_options(sys.argv[1:]), make_loader=loader))
+    options = parse_options(sys.argv[1:])
+    sys.exit(run_to_status("niels-chat", lambda: app.run(options, make_workspace=workspace)))

@@ -1,27 +1,28 @@
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
 from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, help_text, parse
+from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.session import ConversationSession
-from niels_gpt.conversation.settings import Settings
+from niels_gpt.conversation.settings import Settings, show
 from sessions import Store
 
 
-class TestDesk:
-    """Runs lines against a record and remembers what was said."""
+class FakeChat:
+    """Runs lines against a session and remembers what was said: a Controller without a workspace."""
 
-    __test__ = False
-
-    def __init__(self, record: ConversationSession) -> None:
-        self._record = record
+    def __init__(self, session: ConversationSession) -> None:
+        self.session = session
         self.said: list[str] = []
         self.errors: list[str] = []
         self.leaving = False
 
-    async def record(self) -> ConversationSession:
-        return self._record
+    async def open_session(self) -> ConversationSession:
+        return self.session
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -41,21 +42,21 @@ class TestDesk:
 
         async def run() -> None:
             with anyio.fail_after(10):
-                await meaning.command.run(self, meaning.value)
+                chat: Any = self
+                try:
+                    await meaning.command.run(chat, meaning.value)
+                except ChatError as error:
+                    self.errors.append(str(error))
 
         anyio.run(run)
 
 
 @pytest.fixture
-def desk(store: Store) -> TestDesk:
+def chat(store: Store) -> FakeChat:
     async def make() -> ConversationSession:
         return ConversationSession(store)
 
-    return TestDesk(anyio.run(make))
-
-
-def settings_of(desk: TestDesk) -> Settings:
-    return anyio.run(desk.record).settings
+    return FakeChat(anyio.run(make))
 
 
 @pytest.mark.parametrize("line", ["", "   ", "\t\n"])
@@ -71,7 +72,19 @@ def test_two_slashes_send_a_line_that_begins_with_one() -> None:
     assert parse("//temp 0") == Say(text="/temp 0")
 
 
-@pytest.mark.parametrize(("line", "near"), [("/tmep 0", "/temp"), ("/hepl", "/help"), ("/topk 3", "/top_k")])
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("/tmep 0", "/temp"),
+        ("/hepl", "/help"),
+        ("/topk 3", "/top_k"),
+        ("/hist", "/history"),
+        ("/temperature 0.5", "/temp"),
+        ("/clear", "/reset"),
+        ("/bye", "/quit"),
+        ("/?", "/help"),
+    ],
+)
 def test_an_unknown_command_suggests_the_nearest(line: str, near: str) -> None:
     meaning = parse(line)
     assert isinstance(meaning, Unknown)
@@ -95,50 +108,83 @@ def test_no_line_that_begins_with_one_slash_reaches_the_model(line: str) -> None
     ],
 )
 def test_a_setting_command_sets_and_then_shows_its_value(
-    desk: TestDesk, line: str, key: str, value: object
+    chat: FakeChat, line: str, key: str, value: object
 ) -> None:
-    desk.type(line)
-    assert getattr(settings_of(desk), key) == value
+    chat.type(line)
+    assert getattr(chat.session.settings, key) == value
     name, word = line.split()
-    desk.type(name)
-    assert desk.said[-1].startswith(f"{name} {word} (")
-    assert COMMANDS[name].allowed in desk.said[-1]
+    assert chat.said[-1].startswith(f"{key}: {word}")
+    assert chat.said[-1].endswith(f", was {show(getattr(Settings(), key))}")
+    chat.type(name)
+    assert chat.said[-1].startswith(f"{key}: {word}")
+    assert COMMANDS[name].allowed in chat.said[-1]
+    chat.type(line)
+    assert chat.said[-1].endswith(", as before")
 
 
-def test_a_wrong_value_changes_nothing_and_says_what_is_allowed(desk: TestDesk) -> None:
-    desk.type("/temp hot")
-    assert settings_of(desk) == Settings()
-    assert desk.errors == [f"/temp 'hot' is not allowed: {COMMANDS['/temp'].allowed} (it stays 0.9)"]
+def test_zero_is_explained(chat: FakeChat) -> None:
+    chat.type("/temp 0")
+    assert chat.said == ["temperature: 0 (greedy), was 0.9"]
 
 
-def test_system_shows_and_sets_the_system_prompt(desk: TestDesk) -> None:
-    desk.type("/system")
-    assert desk.said[-1].startswith("you are a tiny chatbot on niels’ website.")
-    desk.type("/system speak in rhymes")
-    desk.type("/system")
-    assert desk.said[-1] == "speak in rhymes"
+@pytest.mark.parametrize("line", ["/save", "/delete", "/set x"])
+def test_what_other_programs_have_and_this_one_needs_not_is_explained(line: str) -> None:
+    meaning = parse(line)
+    assert isinstance(meaning, Unknown)
+    assert "did you mean" not in meaning.advice
+    assert meaning.advice.startswith(f"unknown command {line.split(maxsplit=1)[0]}: ")
 
 
-@pytest.mark.parametrize("name", ["/reset", "/history", "/help", "/exit"])
-def test_a_command_without_a_value_refuses_one(desk: TestDesk, name: str) -> None:
-    desk.type(f"{name} now")
-    assert "takes no value" in desk.errors[-1]
-    assert not desk.leaving
+def test_help_explains_one_command(chat: FakeChat) -> None:
+    chat.type("/help temp")
+    assert chat.said == [
+        "/temp X: randomness; 0 = always the likeliest token (0.9)",
+        "X is a number from 0 to 3.4e+38",
+    ]
+    chat.type("/help nonsense")
+    assert chat.errors[0].startswith("unknown command /nonsense: ")
 
 
-def test_exit_leaves(desk: TestDesk) -> None:
-    desk.type("/exit")
-    assert desk.leaving
+@pytest.mark.parametrize("line", ["/alt", "/why", "/goto", "/fork @"])
+def test_a_number_of_ten_thousand_digits_is_one_line(chat: FakeChat, line: str) -> None:
+    chat.type(line + ("" if line.endswith("@") else " ") + "9" * 10_000)
+    assert len(chat.errors) == 1
 
 
-def test_history_of_nothing_says_so(desk: TestDesk) -> None:
-    desk.type("/history")
-    assert desk.said == ["nothing was said yet"]
+def test_a_wrong_value_changes_nothing_and_says_what_is_allowed(chat: FakeChat) -> None:
+    chat.type("/temp hot")
+    assert chat.session.settings == Settings()
+    assert chat.errors == [f"/temp: 'hot' is not allowed: {COMMANDS['/temp'].allowed} (it stays 0.9)"]
 
 
-def test_help_names_every_command_within_80_columns(desk: TestDesk) -> None:
-    desk.type("/help")
-    assert desk.said == [help_text()]
+def test_system_shows_and_sets_the_system_prompt(chat: FakeChat) -> None:
+    chat.type("/system")
+    assert chat.said[-1].startswith("you are a tiny chatbot on niels’ website.")
+    chat.type("/system speak in rhymes")
+    chat.type("/system")
+    assert chat.said[-1] == "speak in rhymes"
+
+
+@pytest.mark.parametrize("name", ["/reset", "/history", "/undo", "/exit"])
+def test_a_command_without_a_value_refuses_one(chat: FakeChat, name: str) -> None:
+    chat.type(f"{name} now")
+    assert "takes no value" in chat.errors[-1]
+    assert not chat.leaving
+
+
+def test_exit_leaves(chat: FakeChat) -> None:
+    chat.type("/exit")
+    assert chat.leaving
+
+
+def test_history_of_nothing_says_so(chat: FakeChat) -> None:
+    chat.type("/history")
+    assert chat.said == ["no messages yet"]
+
+
+def test_help_names_every_command_within_80_columns(chat: FakeChat) -> None:
+    chat.type("/help")
+    assert chat.said == [help_text()]
     for command in COMMANDS.values():
         assert f"{command.name} {command.value}".strip() in help_text()
     assert max(map(len, help_text().splitlines())) <= 80
@@ -147,7 +193,7 @@ def test_help_names_every_command_within_80_columns(desk: TestDesk) -> None:
 def test_help_for_a_narrow_terminal_has_two_lines_a_command() -> None:
     lines = help_text(40).splitlines()
     assert lines[0] == "/temp X"
-    assert lines[1].startswith("  how daring")
+    assert lines[1].startswith("  randomness")
 
 
 def test_the_registry_has_the_commands_that_users_know() -> None:

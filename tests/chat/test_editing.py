@@ -12,8 +12,8 @@ from prompt_toolkit.document import Document
 
 from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.line_editor import CommandCompleter
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
 from tests.chat.typist import CTRL_C, CTRL_D, Typist
 
@@ -32,11 +32,9 @@ def test_what_was_typed_before_the_session_opened_is_kept(typist: Typist, script
 
 
 def completions(text: str) -> list[str]:
-    options = ChatOptions()
-    desk = Controller(
-        options, Loader(options), Screen(io.StringIO(), io.StringIO(), styled=False), recall=False
-    )
-    return [each.text for each in CommandCompleter(desk).get_completions(Document(text), CompleteEvent())]
+    screen = Screen(io.StringIO(), io.StringIO(), styled=False)
+    chat = Controller(Workspace(ChatOptions()), screen, recall=False)
+    return [each.text for each in CommandCompleter(chat).get_completions(Document(text), CompleteEvent())]
 
 
 def test_commands_and_usual_values_are_completed_and_messages_are_not() -> None:
@@ -72,8 +70,8 @@ def test_vi_keys_edit_a_line_when_asked_and_can_be_switched_on_in_the_chat(
 ) -> None:
     # Esc, to the beginning, insert.
     assert answered(typist, scripted(), "world\x1b0ihello \r", vi=True) == "hello world"
-    shown = typist.type("/vi on\r", scripted(), later=(("/vi on\n", "two\x1b0ione \r"), ("ok\n", CTRL_D)))
-    assert "/vi on\n" in shown
+    shown = typist.type("/vi on\r", scripted(), later=(("vi: on", "two\x1b0ione \r"), ("ok\n", CTRL_D)))
+    assert "vi: on, was off\n" in shown
     assert typist.messages()[2] == ("user", "one two")
 
 

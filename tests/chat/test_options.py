@@ -58,7 +58,7 @@ def test_a_missing_checkpoint_is_refused_before_anything_loads(tmp_path: Path) -
     missing = tmp_path / "no.pt"
     with pytest.raises(LoadFailed, match="does not exist"):
         check_checkpoint(parse_options(["--ckpt", str(missing)]))
-    with pytest.raises(LoadFailed, match="is not a file"):
+    with pytest.raises(LoadFailed, match="is a folder without a model in it"):
         check_checkpoint(parse_options(["--ckpt", str(tmp_path)]))
 
 

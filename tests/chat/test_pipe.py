@@ -14,8 +14,8 @@ import pytest
 from engine import TokenGenerated, from_json
 from niels_gpt.chat.pipe import run_pipe
 from niels_gpt.cli.exit_codes import OK
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
 from sessions import open_store
 
@@ -42,17 +42,17 @@ def piped(
     source = folder / "input"
     source.write_bytes(data)
     options = ChatOptions(**{"session": "a", **asked})
-    loader = Loader(
+    workspace = Workspace(
         options, open_store=lambda _: open_store(folder / "sessions.db"), load_model=lambda _: model
     )
     descriptor = os.open(source, os.O_RDONLY)
     try:
         screen = Screen(replies, notices, styled=False, quiet=options.quiet)
-        running = run_pipe(options, loader, screen, descriptor, replies)
+        running = run_pipe(workspace, screen, descriptor, replies)
         fine = asyncio.run(asyncio.wait_for(running, 20)) == OK
     finally:
         os.close(descriptor)
-        loader.close()
+        workspace.close()
     return fine, replies.getvalue(), notices.getvalue()
 
 
@@ -62,7 +62,9 @@ def test_the_replies_alone_go_to_the_output(tmp_path: Path, scripted: Any) -> No
     )
     assert fine
     assert replies == "first\nsecond\n"
-    assert notices == "new session 'a'\n/temp 0\nresume with: niels-chat --session a\n"
+    assert (
+        notices == "new session 'a'\ntemperature: 0 (greedy), was 0.9\nresume with: niels-chat --session a\n"
+    )
 
 
 def test_a_last_line_without_its_end_counts(tmp_path: Path, scripted: Any) -> None:
@@ -89,7 +91,7 @@ def test_bytes_that_are_not_utf8_are_replaced_and_told(tmp_path: Path, scripted:
 def test_a_message_of_a_megabyte_is_refused_and_the_next_line_answered(tmp_path: Path, scripted: Any) -> None:
     fine, replies, notices = piped(tmp_path, b"word " * 200_000 + b"\nhi\n", scripted(["hello"]))
     assert (fine, replies) == (False, "hello\n")
-    assert "the message is too long" in notices
+    assert "too long: 200001 tokens; 938 fit" in notices
 
 
 def test_a_wrong_command_is_told_and_remembered_for_the_status(tmp_path: Path, scripted: Any) -> None:
@@ -133,7 +135,7 @@ def test_an_empty_message_is_refused(tmp_path: Path, scripted: Any) -> None:
 def test_quiet_leaves_the_replies_alone_and_errors_are_still_told(tmp_path: Path, scripted: Any) -> None:
     _, replies, notices = piped(tmp_path, b"hi\n/tmep\n", scripted(["hello"]), quiet=True)
     assert replies == "hello\n"
-    assert notices.startswith("/tmep is no command")
+    assert notices.startswith("unknown command /tmep")
     assert notices.count("\n") == 1
 
 
@@ -150,5 +152,6 @@ def test_json_prints_the_events_of_the_engine_and_nothing_else(tmp_path: Path, s
 def test_turns_that_no_longer_fit_are_named(tmp_path: Path, scripted: Any) -> None:
     model = scripted(*([["word " * 10]] * 4), context_length=70)
     _, _, notices = piped(tmp_path, b"first question\nsecond\nthird\nfourth\n", model)
-    assert "(the context is full: the oldest turn 'first question' no longer fits)\n" in notices
-    assert "(the context is full: the oldest 2 turns no longer fit, up to 'second')\n" in notices
+    # Once: from then on the status line counts them.
+    assert notices.count("the context is full") == 1
+    assert "(the context is full: the oldest turn 'first question' does not fit, and more will" in notices

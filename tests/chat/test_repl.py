@@ -16,11 +16,13 @@ from prompt_toolkit.output import DummyOutput
 
 from niels_gpt.chat.repl import Repl
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
 from sessions import open_store
 from tests.chat.typist import CTRL_C, CTRL_D, ESC, Typist, Watched
+
+WELCOME = "niels-gpt.pt; type a message, /help lists the commands, Ctrl-D leaves\n"
 
 
 def test_a_line_is_answered_and_ctrl_d_says_how_to_resume(typist: Typist, scripted: Any) -> None:
@@ -30,7 +32,7 @@ def test_a_line_is_answered_and_ctrl_d_says_how_to_resume(typist: Typist, script
 
 
 def test_leaving_without_a_message_leaves_nothing_behind(typist: Typist, scripted: Any) -> None:
-    assert typist.type("/exit\r", scripted(), session=None) == ""
+    assert typist.type("/exit\r", scripted(), session=None) == WELCOME
     with open_store(typist.path) as store:
         assert store.sessions() == []
 
@@ -40,10 +42,10 @@ def test_commands_are_answered_and_never_reach_the_model(typist: Typist, scripte
     shown = typist.type(
         "/temp 0\r/temp\r/temp x\r/tmep\r//temp\r", model, later=(("ok\n", "/exit\r"),)
     ).splitlines()
-    assert shown[1] == "/temp 0"
-    assert shown[2].startswith("/temp 0 (a number from 0 to 3.4e+38")
-    assert shown[3].startswith("/temp 'x' is not allowed")
-    assert shown[4].startswith("/tmep is no command: did you mean /temp?")
+    assert shown[1] == "temperature: 0 (greedy), was 0.9"
+    assert shown[2] == "temperature: 0 (greedy) (a number from 0 to 3.4e+38)"
+    assert shown[3].startswith("/temp: 'x' is not allowed")
+    assert shown[4].startswith("unknown command /tmep: did you mean /temp?")
     assert [content for role, content in typist.messages() if role == "user"] == ["/temp"]
     assert model.requests[0].settings.temperature == 0.0
 
@@ -58,32 +60,39 @@ def test_a_key_stops_the_reply_and_the_chat_goes_on(typist: Typist, scripted: An
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line_and_stays(typist: Typist, scripted: Any) -> None:
+    hint = "(Ctrl-D or /exit leaves)\n"
     shown = typist.type("never sent" + CTRL_C + "hi\r", scripted(["hello"]), later=(("hello\n", CTRL_D),))
-    assert "(ctrl-d or /exit leaves)\n" in shown
+    assert hint not in shown
+    assert hint in typist.type(CTRL_C, scripted(), session="b", later=((hint, CTRL_D),))
     assert typist.messages() == [("user", "hi"), ("assistant", "hello")]
 
 
 def test_ctrl_c_while_the_model_loads_sends_nothing(typist: Typist, scripted: Any) -> None:
-    class Endless(Loader):
-        async def model(self) -> Any:
-            await asyncio.Event().wait()
+    may_load = threading.Event()
+
+    def load(options: ChatOptions) -> Any:
+        assert may_load.wait(20)
+        return scripted()
 
     out = Watched()
-    options = ChatOptions(session="a")
-    loader = Endless(options, open_store=lambda _: open_store(typist.path), load_model=lambda _: scripted())
+    workspace = Workspace(
+        ChatOptions(session="a"), open_store=lambda _: open_store(typist.path), load_model=load
+    )
     with create_pipe_input() as keyboard:
         # Ctrl-c can only be meant for the line once that is being worked on.
         out.when = [
             ("loading the model", lambda: keyboard.send_text(CTRL_C)),
-            ("(stopped)", lambda: keyboard.send_text(CTRL_D)),
+            ("(not sent; Up brings it back)", lambda: keyboard.send_text(CTRL_D)),
         ]
         keyboard.send_text("hi\r")
         screen = Screen(out, out, styled=True, columns=lambda: 80)
-        repl = Repl(
-            options, loader, screen, history=InMemoryHistory(), keyboard=keyboard, display=DummyOutput()
-        )
+        repl = Repl(workspace, screen, history=InMemoryHistory(), keyboard=keyboard, display=DummyOutput())
         asyncio.run(asyncio.wait_for(repl.run(), 20))
-        loader.close()
+        may_load.set()
+        for thread in threading.enumerate():
+            if thread.name == "loader":
+                thread.join(20)
+        workspace.close()
     with open_store(typist.path) as store:
         assert store.sessions() == []
 
@@ -91,7 +100,7 @@ def test_ctrl_c_while_the_model_loads_sends_nothing(typist: Typist, scripted: An
 def test_a_resumed_session_shows_its_last_exchange_and_goes_on(typist: Typist, scripted: Any) -> None:
     typist.type("one\r", scripted(["first"]), later=(("first\n", CTRL_D),))
     shown = typist.type("", scripted(["second"]), later=(("first\n", "two\r"), ("second\n", CTRL_D)))
-    assert shown.startswith("resumed 'a': 3 messages\n> one\nfirst\nsecond\n")
+    assert shown.startswith("resumed 'a': 1 turn\n> one\nfirst\nsecond\n")
     assert [content for _, content in typist.messages()] == ["one", "first", "two", "second"]
 
 
@@ -103,7 +112,10 @@ def test_a_session_name_is_quoted_in_the_way_back(typist: Typist, scripted: Any)
 def test_a_failed_reply_is_one_line_and_the_chat_goes_on(typist: Typist, scripted: Any) -> None:
     model = scripted(["oh", "!no"], ["fine"])
     shown = typist.type("one\r", model, later=(("kept", "two\r"), ("fine\n", CTRL_D)))
-    assert "oh\nthe reply failed (RuntimeError: !no); your message is kept, send another\nfine\n" in shown
+    assert (
+        "oh\nthe reply failed (RuntimeError: !no); your message is kept: /retry, or send another\nfine\n"
+        in shown
+    )
 
 
 def test_a_hostile_reply_is_shown_harmless_and_stored_as_it_was(typist: Typist, scripted: Any) -> None:
@@ -139,7 +151,7 @@ def test_another_session_is_resumed_and_this_one_renamed(typist: Typist, scripte
         later=(("third\n", CTRL_D),),
     )
     assert "there is no session 'nowhere': /sessions lists them\n" in shown
-    assert "resumed 'a': 3 messages\n> one\nfirst\n" in shown
+    assert "resumed 'a': 1 turn\n> one\nfirst\n" in shown
     assert "* c  1 turn  one\n" in shown
     assert shown.splitlines()[-1] == "resume with: niels-chat --session c"
     assert [content for _, content in typist.messages("c")] == ["one", "first", "more", "third"]
@@ -191,7 +203,7 @@ def test_a_session_is_exported_to_a_file_that_is_not_there_yet(
 ) -> None:
     path = tmp_path / "chat.md"
     shown = typist.type(
-        f"hi\r/export {path}\r/export {path}\r", scripted(), later=(("is there already", CTRL_D),)
+        f"hi\r/export {path}\r/export {path}\r", scripted(), later=(("already exists", CTRL_D),)
     )
     assert f"wrote session 'a' to '{path}'\n" in shown
     assert "hi" in path.read_text(encoding="utf-8")
@@ -212,7 +224,7 @@ def test_a_mark_turns_until_the_first_token_and_not_longer(typist: Typist, scrip
 
 def test_markdown_is_rendered_when_asked(typist: Typist, scripted: Any) -> None:
     model = scripted(["so **b", "old**"], ["**plain**"])
-    later = (("old", "/markdown off\r"), ("/markdown off\n", "again\r"), ("plain**", CTRL_D))
+    later = (("old", "/markdown off\r"), ("markdown: off", "again\r"), ("plain**", CTRL_D))
     shown = typist.type("hi\r", model, later=later, markdown=True, columns=lambda: 60)
     assert "so \x1b[0;1mbold" in shown
     assert "**plain**" in shown
@@ -221,4 +233,4 @@ def test_markdown_is_rendered_when_asked(typist: Typist, scripted: Any) -> None:
 
 def test_without_a_session_nothing_is_said_about_resuming(typist: Typist, scripted: Any) -> None:
     shown = typist.type("hi\r", scripted(), session=None, ephemeral=True, later=(("ok\n", CTRL_D),))
-    assert shown == "ok\n"
+    assert shown == WELCOME + "ok\n"

@@ -170,7 +170,7 @@ def test_a_long_evening_with_stops_a_crash_and_a_signal(tmp_path: Path, placehol
         terminal.type("/max")
         terminal.wait(lambda lines: any(line.strip().startswith("/max_tokens") for line in lines))
         terminal.type("\t 9\r")
-        terminal.wait_for_end("/max_tokens 9", ">")
+        terminal.wait_for_end("max_new_tokens: 9, was 256", ">")
         terminal.type("two\x1b\rlines")
         terminal.wait_for_end("> two", "  lines")
         terminal.type("\r")
@@ -185,7 +185,7 @@ def test_a_long_evening_with_stops_a_crash_and_a_signal(tmp_path: Path, placehol
     with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
         lines = terminal.wait_for_end("hello␛[31m there", ">")
         assert lines == [
-            "resumed 'a': 12 messages",
+            "resumed 'a': 6 turns",
             "> typed ahead again",
             "(this reply was interrupted; finishing it)",
             "hello␛[31m there",
@@ -234,7 +234,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, placeholder: list[str]
     with running([*SCRIPTED, *placeholder], tmp_path, TERM="dumb") as terminal:
         terminal.wait_for_end(">")
         # Some dumb terminals end a line with a newline.
-        for said, answered in (("hi\r", "hello␛[31m there"), ("/temp 1\n", "/temp 1")):
+        for said, answered in (("hi\r", "hello␛[31m there"), ("/temp 1\n", "temperature: 1, was 0.9")):
             terminal.wait_for_keys()
             terminal.type(said)
             lines = terminal.wait_for_end(answered, ">")
@@ -250,7 +250,7 @@ def test_leaving_at_once_does_not_wait_for_the_model(tmp_path: Path, bpe_checkpo
         terminal.wait_for_end(">")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
-        assert terminal.lines == [">"]
+        assert terminal.lines == ["bpe.pt; type a message, /help lists the commands, Ctrl-D leaves", ">"]
 
 
 def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkpoint: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkp
         terminal.wait_for_end(">")
         # At once: the line waits for the model, not the user for the prompt.
         terminal.type("hello\r")
-        terminal.wait(lambda lines: lines[0] == "> hello" and lines[-1] == ">" and len(lines) > 2)
+        terminal.wait(lambda lines: lines[1] == "> hello" and lines[-1] == ">" and len(lines) > 2)
         terminal.type("/replay\r")
         terminal.wait_for("exact: 1 turn, 5 tokens")
         terminal.wait_for_end(">")

@@ -15,8 +15,8 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from niels_gpt.chat.repl import Repl
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
 from sessions import open_store
 
@@ -58,7 +58,7 @@ class Typist:
         out = Watched()
         columns = options.pop("columns", None)
         chosen = ChatOptions(session=session, **options)
-        loader = Loader(
+        workspace = Workspace(
             chosen, open_store=lambda _: open_store(self.path), load_model=lambda _: self._load(model)
         )
         with ExitStack() as stack:
@@ -67,13 +67,11 @@ class Typist:
             out.when = [(text, lambda more=more: self._send(keyboard, more)) for text, more in later]
             self._send(keyboard, keys)
             screen = Screen(out, out, styled=columns is not None, columns=columns)
-            repl = Repl(
-                chosen, loader, screen, history=self.history, keyboard=keyboard, display=DummyOutput()
-            )
+            repl = Repl(workspace, screen, history=self.history, keyboard=keyboard, display=DummyOutput())
             try:
                 asyncio.run(asyncio.wait_for(repl.run(), 20))
             finally:
-                loader.close()
+                workspace.close()
         return out.getvalue()
 
     def messages(self, name: str = "a") -> list[tuple[str, str]]:

@@ -7,13 +7,12 @@ from typing import NoReturn
 
 import pytest
 
-from niels_gpt.chat.session_selection import with_latest, with_picked
-from niels_gpt.chat.workspace import Workspace
+from niels_gpt.chat.app import with_picked
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.options import parse_options
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.loader import Loader
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace, with_latest
 from sessions import Store
 
 from .conftest import Say
@@ -31,7 +30,7 @@ def test_continue_means_the_session_used_last_archived_ones_left_out(store: Stor
 
 
 def test_continuing_without_any_session_says_how_to_begin_one(store: Store) -> None:
-    with pytest.raises(LoadFailed, match="no session to go on with yet"):
+    with pytest.raises(LoadFailed, match="no session to continue yet"):
         with_latest(store, parse_options(["--continue"]))
 
 
@@ -57,12 +56,11 @@ def test_the_chat_opens_the_session_used_last(store: Store, say: Say) -> None:
 
     async def run() -> Workspace:
         options = parse_options(["-c"])
-        loader = Loader(options, open_store=lambda _: store, load_model=no_model)
-        opened = Workspace(options, loader, on_news=lambda: None, on_event=lambda _: None)
-        loader.start()
+        opened = Workspace(options, open_store=lambda _: store, load_model=no_model)
+        opened.start()
         await asyncio.wait_for(opened.serve(), timeout=20)
         return opened
 
     opened = asyncio.run(run())
-    assert opened.record is not None
-    assert (opened.options.session, opened.record.name, opened.record.exists) == ("b", "b", True)
+    assert opened.session is not None
+    assert (opened.options.session, opened.session.name, opened.session.exists) == ("b", "b", True)

@@ -23,7 +23,9 @@ def scenes() -> list[tuple[list[str], list[str], list[str]]]:
         if lines[0].startswith("resumed"):
             lines = lines[3:]  # after that line the last exchange is shown again
         typed = [line[2:] for line in lines if line.startswith("> ")]
-        said = [line for line in lines if not line.startswith(("> ", "/")) and not NOTICES.match(line)]
+        said = [
+            line for line in lines if not line.startswith(("> ", "temperature: ")) and not NOTICES.match(line)
+        ]
         found.append((command.split(), typed, said))
     return found
 

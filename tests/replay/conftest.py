@@ -14,7 +14,7 @@ import pytest
 
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation
-from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.replay.find_checkpoint import Load
 from niels_gpt.replay.replay import Replay, replay
@@ -36,13 +36,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(checkpoint: Path) -> Iterator[LoadedChatModel]:
+def model(checkpoint: Path) -> Iterator[ChatModel]:
     with closing(loaded(checkpoint)) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedChatModel) -> Path:
+def recorded(tmp_path_factory: pytest.TempPathFactory, model: ChatModel) -> Path:
     """A store with the session "talk": six turns, older ones dropped towards the end; one of them stopped."""
     path = tmp_path_factory.mktemp("recorded") / "sessions.db"
 
@@ -53,9 +53,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model: LoadedChatModel) -
         record_session, path, model, "talk",
         [
             lambda c: say(c, "hello", "who is niels?"),
-            lambda c: c.record.change("temperature", 0.0),
+            lambda c: c.session.change("temperature", 0.0),
             lambda c: say(c, "what is a cache?"),
-            lambda c: c.record.change("temperature", 1.2),
+            lambda c: c.session.change("temperature", 1.2),
         ],
     )  # fmt: skip
     anyio.run(record_session, path, stalling(model), "talk", [stop_soon])
@@ -101,5 +101,5 @@ def replayed(store_path: Path, checkpoint: Path) -> Callable[..., Replay]:
     return run
 
 
-def _load(options: ChatOptions) -> LoadedChatModel:
+def _load(options: ChatOptions) -> ChatModel:
     return loaded(options.checkpoint, weights=options.weights)

@@ -15,7 +15,7 @@ import anyio
 
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation
-from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.model import ChatModel
 from sessions import Store, open_store
 from tests.replay.recordings import Ear, loaded, talking
 
@@ -46,7 +46,7 @@ def main() -> int:
     return 0
 
 
-async def until_fork(store: Store, model: LoadedChatModel, turns: int) -> int:
+async def until_fork(store: Store, model: ChatModel, turns: int) -> int:
     """Go on until there are so many turns or the conversation has forked; how many there are."""
     async with talking(store, model, NAME, max_new_tokens=60) as conversation:
         turn = await _turns_so_far(conversation)
@@ -61,13 +61,13 @@ async def until_fork(store: Store, model: LoadedChatModel, turns: int) -> int:
 
 async def _turns_so_far(conversation: Conversation) -> int:
     """Count questions that were asked in a turn of their own: an edit is part of the turn before."""
-    asked = [turn.user.content for turn in await conversation.record.recorded_turns(every_branch=True)]
+    asked = [turn.user.content for turn in await conversation.session.recorded_turns(every_branch=True)]
     return len({content for content in asked if content[0].isdigit()})
 
 
 async def _one_turn(conversation: Conversation, turn: int) -> bool:
     """One turn and what follows it; whether the conversation is in a fork now."""
-    record, ear = conversation.record, Ear(lambda _: _tell(f"speaking {turn}"))
+    record, ear = conversation.session, Ear(lambda _: _tell(f"speaking {turn}"))
     temperature, top_k, top_p = SAMPLINGS[turn % len(SAMPLINGS)]
     for key, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p)):
         await record.change(key, value)

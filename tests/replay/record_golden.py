@@ -49,7 +49,7 @@ def main() -> int:
 
 async def _talk(conversation: Conversation) -> None:
     """Every way to draw a token, every end of a reply, and every way to branch."""
-    change = conversation.record.change
+    change = conversation.session.change
     await say(conversation, "hello", "who is niels?")
     for key, value in (("top_k", 40), ("top_p", 0.9), ("repetition_penalty", 1.3)):
         await change(key, value)

@@ -17,7 +17,8 @@ import torch
 
 from engine import Step
 from niels_gpt.conversation.conversation import Conversation, converse
-from niels_gpt.conversation.model import LoadedChatModel, load_model
+from niels_gpt.conversation.listener import Listener
+from niels_gpt.conversation.model import ChatModel, load_model
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.model.checkpoint import save_checkpoint
@@ -61,8 +62,8 @@ def tiny_checkpoint(path: Path) -> Path:
     return save_model(path, integer_model(T=320))
 
 
-class Ear:
-    """A Listener that may do something at each piece of text."""
+class Ear(Listener):
+    """Listens, and may do something at each piece of text."""
 
     def __init__(self, on_text: Callable[[str], None] = lambda _: None) -> None:
         self._on_text = on_text
@@ -70,9 +71,6 @@ class Ear:
     def text(self, delta: str) -> None:
         """Hear a piece."""
         self._on_text(delta)
-
-    def trimmed(self, turns: int) -> None:
-        """Nothing to say."""
 
 
 @asynccontextmanager
@@ -107,7 +105,7 @@ class StallingDecoder:
         ]
 
 
-def stalling(model: LoadedChatModel, tokens: int = 5) -> LoadedChatModel:
+def stalling(model: ChatModel, tokens: int = 5) -> ChatModel:
     """The same model with such a decoder."""
     model = copy.copy(model)
     model.decoder = StallingDecoder(model.decoder, tokens)  # type: ignore[assignment]
@@ -126,7 +124,7 @@ async def say(conversation: Conversation, *messages: str) -> None:
         await conversation.send(message, Ear())
 
 
-def loaded(checkpoint: Path, **options: Any) -> LoadedChatModel:
+def loaded(checkpoint: Path, **options: Any) -> ChatModel:
     """Load a checkpoint as the chat does, on one thread."""
     return load_model(ChatOptions(checkpoint=checkpoint, checkpoint_given=True, threads=1, **options))
 

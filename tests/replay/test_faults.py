@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
-from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
 from niels_gpt.decoding.request import GenerationRequest
@@ -41,10 +41,10 @@ def remarks(verdict: Verdict) -> str:
     return "\n".join(verdict.remarks)
 
 
-def swapped(change: Callable[[LoadedChatModel], None]) -> Callable[[ChatOptions], LoadedChatModel]:
+def swapped(change: Callable[[ChatModel], None]) -> Callable[[ChatOptions], ChatModel]:
     """Load as ever, then change something behind the fingerprint's back."""
 
-    def load(options: ChatOptions) -> LoadedChatModel:
+    def load(options: ChatOptions) -> ChatModel:
         model = loaded(options.checkpoint)
         change(model)
         return model
@@ -64,7 +64,7 @@ def test_a_weight_of_the_checkpoint(replayed: Replayed, tmp_path: Path) -> None:
 
 
 def test_a_weight_in_memory_that_the_fingerprint_cannot_see(replayed: Replayed) -> None:
-    def flip(model: LoadedChatModel) -> None:
+    def flip(model: ChatModel) -> None:
         network = integer_model(T=320)
         with torch.no_grad():
             network.lm_head.weight[65, 0] += 1.0
@@ -107,7 +107,7 @@ class LoudTemplate(TranscriptTemplate):
 def test_a_template_string(replayed: Replayed, version: int) -> None:
     """With its version raised, as it should be, and without."""
 
-    def change(model: LoadedChatModel) -> None:
+    def change(model: ChatModel) -> None:
         model.template = LoudTemplate(model.tokenizer)
         model.template.version = version
         network = integer_model(T=320)
@@ -118,7 +118,7 @@ def test_a_template_string(replayed: Replayed, version: int) -> None:
     assert first.divergence is not None
     assert first.divergence.place == "prompt"
     assert parts(first) == (["template"] if version == 2 else [])
-    expected = "prompt of them is another one: template" if version == 2 else "its version was not raised"
+    expected = "differs because of: template" if version == 2 else "changed without a new version"
     assert expected in remarks(first)
 
 
@@ -188,7 +188,7 @@ class SkippingDecoder(KernelDecoder):
         return sequence
 
 
-def skip(model: LoadedChatModel) -> None:
+def skip(model: ChatModel) -> None:
     model.decoder = SkippingDecoder(pack_gpt(integer_model(T=320)), model.tokenizer)
 
 

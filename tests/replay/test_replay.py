@@ -13,7 +13,7 @@ import pytest
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
 from niels_gpt.conversation import branching
-from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.model import ChatModel
 from niels_gpt.replay.replay import Replay
 from sessions import Message, open_store
 from tests.replay.recordings import Ear, talking
@@ -65,7 +65,7 @@ def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, 
     from niels_gpt.decoding.torch_decoder import TorchDecoder  # noqa: PLC0415
     from tests.replay.recordings import integer_model  # noqa: PLC0415
 
-    def load(options: Any) -> LoadedChatModel:
+    def load(options: Any) -> ChatModel:
         model = load_model(options)
         model.decoder = TorchDecoder(integer_model(T=320), model.tokenizer)
         return model
@@ -76,7 +76,7 @@ def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, 
 
 
 def test_an_interrupted_reply_is_finished_to_the_bit(
-    store_path: Path, damage: Callable[..., None], model: LoadedChatModel
+    store_path: Path, damage: Callable[..., None], model: ChatModel
 ) -> None:
     """As if the program had been killed between the message and its reply, which are two transactions."""
     with open_store(store_path) as store:
@@ -92,7 +92,7 @@ def test_an_interrupted_reply_is_finished_to_the_bit(
     async def resume() -> Message:
         with open_store(store_path) as store:
             async with talking(store, model, "talk") as conversation:
-                return conversation.record.messages[-1]
+                return conversation.session.messages[-1]
 
     reply = anyio.run(resume)
     with open_store(store_path) as store:
@@ -104,7 +104,7 @@ def test_an_interrupted_reply_is_finished_to_the_bit(
 
 
 def test_an_interrupted_fork_keeps_its_forced_tokens(
-    store_path: Path, damage: Callable[..., None], model: LoadedChatModel
+    store_path: Path, damage: Callable[..., None], model: ChatModel
 ) -> None:
     with open_store(store_path) as store:
         whole = store.recorded_turns(store.session("talk at 7").id)[-1]
@@ -115,13 +115,13 @@ def test_an_interrupted_fork_keeps_its_forced_tokens(
     async def resume() -> Message:
         with open_store(store_path) as store:
             async with talking(store, model, "talk at 7") as conversation:
-                return conversation.record.messages[-1]
+                return conversation.session.messages[-1]
 
     assert anyio.run(resume).digest == whole.reply.digest
 
 
 def test_a_fork_under_the_same_seed_goes_on_as_the_original_at_every_token(
-    store_path: Path, model: LoadedChatModel
+    store_path: Path, model: ChatModel
 ) -> None:
     async def forks() -> list[Message]:
         replies = []
@@ -131,11 +131,11 @@ def test_a_fork_under_the_same_seed_goes_on_as_the_original_at_every_token(
                 async with talking(store, model, "talk") as conversation:
                     prepared = await conversation.prepare(
                         turn.user,
-                        session_seed=conversation.record.settings.seed,
+                        session_seed=conversation.session.settings.seed,
                         attempt=turn.generation.attempt,
                         forced_ids=(turn.reply.token_ids or ())[:kept],
                     )
-                    await conversation.record.fork(f"kept {kept}", at=turn.user.id)
+                    await conversation.session.fork(f"kept {kept}", at=turn.user.id)
                     replies.append((await conversation.again(prepared, Ear())).message)
             return [turn.reply, *replies]
 
@@ -213,11 +213,11 @@ def test_watching_waits_as_long_as_it_took(replayed: Replayed) -> None:
     assert waited[0] == timings["first_token"] / 2
 
 
-def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: LoadedChatModel) -> None:
+def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: ChatModel) -> None:
     async def branch() -> list[str]:
         with open_store(store_path) as store:
             async with talking(store, model, "talk") as conversation:
-                record = conversation.record
+                record = conversation.session
                 before = [message.id for message in record.messages]
                 undone = await branching.undo(record)
                 said = [undone.content, record.messages[-1].role]

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from niels_gpt.chat_cli import run_chat_cli
-from niels_gpt.conversation.model import LoadedChatModel
+from niels_gpt.conversation.model import ChatModel
 from niels_gpt.replay.explain import Explained, explain, explain_last, step_lines
 from niels_gpt.replay.html_report import Attention, to_html, to_svg
 from niels_gpt.replay.reconstruct import ask
@@ -26,7 +26,7 @@ HOSTILE = "</text><script>alert(1)</script>\x1b[2J\x00&\"'"
 
 
 @pytest.fixture
-def explained(replayed: Callable[..., Replay], model: LoadedChatModel) -> list[Explained]:
+def explained(replayed: Callable[..., Replay], model: ChatModel) -> list[Explained]:
     return [explain(model, ask(model, question)) for question in replayed().questions]
 
 
@@ -60,14 +60,14 @@ def test_probabilities_sum_to_one_and_what_is_drawn_from_is_part_of_all(explaine
         assert sum(each.after for each in step.candidates) <= 1.0 + 1e-9
 
 
-def test_forced_tokens_are_named(replayed: Callable[..., Replay], model: LoadedChatModel) -> None:
+def test_forced_tokens_are_named(replayed: Callable[..., Replay], model: ChatModel) -> None:
     fork = explain(model, ask(model, replayed("talk at 7").questions[-1]))
     assert [step.forced for step in fork.steps] == [True] * 7 + [False] * 17
     assert fork.same_bits
     assert "forced" in next(step_lines(fork))
 
 
-def test_the_chat_explains_its_last_reply(store_path: Path, model: LoadedChatModel) -> None:
+def test_the_chat_explains_its_last_reply(store_path: Path, model: ChatModel) -> None:
     async def ask_why() -> Explained:
         with open_store(store_path) as store:
             async with talking(store, model, "talk") as conversation:
@@ -78,7 +78,7 @@ def test_the_chat_explains_its_last_reply(store_path: Path, model: LoadedChatMod
     lines = list(step_lines(found, 3))
     assert sum(line.startswith("*") for line in lines) <= 1
     assert lines[-2].startswith("drawn: 0.")
-    assert lines[-1] == "the logits are the recorded ones"
+    assert lines[-1] == "matches the recording"
 
 
 class Tags(HTMLParser):

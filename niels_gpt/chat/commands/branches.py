@@ -1,55 +1,54 @@
-"""The commands that take a conversation another way, and the one that says why a reply is what it is.
-
-Rows of the registry in commands.py. branching.py and replay/ do the work.
-"""
+"""The commands that take a conversation another way, and /why, which explains a reply."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
+from niels_gpt.chat.commands.base import Command, takes_nothing, whole_number
+from niels_gpt.conversation.errors import SessionTrouble
 
 if TYPE_CHECKING:
+    from niels_gpt.chat.controller import Controller
     from niels_gpt.conversation.branching import Variant
 
 _FORK_AT = re.compile(
-    r"@(?P<kept>\d+)(?:\s+(?!--)(?P<name>.+?))?(?:\s+--seed\s+(?P<seed>\S+)|\s+--token\s(?P<token>.+))?",
+    r"@(?P<kept>\d{1,18})(?:\s+(?!--)(?P<name>.+?))?(?:\s+--seed\s+(?P<seed>\S+)|\s+--token\s(?P<token>.+))?",
     re.DOTALL,
 )
 _FORK_FORMS = "a name, or @K [NAME] [--seed S | --token TEXT] to keep the last reply's first K tokens"
-_SHOWN = 60
+_FORK_USAGE = "usage: /fork NAME, or /fork @K [NAME] [--seed S | --token TEXT]"
+_LEAST_SHOWN = 20
 
 
-async def _fork(desk: ChatActions, text: str) -> None:
+async def _fork(chat: Controller, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415 - it needs the store
 
-    record = await desk.record()
+    session = await chat.open_session()
     if not text:
-        desk.say(f"/fork {record.name or '(no name yet)'} ({_FORK_FORMS})")
-    elif not text.startswith("@"):
-        await branching.fork(record, text)
-        desk.say(f"/fork {record.name}")
+        chat.say(_FORK_USAGE)
+        return
+    if text.startswith("@"):
+        await _fork_at(chat, text)
     else:
-        await _fork_at(desk, text)
+        await branching.fork(session, text)
+    chat.say(f"forked to {session.name!r}; you are in it now")
 
 
-async def _fork_at(desk: ChatActions, text: str) -> None:
+async def _fork_at(chat: Controller, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
     from niels_gpt.conversation.settings import SETTINGS  # noqa: PLC0415
 
     form = _FORK_AT.fullmatch(text)
     if form is None:
-        desk.error(f"/fork {text!r} is not allowed: {_FORK_FORMS}")
-        return
+        raise SessionTrouble(f"/fork cannot read {text!r}; {_FORK_USAGE}")
     seed: int | None = None
     if form["seed"] is not None:
         try:
             seed = int(SETTINGS["seed"].read(form["seed"]) or 0)
         except ValueError as error:
-            desk.error(f"/fork --seed {error}")
-            return
-    await desk.answer(
+            raise SessionTrouble(f"/fork --seed: {error}") from error
+    await chat.answer(
         lambda conversation, listener: branching.fork_at(
             conversation,
             int(form["kept"]),
@@ -59,7 +58,6 @@ async def _fork_at(desk: ChatActions, text: str) -> None:
             token=None if form["token"] is None else _unquoted(form["token"]),
         )
     )
-    desk.say(f"/fork {(await desk.record()).name}")
 
 
 def _unquoted(text: str) -> str:
@@ -67,89 +65,162 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
-async def _retry(desk: ChatActions, text: str) -> None:
+async def _retry(chat: Controller, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
-    if takes_nothing("/retry", desk, text):
-        await desk.answer(branching.retry)
+    if not takes_nothing("/retry", chat, text):
+        return
+    result = await chat.answer(branching.retry)
+    session = await chat.open_session()
+    earlier = await branching.same_as(session, result.message) if result.stored else None
+    if earlier is not None:
+        greedy = session.settings.temperature == 0
+        advice = "/temp is 0, so it always is" if greedy else "a higher /temp varies more"
+        chat.say(f"(the same text as version {earlier}; {advice})")
 
 
-async def _edit(desk: ChatActions, text: str) -> None:
+async def _edit(chat: Controller, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
     if text:
-        await desk.answer(lambda conversation, listener: branching.edit(conversation, text, listener))
+        await chat.answer(lambda conversation, listener: branching.edit(conversation, text, listener))
     else:
-        desk.say(f"/edit {branching.last_question(await desk.record()).content}")
+        question = branching.last_question(await chat.open_session(), "edit")
+        chat.say(f"your last message is {_short(question.content, chat)!r}; /edit TEXT asks TEXT instead")
 
 
-async def _undo(desk: ChatActions, text: str) -> None:
+async def _undo(chat: Controller, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
-    if takes_nothing("/undo", desk, text):
-        undone = await branching.undo(await desk.record())
-        desk.say(f"back to before {_short(undone.content)!r}; it stays in the store")
+    if takes_nothing("/undo", chat, text):
+        undone = await branching.undo(await chat.open_session())
+        chat.say(f"back to before {_short(undone.content, chat)!r}; /redo brings it back")
 
 
-async def _alt(desk: ChatActions, text: str) -> None:
+async def _redo(chat: Controller, text: str) -> None:
     from niels_gpt.conversation import branching  # noqa: PLC0415
 
-    record = await desk.record()
-    if text.isdecimal():
-        chosen = await branching.choose(record, int(text))
-        desk.say(f"> {chosen.user.content}\n{chosen.reply.content}")
+    if takes_nothing("/redo", chat, text):
+        session = await chat.open_session()
+        await branching.redo(session)
+        chat.show_path(_last_turn(session.messages))
+
+
+async def _goto(chat: Controller, text: str) -> None:
+    from niels_gpt.conversation import branching  # noqa: PLC0415
+
+    session = await chat.open_session()
+    number = whole_number(text)
+    if number is None:
+        raise SessionTrouble("usage: /goto ID, the number of a message; /tree shows them")
+    await branching.goto(session, number)
+    chat.show_path(_last_turn(session.messages))
+
+
+def _last_turn(messages: list) -> list:
+    asked = [n for n, message in enumerate(messages) if message.role == "user"]
+    return messages[asked[-1] :] if asked else messages[-1:]
+
+
+async def _tree(chat: Controller, text: str) -> None:
+    import anyio.to_thread  # noqa: PLC0415
+
+    from niels_gpt.terminal.message_tree import tree_lines  # noqa: PLC0415
+
+    if not takes_nothing("/tree", chat, text):
+        return
+    session, store = await chat.open_session(), await chat.store()
+    if session.stored is None:
+        raise SessionTrouble("no messages yet")
+    archive = await anyio.to_thread.run_sync(store.export_session, session.stored.id)
+    on_path = {message.id for message in session.messages}
+    chat.say("\n".join(tree_lines(archive.messages, on_path, session.stored.head_id, chat.columns() - 1)))
+    chat.say("/goto ID continues from the message with that number")
+
+
+async def _alt(chat: Controller, text: str) -> None:
+    from niels_gpt.conversation import branching  # noqa: PLC0415
+
+    session = await chat.open_session()
+    number = whole_number(text)
+    if number is not None:
+        chosen = await branching.choose(session, number)
+        chat.show_path([chosen.user, chosen.reply])
     elif text:
-        desk.error(f"/alt {text!r} is not allowed: the number of an alternative; /alt alone lists them")
+        raise SessionTrouble(f"usage: /alt N, the number of a version, got {text!r}; /alt lists them")
     else:
-        found = await branching.variants(record)
-        desk.say("\n".join(_variant(number, each, found) for number, each in enumerate(found, start=1)))
+        found = await branching.variants(session)
+        if not found:
+            raise SessionTrouble("no reply yet")
+        chat.say("\n".join(_variant(chat, number, each, found) for number, each in enumerate(found, start=1)))
 
 
-def _variant(number: int, each: Variant, found: list[Variant]) -> str:
-    edited = len({other.user.id for other in found}) > 1
-    asked = f"> {_short(each.user.content)}: " if edited else ""
-    stopped = " (stopped)" if each.reply.status == "cancelled" else ""
-    return f"{'*' if each.current else ' '} {number}  {asked}{_short(each.reply.content)}{stopped}"
-
-
-def _short(text: str) -> str:
+def _variant(chat: Controller, number: int, variant: Variant, found: list[Variant]) -> str:
     from niels_gpt.terminal.table import cut, one_line  # noqa: PLC0415 - it measures columns
 
-    return cut(one_line(text), _SHOWN)
+    edited = len({other.user.id for other in found}) > 1
+    asked = f"> {one_line(variant.user.content)}: " if edited else ""
+    same = [n for n, other in enumerate(found[: number - 1], start=1) if _texts(other) == _texts(variant)]
+    end = " (stopped)" if variant.reply.status == "cancelled" else ""
+    end += f" (the same as {same[0]})" if same else ""
+    begin = f"{'*' if variant.current else ' '} {number}  "
+    room = max(_LEAST_SHOWN, chat.columns() - 1 - len(begin) - len(end))
+    return begin + cut(f"{cut(asked, room // 2)}{one_line(variant.reply.content)}", room) + end
 
 
-async def _why(desk: ChatActions, text: str) -> None:
+def _texts(variant: Variant) -> tuple[str, str]:
+    return variant.user.content, variant.reply.content
+
+
+def _short(text: str, chat: Controller) -> str:
+    from niels_gpt.terminal.table import cut, one_line  # noqa: PLC0415
+
+    return cut(one_line(text), max(_LEAST_SHOWN, chat.columns() - 40))
+
+
+async def _why(chat: Controller, text: str) -> None:
     from niels_gpt.replay.explain import explain_last, step_lines  # noqa: PLC0415
 
-    if text and not text.isdecimal():
-        desk.error(f"/why {text!r} is not allowed: the number of a token, from 0; /why alone shows them all")
-        return
-    explained = await explain_last(await desk.conversation())
-    desk.say("\n".join(step_lines(explained, int(text) if text else None)))
+    number = whole_number(text)
+    if text and number is None:
+        raise SessionTrouble(
+            f"usage: /why K, the number of a token from 0, got {text!r}; /why shows them all"
+        )
+    explained = await explain_last(await chat.conversation())
+    chat.say("\n".join(step_lines(explained, number)))
 
 
 BRANCH_COMMANDS: tuple[Command, ...] = (
-    Command(name="/retry", value="", help="another reply; the old one is kept", run=_retry),
+    Command(name="/retry", value="", help="make another reply; the old one is kept", run=_retry),
     Command(
         name="/alt",
         value="N",
-        help="go on from another version of the last turn",
+        help="continue from another version of the last turn",
         allowed="a number",
         run=_alt,
     ),
-    Command(name="/undo", value="", help="back to before the last message", run=_undo),
+    Command(name="/undo", value="", help="go back to before the last message", run=_undo),
+    Command(name="/redo", value="", help="bring back what /undo or /reset left", run=_redo),
+    Command(name="/tree", value="", help="show every message with its number", run=_tree),
+    Command(
+        name="/goto",
+        value="ID",
+        help="continue from any message of /tree",
+        allowed="the number of a message",
+        run=_goto,
+    ),
     Command(name="/edit", value="TEXT", help="ask something else instead", allowed="any text", run=_edit),
     Command(
         name="/fork",
         value="NAME|@K",
-        help="go on in a new session, from here or from a token",
+        help="continue in a new session, from here or from a token",
         allowed=_FORK_FORMS,
         run=_fork,
     ),
     Command(
         name="/why",
         value="K",
-        help="what else the reply could have said",
+        help="show what else the reply could have said",
         allowed="a token, from 0",
         run=_why,
     ),

@@ -1,7 +1,7 @@
 """The commands of the chat: one registry that drives parsing, help, completion and validation.
 
 A line that begins with a slash is a command and never reaches the model; two slashes send the line with
-one. Handlers talk to a ChatActions.
+one. Commands act on a Controller.
 """
 
 from __future__ import annotations
@@ -9,115 +9,76 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
+from niels_gpt.chat.commands.base import Command, takes_nothing
 from niels_gpt.chat.commands.branches import BRANCH_COMMANDS
 from niels_gpt.chat.commands.sessions import SESSION_COMMANDS
-from niels_gpt.cli.preferences import DEFAULTS, PREFERENCES
-from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, show
+from niels_gpt.chat.commands.settings import PREFERENCE_COMMANDS, SETTING_COMMANDS
+
+if TYPE_CHECKING:
+    from niels_gpt.chat.controller import Controller
 
 
-async def _setting(setting: Setting, desk: ChatActions, text: str) -> None:
-    record = await desk.record()
-    if text:
-        try:
-            value = setting.read(text)
-        except ValueError as error:
-            desk.error(f"{setting.command} {error} (it stays {show(getattr(record.settings, setting.key))})")
-            return
-        await record.change(setting.key, value)
-        desk.say(f"{setting.command} {show(value)}")
+async def _reset(chat: Controller, text: str) -> None:
+    if takes_nothing("/reset", chat, text):
+        await (await chat.open_session()).reset()
+        chat.say(
+            "a new conversation in the same session, with its system prompt and settings; /redo brings the "
+            "old one back"
+        )
+
+
+async def _history(chat: Controller, text: str) -> None:
+    if not takes_nothing("/history", chat, text):
+        return
+    messages = (await chat.open_session()).messages
+    if messages:
+        chat.show_path(messages)
     else:
-        desk.say(f"{setting.command} {show(getattr(record.settings, setting.key))} ({setting.allowed})")
+        chat.say("no messages yet")
 
 
-async def _preference(preference: Setting, desk: ChatActions, text: str) -> None:
-    now = show(desk.preference(preference.key))
+async def _help(chat: Controller, text: str) -> None:
     if not text:
-        desk.say(f"{preference.command} {now} ({preference.allowed})")
+        chat.say(help_text(chat.columns()))
         return
-    try:
-        value = preference.read(text)
-    except ValueError as error:
-        desk.error(f"{preference.command} {error} (it stays {now})")
+    name = "/" + text.removeprefix("/")
+    command = COMMANDS.get(name)
+    if command is None:
+        chat.error(_unknown(name).advice)
         return
-    desk.prefer(preference.key, value)
-    desk.say(f"{preference.command} {show(value)}")
+    chat.say(f"{name} {command.value}".strip() + f": {command.help}")
+    if command.allowed:
+        chat.say(f"{command.value} is {command.allowed}")
 
 
-async def _system(desk: ChatActions, text: str) -> None:
-    record = await desk.record()
-    if text:
-        await record.set_system(text)
-        desk.say("the system prompt is set")
-    else:
-        desk.say(record.system or "there is no system prompt")
-
-
-async def _reset(desk: ChatActions, text: str) -> None:
-    if takes_nothing("/reset", desk, text):
-        await (await desk.record()).reset()
-        desk.say("a new conversation; the system prompt and the settings stay")
-
-
-async def _history(desk: ChatActions, text: str) -> None:
-    if not takes_nothing("/history", desk, text):
-        return
-    messages = (await desk.record()).messages
-    for message in messages:
-        if message.role == "user":
-            desk.say(f"> {message.content}")
-        elif message.role == "system":
-            desk.say(f"(system) {message.content}")
-        else:
-            desk.say(message.content + (" (stopped)" if message.status == "cancelled" else ""))
-    if not messages:
-        desk.say("nothing was said yet")
-
-
-async def _help(desk: ChatActions, text: str) -> None:
-    if takes_nothing("/help", desk, text):
-        desk.say(help_text(desk.columns()))
-
-
-async def _leave(name: str, desk: ChatActions, text: str) -> None:
-    if takes_nothing(name, desk, text):
-        desk.leave()
-
-
-def _of_setting(setting: Setting) -> Command:
-    return Command(
-        name=setting.command,
-        value=setting.placeholder,
-        help=f"{setting.meaning} ({show(getattr(Settings(), setting.key))})",
-        allowed=setting.allowed,
-        examples=setting.examples,
-        run=partial(_setting, setting),
-    )
-
-
-def _of_preference(preference: Setting) -> Command:
-    return Command(
-        name=preference.command,
-        value=preference.placeholder,
-        help=f"{preference.meaning} ({show(DEFAULTS[preference.key])})",
-        allowed=preference.allowed,
-        examples=preference.examples,
-        run=partial(_preference, preference),
-    )
+async def _leave(name: str, chat: Controller, text: str) -> None:
+    if takes_nothing(name, chat, text):
+        chat.leave()
 
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        *map(_of_setting, SETTINGS.values()),
-        Command(name="/system", value="TEXT", help="the system prompt", allowed="any text", run=_system),
-        Command(name="/reset", value="", help="begin anew; what was said stays in the store", run=_reset),
+        *SETTING_COMMANDS,
+        Command(
+            name="/reset",
+            value="",
+            help="start a new conversation (the old one stays stored)",
+            run=_reset,
+        ),
         Command(name="/history", value="", help="show the conversation", run=_history),
         *BRANCH_COMMANDS,
         *SESSION_COMMANDS,
-        *(_of_preference(row) for row in PREFERENCES.values() if row.command),
-        Command(name="/help", value="", help="show this; so does the word help alone", run=_help),
+        *PREFERENCE_COMMANDS,
+        Command(
+            name="/help",
+            value="",
+            help="show this, or what one command does; so does the word help",
+            allowed="nothing, or the name of a command",
+            run=_help,
+        ),
         Command(
             name="/quit", value="", help="leave; so do exit, quit and ctrl-d", run=partial(_leave, "/quit")
         ),
@@ -127,6 +88,23 @@ COMMANDS: dict[str, Command] = {
 
 BARE_WORDS: dict[str, str] = {"help": "/help", "quit": "/quit", "exit": "/exit"}
 """Whole lines that mean a command without its slash."""
+
+KNOWN_ELSEWHERE: dict[str, str] = {
+    "/?": "/help", "/h": "/help",
+    "/bye": "/quit", "/q": "/quit",
+    "/clear": "/reset", "/new": "/reset",
+    "/regen": "/retry", "/regenerate": "/retry",
+    "/list": "/sessions", "/ls": "/sessions", "/load": "/resume", "/open": "/resume",
+    "/temperature": "/temp", "/max_new_tokens": "/max_tokens", "/repetition_penalty": "/rep_penalty",
+    "/branch": "/fork", "/back": "/undo", "/info": "/stats",
+}  # fmt: skip
+"""Names that people know from other programs; they are only suggested."""
+
+_ADVICE: dict[str, str] = {
+    "/save": "everything is saved as it is said; /export FILE writes a copy",
+    "/delete": "niels-chat delete NAME deletes a session",
+    "/set": "each setting is a command, such as /temp 0.5",
+}
 
 
 def help_text(columns: int = 80) -> str:
@@ -139,7 +117,11 @@ def help_text(columns: int = 80) -> str:
     else:
         lines = [f"{left:<{width}}  {right}" for left, right in rows]
     return "\n".join(
-        [*lines, "A command alone shows its value. Ctrl-c stops a reply and keeps what was said."]
+        [
+            *lines,
+            "A command without a value shows the present one. Ctrl-C or Esc stops a reply and",
+            "keeps what was said. Alt-Enter starts a new line in a message.",
+        ]
     )
 
 
@@ -160,7 +142,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Unknown:
-    """A line that begins with a slash and names no command; `advice` says what it may have meant."""
+    """A line that begins with a slash and names no command; `advice` is the message about it."""
 
     name: str
     advice: str
@@ -179,8 +161,15 @@ def parse(line: str) -> Say | Call | Unknown | None:
         return Say(text=text[1:])
     name, *rest = text.split(maxsplit=1)
     command = COMMANDS.get(name)
-    if command is not None:
-        return Call(command=command, value="".join(rest))
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    advice = f"did you mean {near[0]}?" if near else "/help lists the commands;"
-    return Unknown(name=name, advice=f"{advice} //... sends a line that begins with a slash")
+    return _unknown(name) if command is None else Call(command=command, value="".join(rest))
+
+
+def _unknown(name: str) -> Unknown:
+    begun = [each for each in COMMANDS if len(name) > 1 and each.startswith(name)]
+    meant = KNOWN_ELSEWHERE.get(name) or (begun[0] if len(begun) == 1 else None)
+    if meant is None:
+        meant = next(iter(difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)), None)
+    advice = _ADVICE.get(name, "/help lists the commands" if meant is None else f"did you mean {meant}?")
+    return Unknown(
+        name=name, advice=f"unknown command {name}: {advice} (start with // to send it as a message)"
+    )

@@ -1,8 +1,4 @@
-"""The commands about whole sessions and checkpoints: list, resume, rename, export, replay, statistics.
-
-Rows of the registry in commands.py. They ask the store, or hand over to the module that does the same from
-the command line.
-"""
+"""The commands about whole sessions and checkpoints: list, resume, rename, export, replay, statistics."""
 
 from __future__ import annotations
 
@@ -13,97 +9,114 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from niels_gpt.chat.commands.base import ChatActions, Command, takes_nothing
+from niels_gpt.chat.commands.base import Command, takes_nothing
 from niels_gpt.chat.stats import stats
 from niels_gpt.conversation.errors import SessionTrouble
 from niels_gpt.errors import NielsGptError
 from niels_gpt.paths import user_path
 
 if TYPE_CHECKING:
+    from niels_gpt.chat.controller import Controller
     from sessions import Store
 
 _LISTED = 20
+_FORMATS = (".jsonl", ".md", ".markdown", ".html", ".htm")
 
 
-async def _sessions(desk: ChatActions, text: str) -> None:
-    if not takes_nothing("/sessions", desk, text):
+async def _sessions(chat: Controller, text: str) -> None:
+    from niels_gpt.terminal.table import counted, cut, one_line  # noqa: PLC0415 - it measures columns
+
+    if not takes_nothing("/sessions", chat, text):
         return
-    store, current = await desk.store(), (await desk.record()).name
+    store, current = await chat.store(), (await chat.open_session()).name
     found = await anyio.to_thread.run_sync(partial(store.sessions, limit=_LISTED))
     if not found:
-        desk.say("there are no sessions yet: the first message begins one")
+        chat.say("there are no sessions yet: the first message starts one")
         return
     width = max(len(each.name) for each in found)
     for each in found:
         mark = "*" if each.name == current else " "
-        turns = f"{each.turns} turn{'' if each.turns == 1 else 's'}"
-        desk.say(f"{mark} {each.name:<{width}}  {turns}  {' '.join(each.first_words.split())}")
-    desk.say("/resume NAME goes on with one")
+        line = f"{mark} {each.name:<{width}}  {counted(each.turns, 'turn')}  {one_line(each.first_words)}"
+        chat.say(cut(line, chat.columns() - 1).rstrip())
+    chat.say("use /resume NAME to open one")
 
 
-async def _resume(desk: ChatActions, text: str) -> None:
+async def _resume(chat: Controller, text: str) -> None:
     if text:
-        await desk.switch(text)
-        await desk.record()
+        await chat.switch(text)
+        await chat.open_session()
     else:
-        name = (await desk.record()).name
-        desk.say(f"/resume {name or '(a new session)'} (the name of a session; /sessions lists them)")
+        name = (await chat.open_session()).name
+        chat.say(f"this session is {name or 'new'!r}; /resume NAME opens another, /sessions lists them")
 
 
-async def _rename(desk: ChatActions, text: str) -> None:
-    record = await desk.record()
+async def _rename(chat: Controller, text: str) -> None:
+    session = await chat.open_session()
     if not text:
-        desk.say(f"/rename {record.name or '(no name yet)'} (visible characters)")
+        chat.say(f"this session is {session.name or 'new'!r}; /rename NAME changes it")
         return
-    await record.rename(text)
-    desk.say(f"/rename {text}")
+    await session.rename(text)
+    chat.say(f"renamed to {text!r}")
 
 
-async def _stats(desk: ChatActions, text: str) -> None:
-    if takes_nothing("/stats", desk, text):
-        desk.say(stats(desk.facts()))
+async def _stats(chat: Controller, text: str) -> None:
+    if takes_nothing("/stats", chat, text):
+        chat.say(stats(chat.stats()))
 
 
-async def _model(desk: ChatActions, text: str) -> None:
+async def _model(chat: Controller, text: str) -> None:
     if text:
-        await desk.during(desk.use(user_path(text)), "loading the model")
-    desk.say(f"/model {desk.options().checkpoint}" + ("" if text else " (the path of a checkpoint)"))
+        await chat.during(chat.use(user_path(text)), lambda: "loading the model")
+        chat.say(f"now answering: {chat.options().checkpoint}")
+    else:
+        chat.say(f"answering: {chat.options().checkpoint}; /model PATH changes it")
 
 
-async def _export(desk: ChatActions, text: str) -> None:
-    record, store = await desk.record(), await desk.store()
-    if record.session is None:
-        raise SessionTrouble("there is nothing to export: nothing was said yet")
+async def _export(chat: Controller, text: str) -> None:
+    session, store = await chat.open_session(), await chat.store()
     if not text:
-        desk.say("/export FILE (.jsonl loses nothing; .md and .html are for reading)")
+        chat.say("usage: /export FILE (.jsonl loses nothing; .md and .html are for reading)")
         return
+    if session.stored is None:
+        raise SessionTrouble("nothing to export yet")
+    path = user_path(text)
+    if path.suffix.lower() not in _FORMATS:
+        raise SessionTrouble(f"unknown format {path.suffix!r}; the name ends in .jsonl, .md or .html")
+    if path.exists():
+        raise SessionTrouble(f"{str(path)!r} already exists; choose another name")
     from niels_gpt.cli.subcommands.export import write_file  # noqa: PLC0415 - it needs the store
 
-    path = user_path(text)
-    archive = await anyio.to_thread.run_sync(store.export_session, record.session.id)
+    archive = await anyio.to_thread.run_sync(store.export_session, session.stored.id)
     await anyio.to_thread.run_sync(write_file, [archive], path)
-    desk.say(f"wrote session {record.name!r} to {str(path)!r}")
+    chat.say(f"wrote session {session.name!r} to {str(path)!r}")
 
 
-async def _replay(desk: ChatActions, text: str) -> None:
-    if not takes_nothing("/replay", desk, text):
+async def _replay(chat: Controller, text: str) -> None:
+    if not takes_nothing("/replay", chat, text):
         return
-    record, store = await desk.record(), await desk.store()
-    if record.session is None:
-        raise SessionTrouble("there is nothing to replay: nothing was said yet")
+    session, store = await chat.open_session(), await chat.store()
+    if session.stored is None:
+        raise SessionTrouble("nothing to replay yet")
+    await session.save()
     # Heavy, but the model is loaded or about to be.
     from niels_gpt.conversation.model import load_model  # noqa: PLC0415
     from niels_gpt.replay.replay import replay  # noqa: PLC0415
-    from niels_gpt.replay.report import summary_lines, turn_lines  # noqa: PLC0415
+    from niels_gpt.replay.report import report_lines  # noqa: PLC0415
+
+    done: tuple[int, int] | None = None
+
+    def progress(replies: int, total: int) -> None:
+        nonlocal done
+        done = (replies, total)
+
+    def label() -> str:
+        return "loading the checkpoint" if done is None else f"replaying: {done[0]} of {done[1]} replies"
 
     async def work(name: str) -> None:
-        found = await replay(store, name, desk.options(), load_model)
-        tokens = sum(len(question.recorded.reply.token_ids or ()) for question in found.questions)
-        for verdict in found.verdicts:
-            desk.say("\n".join(turn_lines(verdict)))
-        desk.say("\n".join(summary_lines(found, tokens=tokens)))
+        found = await replay(store, name, chat.options(), load_model, on_progress=progress)
+        chat.say("\n".join(report_lines(found)))
 
-    await desk.during(work(record.session.name), "replaying")
+    await chat.during(work(session.stored.name), label)
 
 
 def _session_names(store: Store | None, prefix: str) -> Iterable[str]:
@@ -130,11 +143,11 @@ def _paths(store: Store | None, prefix: str) -> Iterable[str]:
 
 
 SESSION_COMMANDS: tuple[Command, ...] = (
-    Command(name="/sessions", value="", help=f"the last {_LISTED} sessions", run=_sessions),
+    Command(name="/sessions", value="", help=f"list the last {_LISTED} sessions", run=_sessions),
     Command(
         name="/resume",
         value="NAME",
-        help="go on with another session",
+        help="resume another session",
         allowed="the name of a session",
         complete=_session_names,
         run=_resume,
@@ -149,17 +162,17 @@ SESSION_COMMANDS: tuple[Command, ...] = (
     Command(
         name="/model",
         value="PATH",
-        help="another checkpoint, the same conversation",
+        help="answer with another checkpoint, in the same conversation",
         allowed="the path of a checkpoint",
         complete=_paths,
         run=_model,
     ),
-    Command(name="/stats", value="", help="tokens, context and speed", run=_stats),
+    Command(name="/stats", value="", help="show tokens, context and speed", run=_stats),
     Command(
         name="/export",
         value="FILE",
         help="write this session to a file (.jsonl, .md, .html)",
-        allowed="the path of a file that is not there",
+        allowed="the path of a file that does not exist",
         run=_export,
     ),
     Command(name="/replay", value="", help="make every reply again and compare", run=_replay),

@@ -86,16 +86,12 @@ def run(flags: argparse.Namespace) -> int:
 def _print_replay(found: Replay, *, as_json: bool) -> int:
     from niels_gpt.replay import report  # noqa: PLC0415 - it comes with the replay
 
-    tokens = sum(len(question.recorded.reply.token_ids or ()) for question in found.questions)
     if as_json:
         for verdict in found.verdicts:
             helpers.emit_json(report.turn_value(verdict))
-        helpers.emit_json(report.summary_value(found, tokens=tokens))
+        helpers.emit_json(report.summary_value(found))
     else:
-        for verdict in found.verdicts:
-            for line in report.turn_lines(verdict):
-                helpers.emit(line)
-        for line in report.summary_lines(found, tokens=tokens):
+        for line in report.report_lines(found):
             helpers.emit(line)
     return STATUS_OF_VERDICT[found.kind]
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from niels_gpt.cli.exit_codes import DIVERGED, OK
 from niels_gpt.cli.subcommands import helpers
+from niels_gpt.terminal.message_tree import tree_lines
 from niels_gpt.terminal.render import BOLD, DIM
 from niels_gpt.terminal.table import (
     counted,
-    cut,
     local_time,
     one_line,
     packed,
@@ -26,9 +26,6 @@ from niels_gpt.text.control_characters import harmless
 
 if TYPE_CHECKING:
     from sessions import Message, SessionArchive
-
-_ON_PATH, _ASIDE = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}"
-_LEAST_TEXT = 26  # columns that a message with its marks gets, however deep its branch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +56,11 @@ def run(flags: argparse.Namespace) -> int:
         return status
     width = width_of_output()
     lines = list(_heading(archive, width))
-    lines += _tree(archive, path, width) if flags.tree else _transcript(path, width)
+    if flags.tree:
+        on_path = {message.id for message in path}
+        lines += ["", *tree_lines(archive.messages, on_path, archive.session.head_id, width)]
+    else:
+        lines += _transcript(path, width)
     print("\n".join(lines))
     return status
 
@@ -101,46 +102,3 @@ def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:
             case "assistant":
                 stopped = " (stopped)" if message.status == "cancelled" else ""
                 yield from wrapped(text + stopped, width)
-
-
-def _tree(archive: SessionArchive, path: Sequence[Message], width: int) -> Iterator[str]:
-    """Yield a line for each message; a message with one reply continues, one with several branches out."""
-    yield ""
-    children: dict[int | None, list[Message]] = {}
-    for message in archive.messages:
-        children.setdefault(message.parent_id, []).append(message)
-    on_path = {message.id for message in path}
-    # Each waits with what stands before its own line, and before those below it.
-    waiting = _branches("", children.get(None, []))
-    while waiting:
-        message, before, below = waiting.pop()
-        mark = _ON_PATH if message.id in on_path else _ASIDE
-        yield _node(message, mark, before, width, head=archive.session.head_id)
-        following = children.get(message.id, [])
-        if len(following) == 1:
-            waiting.append((following[0], below, below))
-        else:
-            waiting += _branches(below, following)
-
-
-def _branches(below: str, messages: Sequence[Message]) -> list[tuple[Message, str, str]]:
-    if len(messages) == 1:
-        return [(messages[0], below, below)]
-    last = len(messages) - 1
-    return [
-        (message, below + ("└ " if number == last else "├ "), below + ("  " if number == last else "│ "))
-        for number, message in enumerate(messages)
-    ][::-1]
-
-
-def _node(message: Message, mark: str, before: str, width: int, *, head: int | None) -> str:
-    # Beyond that, the outer branches give way: their lines are far above anyway.
-    room = max(width - _LEAST_TEXT, 2)
-    before = before if len(before) <= room else "…" + before[-(room - 1) :]
-    words = _WORDS[message.role] + one_line(message.content)
-    end = "  (stopped)" if message.status == "cancelled" else ""
-    end += f"  [{message.id}, head]" if message.id == head else f"  [{message.id}]"
-    return f"{before}{mark} {cut(words, max(width - len(before) - 2 - len(end), 4))}{end}"
-
-
-_WORDS: Mapping[str, str] = {"user": "> ", "assistant": "", "system": "(system) "}

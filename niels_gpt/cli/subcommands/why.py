@@ -18,7 +18,7 @@ from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
     from niels_gpt.replay.explain import Explained
     from niels_gpt.replay.html_report import Attention
 
@@ -47,6 +47,7 @@ def run(flags: argparse.Namespace) -> int:
     """Explain one reply. UNVERIFIABLE if there is no checkpoint to compute it with."""
     # Heavy, and a wrong flag must not wait for it.
     from niels_gpt.conversation.model import load_model  # noqa: PLC0415
+    from niels_gpt.replay.environment import recorded_environment  # noqa: PLC0415
     from niels_gpt.replay.explain import explain, step_lines  # noqa: PLC0415
     from niels_gpt.replay.find_checkpoint import Unfit, find_model  # noqa: PLC0415
     from niels_gpt.replay.reconstruct import ask, chosen_turns, questions  # noqa: PLC0415
@@ -62,7 +63,7 @@ def run(flags: argparse.Namespace) -> int:
         question = chosen_turns(found, len(found) if flags.turn is None else flags.turn)[0]
         generation = question.recorded.generation
         model = find_model(
-            store.checkpoint(generation.checkpoint_id), generation.environment, options, load_model
+            store.checkpoint(generation.checkpoint_id), recorded_environment(generation), options, load_model
         )
     if isinstance(model, Unfit):
         helpers.remark(f"niels-chat why: {model.why}")
@@ -90,7 +91,7 @@ def _one(explained: Explained, token: int) -> tuple[object, ...]:
     return (explained.steps[token],)
 
 
-def _attention(model: LoadedChatModel, explained: Explained, flags: argparse.Namespace) -> Attention:
+def _attention(model: ChatModel, explained: Explained, flags: argparse.Namespace) -> Attention:
     from niels_gpt.decoding.rescoring import attention_row  # noqa: PLC0415
     from niels_gpt.model.gpt import GPT  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415

@@ -26,11 +26,11 @@ async def talking(
     store: Store, model: Any, **values: Any
 ) -> AsyncIterator[tuple[ConversationSession, Conversation]]:
     with anyio.fail_after(20):
-        record = ConversationSession(store, **values)
-        await record.open()
-        await record.adopt()
-        async with converse(record, model) as conversation:
-            yield record, conversation
+        session = ConversationSession(store, **values)
+        await session.open()
+        await session.adopt()
+        async with converse(session, model) as conversation:
+            yield session, conversation
 
 
 def texts(store: Store, name: str) -> list[tuple[str, str]]:
@@ -39,7 +39,7 @@ def texts(store: Store, name: str) -> list[tuple[str, str]]:
 
 async def test_a_turn_is_heard_piece_by_piece_and_then_stored(store: Store, scripted: Any, ear: Any) -> None:
     listener = ear()
-    async with talking(store, scripted(["hel", "lo"]), name="a") as (record, conversation):
+    async with talking(store, scripted(["hel", "lo"]), name="a") as (session, conversation):
         reply = await conversation.send("hi", listener)
         assert listener.heard == ["hel", "lo"]
         assert (reply.message.content, reply.reason) == ("hello", "stop")
@@ -48,7 +48,7 @@ async def test_a_turn_is_heard_piece_by_piece_and_then_stored(store: Store, scri
             ("user", "hi"),
             ("assistant", "hello"),
         ]
-        assert record.messages == store.path(store.session("a").id)
+        assert session.messages == store.path(store.session("a").id)
 
 
 async def test_the_message_is_durable_before_the_first_piece(store: Store, scripted: Any, ear: Any) -> None:
@@ -83,10 +83,10 @@ async def test_what_decides_the_reply_is_stored_with_it(store: Store, scripted: 
 
 
 async def test_without_a_message_no_session_is_made(store: Store, scripted: Any) -> None:
-    async with talking(store, scripted(), name="a") as (record, _):
-        await record.change("temperature", 0.0)
-        await record.set_system("other")
-        await record.reset()
+    async with talking(store, scripted(), name="a") as (session, _):
+        await session.change("temperature", 0.0)
+        await session.set_system("other")
+        await session.reset()
     with pytest.raises(SessionNotFound):
         store.session("a")
 
@@ -95,11 +95,11 @@ async def test_sessions_without_a_name_are_called_by_the_date(store: Store, scri
     names = []
     for _ in range(3):
         async with talking(store, scripted(), now=lambda: datetime(2026, 11, 21, tzinfo=UTC)) as (
-            record,
+            session,
             conversation,
         ):
             await conversation.send("hi", ear())
-            names.append(record.name)
+            names.append(session.name)
     assert names == ["chat-2026-11-21", "chat-2026-11-21-2", "chat-2026-11-21-3"]
 
 
@@ -120,19 +120,19 @@ async def test_a_cancelled_reply_keeps_what_was_said(store: Store, scripted: Any
 async def test_after_a_cancelled_reply_the_conversation_goes_on_with_it(
     store: Store, scripted: Any, ear: Any
 ) -> None:
-    async with talking(store, scripted(itertools.repeat("la "), ["ok"]), name="a") as (record, conversation):
+    async with talking(store, scripted(itertools.repeat("la "), ["ok"]), name="a") as (session, conversation):
         with anyio.CancelScope() as scope:
             await conversation.send("sing", ear(lambda delta: scope.cancel()))
         reply = await conversation.send("thanks", ear())
         assert reply.message.content == "ok"
-        assert [message.status for message in record.messages] == [
+        assert [message.status for message in session.messages] == [
             "complete",
             "complete",
             "cancelled",
             "complete",
             "complete",
         ]
-        assert record.messages == store.path(store.session("a").id)
+        assert session.messages == store.path(store.session("a").id)
 
 
 async def test_a_listener_that_breaks_ends_the_reply_as_cancelled(
@@ -160,9 +160,9 @@ async def test_a_failed_reply_keeps_the_message_and_the_next_turn_works(
         "failed",
         "complete",
     ]
-    # The unanswered message is no part of the second prompt: system and "two" alone.
+    # The unanswered message stands before the second one, in the same turn.
     words = len(DEFAULT_SYSTEM_PROMPT.split())
-    assert len(model.requests[1].prompt_ids) == 1 + words + 1 + 1
+    assert len(model.requests[1].prompt_ids) == 1 + words + 1 + 2
 
 
 async def test_a_message_that_is_too_long_stores_nothing(store: Store, scripted: Any, ear: Any) -> None:
@@ -196,11 +196,11 @@ async def test_a_resumed_session_brings_its_settings_unless_a_flag_overrides_the
         await conversation.send("hi", ear())
     model = scripted(["again"])
     async with talking(store, model, name="a", settings={"top_k": 9}, system="second") as (
-        record,
+        session,
         conversation,
     ):
-        assert (record.settings.temperature, record.settings.seed, record.settings.top_k) == (0.3, 5, 9)
-        assert record.system == "second"
+        assert (session.settings.temperature, session.settings.seed, session.settings.top_k) == (0.3, 5, 9)
+        assert session.system == "second"
         await conversation.send("more", ear())
     assert [role for role, _ in texts(store, "a")] == [
         "system",
@@ -217,21 +217,21 @@ async def test_a_resumed_session_brings_its_settings_unless_a_flag_overrides_the
 async def test_commands_of_a_resumed_session_are_stored_at_once(
     store: Store, scripted: Any, ear: Any
 ) -> None:
-    async with talking(store, scripted(), name="a") as (record, conversation):
+    async with talking(store, scripted(), name="a") as (session, conversation):
         await conversation.send("hi", ear())
-        await record.change("seed", 99)
-        await record.change("top_p", 0.5)
-        await record.reset()
-        assert [message.role for message in record.messages] == ["system"]
+        await session.change("seed", 99)
+        await session.change("top_p", 0.5)
+        await session.reset()
+        assert [message.role for message in session.messages] == ["system"]
     session = store.session("a")
     assert (session.seed, session.settings["top_p"]) == (99, 0.5)
     assert texts(store, "a") == [("system", DEFAULT_SYSTEM_PROMPT)]
 
 
 async def test_an_empty_system_prompt_is_none_at_all(store: Store, scripted: Any, ear: Any) -> None:
-    async with talking(store, scripted(), name="a", system="") as (record, conversation):
+    async with talking(store, scripted(), name="a", system="") as (session, conversation):
         await conversation.send("hi", ear())
-        assert record.system is None
+        assert session.system is None
     assert texts(store, "a") == [("user", "hi"), ("assistant", "ok")]
     assert store.generations(store.session("a").id)[0].seed == 42 * 10_000 + 1 * 100
 
@@ -272,12 +272,12 @@ async def test_an_interrupted_reply_is_finished_as_it_would_have_been(
 ) -> None:
     interrupt(store, prompt_hash=await begun(store, scripted, ear))
     model = scripted(["late"])
-    async with talking(store, model, name="a") as (record, conversation):
-        turn = await record.pending()
+    async with talking(store, model, name="a") as (session, conversation):
+        turn = await session.pending()
         assert turn is not None
         reply = await conversation.finish_pending(turn, ear())
-        assert await record.pending() is None
-        assert record.messages == store.path(store.session("a").id)
+        assert await session.pending() is None
+        assert session.messages == store.path(store.session("a").id)
     assert reply.message.content == "late"
     (request,) = model.requests
     assert (request.seed, request.settings.temperature, request.settings.max_new_tokens) == (1234, 0.125, 77)
@@ -289,8 +289,8 @@ async def test_under_another_checkpoint_the_interrupted_reply_is_the_next_attemp
 ) -> None:
     interrupt(store, prompt_hash=await begun(store, scripted, ear))
     model = scripted(["late"], fingerprint="f2")
-    async with talking(store, model, name="a") as (record, conversation):
-        turn = await record.pending()
+    async with talking(store, model, name="a") as (session, conversation):
+        turn = await session.pending()
         assert turn is not None
         await conversation.finish_pending(turn, ear())
     _, given_up, redone = store.generations(store.session("a").id)

@@ -51,8 +51,8 @@ def test_a_short_reply_leaves_room_for_more_turns() -> None:
 def test_a_long_message_may_use_the_room_of_the_reply_but_not_all_of_it() -> None:
     # 3 for the system prompt, 1 for the role; 40 // 16 ids stay free.
     assert len(fitted("w " * 34).prompt_ids) == 38
-    with pytest.raises(MessageTooLong, match="39 tokens of 38"):
-        fitted("w " * 35)
+    with pytest.raises(MessageTooLong, match=r"^too long: 39 tokens; 38 fit \(40 minus 2 kept for the reply"):
+        fitted("w " * 38)
 
 
 def test_a_prompt_hash_depends_on_every_id_and_on_their_borders() -> None:
