@@ -17,6 +17,7 @@ from engine import Engine, Event, GenerationFailed, Job, Timings, TokenGenerated
 from niels_gpt.conversation.context import (
     CONTEXT_RULE,
     Fitted,
+    PathMessage,
     exchanges_of,
     fit,
     prompt_hash,
@@ -346,7 +347,7 @@ class Conversation:
 def fit_turn(
     model: ChatModel,
     settings: Settings,
-    path: Sequence[Message],
+    path: Sequence[PathMessage],
     content: str,
     *,
     system: str | None,

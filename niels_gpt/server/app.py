@@ -30,7 +30,7 @@ from niels_gpt.server.state import ServerState
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
 
 PAGE = Path(__file__).with_name("page")
 
@@ -64,7 +64,7 @@ class Drain:
 def make_app(
     options: ServeOptions,
     store: Store,
-    model: LoadedChatModel,
+    model: ChatModel,
     *,
     drain: Drain | None = None,
 ) -> FastAPI:

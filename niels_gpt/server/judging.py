@@ -32,7 +32,7 @@ from niels_gpt.server.forms import dumps
 from sessions import Session, StoreError
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
     from niels_gpt.server.state import ServerState
 
 
@@ -47,7 +47,7 @@ class Judging:
 class _Shared:
     """A loaded model with a decoder of its own, for a thread of its own; closing it leaves the model open."""
 
-    def __init__(self, model: LoadedChatModel) -> None:
+    def __init__(self, model: ChatModel) -> None:
         self._model = model
         self.decoder = _second_decoder(model)
 
@@ -58,7 +58,7 @@ class _Shared:
         self.decoder.close()
 
 
-def _second_decoder(model: LoadedChatModel) -> Any:
+def _second_decoder(model: ChatModel) -> Any:
     decoder = model.decoder
     if isinstance(decoder, TorchDecoder | TorchStateDecoder):
         return type(decoder)(decoder.model, model.tokenizer)  # pyright: ignore[reportArgumentType]

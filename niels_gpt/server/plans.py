@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING
 from niels_gpt.conversation.context import (
     CONTEXT_RULE,
     Fitted,
-    Said,
-    exchanges_of,
-    fit,
+    PathMessage,
     prompt_hash,
     system_of,
 )
-from niels_gpt.conversation.conversation import SeedSource
+from niels_gpt.conversation.conversation import SeedSource, fit_turn, recorded_rule
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.server.errors import ApiError
 from sessions import Generation, Message, NewGeneration
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
     from niels_gpt.decoding.request import GenerationRequest
 
 # What decides a reply beside the checkpoint's fingerprint: by the kernels, the version of their arithmetic
@@ -64,7 +62,7 @@ def system_fingerprint(checkpoint: str, environment: Mapping[str, object]) -> st
 class Planner:
     """Plans replies of one model; `checkpoint_id` is the store's id of it."""
 
-    def __init__(self, model: LoadedChatModel, checkpoint_id: int) -> None:
+    def __init__(self, model: ChatModel, checkpoint_id: int) -> None:
         self.model = model
         self.checkpoint_id = checkpoint_id
         self.environment: dict[str, object] = {**model.environment, "context_rule": CONTEXT_RULE}
@@ -72,7 +70,7 @@ class Planner:
 
     def plan(
         self,
-        path: Sequence[Said],
+        path: Sequence[PathMessage],
         content: str,
         settings: Settings,
         source: SeedSource,
@@ -120,7 +118,7 @@ class Planner:
             )
         except ValueError as error:
             raise ApiError(409, f"the reply's settings are damaged: {error}") from error
-        fitted = self._fit(path, user.content, settings)
+        fitted = self._fit(path, user.content, settings, rule=recorded_rule(generation))
         same = generation.checkpoint_id == self.checkpoint_id
         if not same or self.fingerprint != self.fingerprint_of(generation):
             raise ApiError(
@@ -164,12 +162,7 @@ class Planner:
             )
         request.within(self.model.tokenizer.vocab_size)
 
-    def _fit(self, path: Sequence[Said], content: str, settings: Settings) -> Fitted:
-        return fit(
-            template=self.model.template,
-            context_length=self.model.context_length,
-            max_new_tokens=settings.max_new_tokens,
-            system=system_of(path),
-            exchanges=exchanges_of(path, keep_stopped=settings.keep_stopped),
-            message=content,
-        )
+    def _fit(
+        self, path: Sequence[PathMessage], content: str, settings: Settings, *, rule: int = CONTEXT_RULE
+    ) -> Fitted:
+        return fit_turn(self.model, settings, path, content, system=system_of(path), rule=rule)

@@ -20,7 +20,7 @@ from niels_gpt.server.requests import SamplingFields
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import LoadedChatModel
+    from niels_gpt.conversation.model import ChatModel
 
 _SAME_NAME = (
     "temperature",
@@ -38,7 +38,7 @@ class ServerState:
 
     options: ServeOptions
     store: Store
-    model: LoadedChatModel
+    model: ChatModel
     engine: Engine[Any, Any]
     planner: Planner
     replies: Replies

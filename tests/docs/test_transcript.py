@@ -11,7 +11,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text("utf-8")
 SCREEN = re.search(r"^```\n(\$ niels-chat.*?)```", README, re.DOTALL | re.MULTILINE)
-NOTICES = re.compile(r"new session|resume with")
+NOTICES = re.compile(r"new session|resume with|temperature: ")
 
 
 def scenes() -> list[tuple[list[str], list[str], list[str]]]:
