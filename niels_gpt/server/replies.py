@@ -85,7 +85,7 @@ class Reply:
         self.failure: ApiError | None = None
         self.ended = anyio.Event()
         self.jobs: list[Job] = []
-        self._followers = 0
+        self.followers = 0
         # Choices are generated side by side but sent in turn, a token of each, so that the stream does not
         # depend on which was faster.
         self._waiting: list[deque[Token | str]] = [deque() for _ in outcomes]
@@ -123,12 +123,12 @@ class Reply:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Count a client; a reply that is not stored is cancelled when its last one is gone."""
-        self._followers += 1
+        self.followers += 1
         try:
             yield
         finally:
-            self._followers -= 1
-            if self._followers == 0 and not self.info.stored:
+            self.followers -= 1
+            if self.followers == 0 and not self.info.stored:
                 self.cancel()
 
     def cancel(self) -> None:
@@ -310,6 +310,11 @@ class Replies:
             receipt=result.receipt,
             timings=asdict(result.timings),
         )
+
+    @property
+    def followers(self) -> int:
+        """Clients that follow a reply that is being generated."""
+        return sum(reply.followers for reply in {id(each): each for each in self._running.values()}.values())
 
     def is_running(self, reply_id: str) -> bool:
         """Whether a reply is being generated here."""

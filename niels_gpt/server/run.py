@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.model import load_model
@@ -45,21 +46,7 @@ def serve(options: ServeOptions) -> int:
         model = load_model(options.chat, on_progress=_say_preparing)
         try:
             app = make_app(options, store, model, drain=drain)
-            config = uvicorn.Config(
-                app,
-                host=options.host,
-                port=options.port,
-                http="h11",  # bounds the headers, which the faster parser does not
-                h11_max_incomplete_event_size=HEADER_BYTES,
-                ws="none",
-                lifespan="on",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                limit_concurrency=options.max_connections,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
-            )
+            config = configured(app, options)
             try:
                 _Server(config, drain).run([config.bind_socket()])
             except SystemExit as stop:  # uvicorn has said why it cannot listen
@@ -67,6 +54,25 @@ def serve(options: ServeOptions) -> int:
         finally:
             model.close()
     return 0
+
+
+def configured(app: FastAPI, options: ServeOptions) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        http="h11",  # bounds the headers, which the faster parser does not
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=options.max_connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
+    )
 
 
 def _say_preparing(done: int, total: int) -> None:

@@ -19,13 +19,49 @@ READY = re.compile(rb"http://[^:]+:(\d+)/")
 PATIENCE = 120  # seconds until a server whose kernels are not compiled yet must answer
 
 
-class ServerProcess:
+class Client:
+    """Sends requests to a server on this machine and reads raw bytes."""
+
+    port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @contextmanager
+    def request(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request; the answer is read as it comes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        data = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            sent.setdefault("content-type", "application/json")
+        try:
+            connection.request(method, path, data, sent)
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+    def json(
+        self, method: str, path: str, body: Any = None, status: int | None = None, **headers: str
+    ) -> Any:
+        """Send a request and return the whole answer, whose status must be 2xx or the given one."""
+        with self.request(method, path, body, **headers) as answer:
+            text = answer.read()
+            fits = answer.status == status if status is not None else 200 <= answer.status < 300
+            assert fits, (answer.status, text)
+            return json.loads(text)
+
+
+class ServerProcess(Client):
     """`niels-serve` on a port that the system chose."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
         self._flags = flags
-        self.port = 0
         self._start()
 
     def _start(self) -> None:
@@ -61,10 +97,6 @@ class ServerProcess:
         """Start it again on the same store; the port is another one."""
         self._start()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
     def __enter__(self) -> Self:
         return self
 
@@ -73,33 +105,6 @@ class ServerProcess:
     ) -> None:
         if self.process.poll() is None:
             self.kill()
-
-    @contextmanager
-    def request(
-        self, method: str, path: str, body: Any = None, **headers: str
-    ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; the answer is read as it comes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        data = None
-        if body is not None:
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            sent.setdefault("content-type", "application/json")
-        try:
-            connection.request(method, path, data, sent)
-            yield connection.getresponse()
-        finally:
-            connection.close()
-
-    def json(
-        self, method: str, path: str, body: Any = None, status: int | None = None, **headers: str
-    ) -> Any:
-        """Send a request and return the whole answer, whose status must be 2xx or the given one."""
-        with self.request(method, path, body, **headers) as answer:
-            text = answer.read()
-            fits = answer.status == status if status is not None else 200 <= answer.status < 300
-            assert fits, (answer.status, text)
-            return json.loads(text)
 
 
 def frames_of(stream: bytes) -> list[bytes]:

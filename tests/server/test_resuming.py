@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.server.server_process import ServerProcess, chat, frames_of, number_of
+from tests.server.conftest import ThreadServer
+from tests.server.server_process import Client, ServerProcess, chat, frames_of, number_of
 
 LONG = {"max_tokens": 400, "stop": None, "temperature": 1.5, "logit_bias": {"3": -100}}
 """No end of a turn: the reply goes on until it has its tokens."""
 
 
-def stream(server: ServerProcess, body: dict[str, object], **headers: str) -> bytes:
+def stream(server: Client, body: dict[str, object], **headers: str) -> bytes:
     with server.request("POST", "/v1/chat/completions", {**body, "stream": True}, **headers) as answer:
         assert answer.status == 200, answer.read()
         return answer.read()
 
 
-def events(server: ServerProcess, reply: str, after: int = -1, **headers: str) -> bytes:
+def events(server: Client, reply: str, after: int = -1, **headers: str) -> bytes:
     with server.request("GET", f"/api/replies/{reply}/events?after={after}", **headers) as answer:
         assert answer.status == 200, answer.read()
         return answer.read()
@@ -41,7 +42,7 @@ def test_a_stream_continues_behind_every_event(server: ServerProcess, extra: dic
             assert frames_of(again) == whole[number + 1 :]
 
 
-def test_a_killed_server_continues_with_the_bytes_of_an_undisturbed_run(server: ServerProcess) -> None:
+def test_a_killed_server_continues_with_the_bytes_of_an_undisturbed_run(server: ThreadServer) -> None:
     body = chat(**LONG, n=2, logprobs=True, top_logprobs=2)
     with ServerProcess(server.folder) as other:
         with other.request("POST", "/v1/chat/completions", {**body, "stream": True}) as answer:
