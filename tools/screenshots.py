@@ -9,13 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from tests.server.browser import CHROMIUM, FLAGS
 from tests.server.server_process import ServerProcess
 
 FOLDER = Path(__file__).parent.parent / "docs" / "server"
-WIDE, NARROW = {"width": 1200, "height": 760}, {"width": 390, "height": 780}
+WIDE: ViewportSize = {"width": 1200, "height": 760}
+NARROW: ViewportSize = {"width": 390, "height": 780}
 QUESTIONS = ("Hi! Who is niels?", "What can you do?", "How do I fork a conversation?")
 
 
@@ -41,13 +42,18 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport=WIDE, color_scheme="light")
         page.goto(server.url)
+        page.click("#show-settings")
+        page.fill("#set-temperature", "3")
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator("#status")).to_contain_text("settings saved")
+        page.click("#show-settings")
         _talk(page)
         page.screenshot(path=FOLDER / "wide.png")
         page.click("#show-tree")
         page.screenshot(path=FOLDER / "tree.png")
         page.click("#show-tree")
         page.get_by_role("button", name="Probabilities").last.click()
-        page.locator(".token").nth(3).click()
+        page.locator(".token:not(.p0)").first.click()
         page.locator(".why").scroll_into_view_if_needed()
         page.screenshot(path=FOLDER / "probabilities.png")
         page.get_by_role("button", name="Probabilities").last.click()

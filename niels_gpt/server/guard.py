@@ -48,12 +48,15 @@ class Guard:
             await error.response()(scope, receive, send)
             return
         self._running[client] += 1
+        body = _Body(receive, send, headers, self._options)
         try:
-            await self._app(scope, self._limited(receive, headers), send)
+            await self._app(scope, body.receive, body.send)
         finally:
             self._running[client] -= 1
             if not self._running[client]:
                 del self._running[client]
+        if body.refusal is not None:
+            await body.refusal.response()(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Raise ApiError for a request that must not pass."""
@@ -80,7 +83,7 @@ class Guard:
                 401, "expected the server's key as 'Authorization: Bearer KEY'", code="invalid_api_key"
             )
         if int(_digits(headers.get("content-length", "0"))) > self._options.max_body_bytes:
-            raise self._too_large()
+            raise _too_large(self._options)
 
     def _check_running(self, client: str) -> None:
         if self._running[client] >= self._options.max_requests_per_client:
@@ -89,11 +92,6 @@ class Guard:
                 f"{self._running[client]} requests of this client are running, which is the most",
                 code="too_many_requests",
             )
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413, f"the body is larger than {self._options.max_body_bytes} bytes", code="body_too_large"
-        )
 
     def _is_own(self, host: str) -> bool:
         """Whether a Host header is an address, which no other site's name can stand for, or a known name."""
@@ -118,27 +116,46 @@ class Guard:
         # Of equal length whatever was shown, and compared in constant time.
         return hmac.compare_digest(_digest(shown.strip()), self._key) and scheme.lower() == "bearer"
 
-    def _limited(self, receive: Receive, headers: Headers) -> Receive:
-        """Return a `receive` that bounds the size of a body and the time that it may take."""
-        most, got = self._options.max_body_bytes, 0
-        whole = headers.get("content-length") in {None, "0"} and "transfer-encoding" not in headers
 
-        async def limited() -> Message:
-            nonlocal got, whole
-            if whole:
-                return await receive()
-            try:
-                with anyio.fail_after(self._options.body_seconds):
-                    message = await receive()
-            except TimeoutError as error:
-                raise ApiError(408, "the body took too long to arrive", code="body_too_slow") from error
-            got += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if got > most:
-                raise self._too_large()
-            return message
+class _Body:
+    """Bounds the size of a request's body and the time that it may take.
 
-        return limited
+    Past a bound the application sees a client that left, and what it makes of that is not sent: `refusal` is.
+    """
+
+    def __init__(self, receive: Receive, send: Send, headers: Headers, options: ServeOptions) -> None:
+        self._receive = receive
+        self._send = send
+        self._options = options
+        self._bytes = 0
+        self._whole = headers.get("content-length") in {None, "0"} and "transfer-encoding" not in headers
+        self.refusal: ApiError | None = None
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, or what happened to the client after it."""
+        if self._whole:
+            return await self._receive()
+        try:
+            with anyio.fail_after(self._options.body_seconds):
+                message = await self._receive()
+        except TimeoutError:
+            self.refusal = ApiError(408, "the body took too long to arrive", code="body_too_slow")
+            return {"type": "http.disconnect"}
+        self._bytes += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._bytes > self._options.max_body_bytes:
+            self.refusal = _too_large(self._options)
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if self.refusal is None:
+            await self._send(message)
+
+
+def _too_large(options: ServeOptions) -> ApiError:
+    return ApiError(413, f"the body is larger than {options.max_body_bytes} bytes", code="body_too_large")
 
 
 def _digest(key: str) -> bytes:

@@ -153,7 +153,7 @@ async def create_session(body: NewSession, state: State) -> dict[str, Any]:
             if body.name is not None:
                 raise
         else:
-            return await _view(state, session)
+            return await _view(state, session.id)
     raise AssertionError("the names never end")
 
 
@@ -190,12 +190,14 @@ def _as_text(value: object) -> str:
 @router.get("/sessions/{session_id}")
 async def get_session(session_id: SessionId, state: State) -> dict[str, Any]:
     """Return a session, the messages of its path, and the reply that it waits for."""
-    return await _view(state, await state.replies.call(state.store.session_by_id, session_id))
+    return await _view(state, session_id)
 
 
-async def _view(state: ServerState, session: Session) -> dict[str, Any]:
+async def _view(state: ServerState, session_id: int) -> dict[str, Any]:
+    # The pending reply first: if there is none, what follows holds every reply.
+    pending = await state.replies.call(state.store.pending, session_id)
+    session = await state.replies.call(state.store.session_by_id, session_id)
     path = await state.replies.call(state.store.path, session.id)
-    pending = await state.replies.call(state.store.pending, session.id)
     generations = await _generations(state, session)
     return {
         "id": session.id,
@@ -269,7 +271,7 @@ async def change_session(session_id: SessionId, body: SessionChange, state: Stat
         session = await call(store.set_system, session_id, body.system, expected_head=session.head_id)
     if body.archived is not None:
         session = await call(store.archive, session_id, body.archived)
-    return await _view(state, session)
+    return await _view(state, session.id)
 
 
 def _settings_of(session: Session) -> Settings:
@@ -410,7 +412,7 @@ async def move_head(session_id: SessionId, body: HeadRequest, state: State) -> d
     moved = await state.replies.call(
         state.store.move_head, session.id, to=body.message, expected_head=session.head_id
     )
-    return await _view(state, moved)
+    return await _view(state, moved.id)
 
 
 @router.post("/sessions/{session_id}/fork", status_code=201)

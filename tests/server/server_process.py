@@ -37,7 +37,7 @@ class Client:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         data = None
         if body is not None:
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            data = body if isinstance(body, bytes | Iterator) else json.dumps(body).encode()
             sent.setdefault("content-type", "application/json")
         try:
             connection.request(method, path, data, sent)
