@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 
@@ -41,6 +41,9 @@ from niels_gpt.model.int8 import quantised
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.sampling import Sampling
+
+if TYPE_CHECKING:
+    from niels_gpt.model.registry import Model
 
 BATCHES = (1, 2, 3, 8, 17, 64)
 CHUNKS = (1, 7, 16, 64, 10_000)
@@ -128,7 +131,8 @@ def decoder_for(name: str, form: WeightForm, loaded: LoadedModel, place: Circums
             return TorchStateDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
         return TorchDecoder(loaded.gpt, loaded.tokenizer, prefill_chunk=place.chunk)
     return KernelDecoder(
-        pack_model(loaded.model, form), loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads,
+        pack_model(cast("Model", loaded.model), form),
+        loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads,
         pool_bytes=2**30 if place.pooled else 0,
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from niels_gpt.decoding.backend import open_backend
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.device import device_named
 from niels_gpt.errors import NielsGptError
-from niels_gpt.model.config import to_dict
+from niels_gpt.model.config import ModelConfig, to_dict
 from niels_gpt.model.loading import load_model as load_checkpointed_model
 from niels_gpt.rng import reply_seed
 from niels_gpt.sampling import Sampling
@@ -50,13 +50,13 @@ class ChatModel:
         self.checkpoint: Mapping[str, Any] = {
             "fingerprint": backend.fingerprint.digest,
             "parts": asdict(backend.fingerprint),
-            "config": to_dict(loaded.cfg),
+            "config": to_dict(loaded.cfg) if isinstance(loaded.cfg, ModelConfig) else loaded.cfg.to_dict(),
             "step": loaded.step,
             "path": str(loaded.path),
         }
         self.environment: Mapping[str, object] = backend.environment
         self.decoder = backend.decoder
-        self.notice = backend.notice
+        self.notice = backend.notice or loaded.notice
 
     def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
         """Return the seed of one reply; see niels_gpt.rng."""

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from niels_gpt.decoding.compile import compile_kernels
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.errors import NielsGptError
 from niels_gpt.kernels import KERNEL_VERSION, WeightForm, why_unavailable
-from niels_gpt.model.bdh import BDH
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
+from niels_gpt.model.form import Form
+from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import LoadedModel
-from niels_gpt.model.registry import Model
+from niels_gpt.model.registry import AnyModel
 from niels_gpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from niels_gpt.decoding.kernel_decoder import KernelDecoder
+    from niels_gpt.model.registry import Model
 
 
 AnyTorchDecoder = TorchDecoder | TorchStateDecoder
@@ -71,7 +73,7 @@ def open_backend(
         raise BackendError(
             f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
         )
-    if device != "cpu":
+    if device != "cpu" or isinstance(loaded.cfg, Form):
         return _torch(loaded, device)
     fault = why_unavailable()
     if fault is None:
@@ -85,11 +87,11 @@ def open_backend(
     )
 
 
-def torch_decoder(model: Model, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
+def torch_decoder(model: AnyModel, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
     """Make the torch decoder for a model's architecture."""
-    if isinstance(model, BDH):
-        return TorchStateDecoder(model, tokenizer, device=device)
-    return TorchDecoder(model, tokenizer, device=device)
+    if isinstance(model, GPT):
+        return TorchDecoder(model, tokenizer, device=device)
+    return TorchStateDecoder(model, tokenizer, device=device)
 
 
 def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Backend:
@@ -117,7 +119,9 @@ def _kernels(
     fingerprint = loaded.fingerprint
     if weights == "int8":
         fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
-    decoder = KernelDecoder(pack_model(loaded.model, weights), loaded.tokenizer, threads=threads)
+    decoder = KernelDecoder(
+        pack_model(cast("Model", loaded.model), weights), loaded.tokenizer, threads=threads
+    )
     environment |= {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION}
     return Backend(
         decoder=decoder, fingerprint=fingerprint, environment=environment | {"threads": decoder.threads}

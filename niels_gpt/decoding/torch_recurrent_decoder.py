@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
 from niels_gpt.decoding.sequence import SequenceState
 from niels_gpt.model.bdh import BDH, BDHState
+from niels_gpt.model.transformer import Transformer, TransformerState
 from niels_gpt.text.tokenizer import Tokenizer
 
 
@@ -25,7 +27,7 @@ class StatefulSequence:
     """A reply, and what its model has kept of the tokens that it has read."""
 
     reply: SequenceState
-    state: BDHState | None
+    state: BDHState | TransformerState | None
     """None for a reply that is computed anew for every token."""
     read: int = 0
 
@@ -36,10 +38,10 @@ class StatefulSequence:
 
 
 class TorchStateDecoder:
-    """Decodes requests with a `BDH`, which it moves to `device` and sets to eval mode."""
+    """Decodes requests with a `BDH` or `Transformer`, which it moves to `device` and sets to eval mode."""
 
     def __init__(
-        self, model: BDH, tokenizer: Tokenizer, *, device: str = "cpu", prefill_chunk: int = 128
+        self, model: BDH | Transformer, tokenizer: Tokenizer, *, device: str = "cpu", prefill_chunk: int = 128
     ) -> None:
         """At most `prefill_chunk` tokens of prompts are read a step.
 
@@ -57,7 +59,7 @@ class TorchStateDecoder:
         self._chunk = prefill_chunk
 
     @property
-    def model(self) -> BDH:
+    def model(self) -> BDH | Transformer:
         """The model that it decodes with."""
         return self._model
 
@@ -102,7 +104,7 @@ class TorchStateDecoder:
         count = min(sequence.unread, self._chunk)
         ids = reply.ids[sequence.read : sequence.read + count]
         sequence.read += count
-        logits = self._model.forward_from(self._tensor(ids), state)
+        logits = self._model.forward_from(self._tensor(ids), cast("Any", state))
         return reply.take(logits[0, -1].cpu()) if sequence.unread == 0 else Step()
 
     def _tensor(self, ids: list[int]) -> torch.Tensor:

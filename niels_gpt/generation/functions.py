@@ -90,7 +90,7 @@ def load_model_from_checkpoint(  # noqa: PLR0917 - the documented signature
 ) -> GPT:
     """Load a checkpoint of known sizes; CheckpointError (a ValueError) lists those that differ."""
     loaded = load_model(checkpoint_path, device=device)
-    cfg = loaded.cfg
+    cfg = loaded.own_cfg
     said = {
         "vocab_size": (vocab_size, cfg.V),
         "context_length": (context_length, cfg.T),

@@ -17,16 +17,12 @@ from typing import Any, Protocol
 import torch
 
 from niels_gpt.atomic_io import atomic_write
-from niels_gpt.errors import NielsGptError
 from niels_gpt.model.config import ModelConfig, TrainConfig, to_dict
+from niels_gpt.model.stored import CheckpointError
 
 KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
 OPTIONAL_KEYS = ("tokenizer", "run")
 SHAPE_FIELDS = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
-
-
-class CheckpointError(NielsGptError):
-    """A checkpoint file that is missing, is no checkpoint, is damaged, or does not fit."""
 
 
 class HasState(Protocol):
@@ -141,6 +137,8 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
         raise CheckpointError(
             f"{str(path)!r} holds a {type(content).__name__}, expected a dictionary with {KEYS}"
         )
+    # The original project leaves out what it has not.
+    content = {"optimizer_state": None, "best_val_loss": None, **content}
     missing = [key for key in KEYS if key not in content]
     if missing:
         raise CheckpointError(f"{str(path)!r} is no niels-gpt checkpoint: it lacks {', '.join(missing)}")

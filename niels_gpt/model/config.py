@@ -31,6 +31,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By name, the defaults that differ from `ModelConfig`'s where a JSON file leaves a field out."""
 NO_LIMIT = 2**29
 """Tokens that an architecture without a window takes: as far as its phases are exact."""
+LONGEST_WINDOW = 2**24
+"""Positions that tables of angles are made for at most."""
 NORM_EPS = 1e-5
 """What the norms of a `gpt` add to a variance."""
 NORMS = ("layernorm", "rmsnorm")
@@ -65,6 +67,7 @@ class ModelConfig:
         _require(self, "arch", self.arch in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}")
         for name in ("V", "T", "C", "L", "H", "d_ff"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "T", self.T <= LONGEST_WINDOW, f"at most {LONGEST_WINDOW}")
         split = "C" if self.arch == "gpt" else "d_ff"
         width = getattr(self, split)
         _require(self, "H", width % self.H == 0, f"a divisor of {split}={width}")

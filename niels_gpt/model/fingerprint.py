@@ -6,19 +6,27 @@ Four digests decide whether a reply can be made again: weights, config, tokenize
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from niels_gpt.model.config import ModelConfig, to_dict
+from niels_gpt.model.form import Form
 from niels_gpt.model.int8 import quantised
+from niels_gpt.model.stored import StoredTensors
 from niels_gpt.text.chat_template import Template
 from niels_gpt.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,8 @@ class Fingerprint:
     @staticmethod
     def environment(*, device: str = "cpu", path: str = "torch") -> dict[str, str | int]:
         """Return what may explain other bits from one fingerprint; `path` names the arithmetic that ran."""
+        import torch  # noqa: PLC0415 - heavy
+
         return {
             "torch": str(torch.__version__),
             "python": platform.python_version(),
@@ -52,18 +62,75 @@ class Fingerprint:
 def fingerprint(
     model: torch.nn.Module, cfg: ModelConfig, tokenizer: Tokenizer, template: Template
 ) -> Fingerprint:
-    """Return the fingerprint of a model together with what turns text into its ids."""
-    rules = {
+    """Return the fingerprint of a torch model together with its tokenizer and template."""
+    return _fingerprint(weights_digest(model), config_digest(cfg), tokenizer, template)
+
+
+def state_fingerprint(
+    state: Mapping[str, np.ndarray], cfg: ModelConfig, tokenizer: Tokenizer, template: Template
+) -> Fingerprint:
+    """Return the fingerprint of a checkpoint of ours, the same as that of its torch model.
+
+    Args:
+        state: float32 by name, all of its state dict.
+        cfg: its config.
+        tokenizer: what makes its ids.
+        template: what makes its prompts.
+
+    """
+    shared = {"lm_head.weight"} if cfg.arch == "gpt" and cfg.tie_embeddings else set()
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if name not in shared:
+            digest.update(f"{name}\0torch.float32\0{tuple(value.shape)}\0".encode())
+            digest.update(np.ascontiguousarray(value, "<f4").reshape(-1).view(np.uint8).data)
+    return _fingerprint(digest.hexdigest(), config_digest(cfg), tokenizer, template)
+
+
+def form_fingerprint(
+    form: Form, tensors: StoredTensors, tokenizer: Tokenizer, template: Template
+) -> Fingerprint:
+    """Return the fingerprint of a model of another project.
+
+    Args:
+        form: what it computes.
+        tensors: its file's, whose names, kinds, shapes and bytes count.
+        tokenizer: what makes its ids.
+        template: what makes its prompts.
+
+    """
+    digest = hashlib.sha256()
+    for name, stored in sorted(tensors.items()):
+        digest.update(f"{name}\0{stored.kind}\0{stored.shape}\0".encode())
+        digest.update(np.ascontiguousarray(stored.data).data)
+    return _fingerprint(digest.hexdigest(), form_digest(form), tokenizer, template)
+
+
+def form_digest(form: Form) -> str:
+    """Return SHA-256, in hex, over the fields of a form that are not at their default.
+
+    A field that a later version adds changes no digest until a model uses it.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Form)}
+    given = {name: value for name, value in form.to_dict().items() if getattr(form, name) != defaults[name]}
+    return _sha256(json.dumps(given, sort_keys=True))
+
+
+def _fingerprint(weights: str, config: str, tokenizer: Tokenizer, template: Template) -> Fingerprint:
+    rules: dict[str, object] = {
         "name": template.name,
         "version": template.version,
         "stop_ids": sorted(template.stop_ids),
         "stop_sequences": [stop.hex() for stop in template.stop_sequences],
         "banned_ids": sorted(template.banned_ids),
     }
+    source = getattr(template, "source", None)
+    if source is not None:  # a template that a file brought along
+        rules["source"] = _sha256(source)
     stored = tokenizer.to_json()
     return Fingerprint(
-        weights=weights_digest(model),
-        config=config_digest(cfg),
+        weights=weights,
+        config=config,
         tokenizer=_sha256("bytes" if stored is None else stored),
         template=_sha256(json.dumps(rules, sort_keys=True)),
     )
@@ -92,6 +159,8 @@ def int8_weights_digest(model: torch.nn.Module) -> str:
     of each linear layer, by name: its name, "int8" and its shape, its integers, and its scales as
     little-endian float32. A weight that is also an embedding counts in both forms.
     """
+    import torch  # noqa: PLC0415 - heavy
+
     linear = {
         f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)
     }
@@ -119,6 +188,8 @@ def config_digest(cfg: ModelConfig) -> str:
 
 
 def _little_endian_bytes(value: torch.Tensor) -> bytes:
+    import torch  # noqa: PLC0415 - heavy
+
     # Through uint8, because numpy knows fewer number types than torch does.
     raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     if sys.byteorder == "big":
@@ -132,6 +203,8 @@ def _sha256(text: str) -> str:
 
 def _cpu_name() -> str:
     """Return the processor's name where the system tells it, and the instruction set that torch uses."""
+    import torch  # noqa: PLC0415 - heavy
+
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -35,6 +35,7 @@ VALUE_GATE_SCALE = 3.0
 """A value embedding is added times `VALUE_GATE_SCALE * sigmoid(gate)`."""
 LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 4096
+LONGEST_WINDOW = 2**24
 
 
 class FormError(NielsGptError):
@@ -198,6 +199,7 @@ class Form:
         for name in ("V", "T", "C", "L", "H", "d_ff"):
             _whole(name, getattr(self, name), at_least=1)
         _require("L", self.L, self.L <= MOST_LAYERS, f"at most {MOST_LAYERS}")
+        _require("T", self.T, self.T <= LONGEST_WINDOW, f"at most {LONGEST_WINDOW}")
         for name in ("KV", "D", "value_gate", "smear"):
             _whole(name, getattr(self, name), at_least=0)
         for name in ("norm_eps", "qk_scale", "score_scale", "score_cap", "embed_scale", "residual_scale",

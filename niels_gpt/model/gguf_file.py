@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from niels_gpt.model.stored import ModelFileError, Stored, mapped, stored_bytes
+from niels_gpt.model.stored import CheckpointError, Stored, mapped, stored_bytes
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -50,8 +50,8 @@ class _Reader:
         self._path, self.at = path, 0
         self._data = memoryview(data)  # pyright: ignore[reportArgumentType] - an array is a buffer
 
-    def damaged(self, reason: str) -> ModelFileError:
-        return ModelFileError(f"{str(self._path)!r} is a damaged GGUF file: {reason}; download it again")
+    def damaged(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"{str(self._path)!r} is a damaged GGUF file: {reason}; download it again")
 
     def take(self, count: int, what: str) -> memoryview:
         left = len(self._data) - self.at
@@ -95,16 +95,16 @@ def read_gguf(path: Path) -> GGUFFile:
     """Open a GGUF file.
 
     Raises:
-        ModelFileError: it cannot be read, is damaged, or is of another version.
+        CheckpointError: it cannot be read, is damaged, or is of another version.
 
     """
     data = mapped(path)
     reader = _Reader(path, data)
     if bytes(reader.take(min(4, len(data)), "the magic number")) != MAGIC:
-        raise ModelFileError(f"{str(path)!r} is not a GGUF file: it does not start with {MAGIC!r}")
+        raise CheckpointError(f"{str(path)!r} is not a GGUF file: it does not start with {MAGIC!r}")
     version = reader.number("I", "the version")
     if version not in VERSIONS:
-        raise ModelFileError(f"{str(path)!r} has GGUF version {version}, expected 2 or 3, little-endian")
+        raise CheckpointError(f"{str(path)!r} has GGUF version {version}, expected 2 or 3, little-endian")
     tensor_count, entry_count = reader.number("Q", "a count"), reader.number("Q", "a count")
     for count, what in ((tensor_count, "tensors"), (entry_count, "metadata entries")):
         if count > MOST_ENTRIES:

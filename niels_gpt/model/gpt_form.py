@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,8 +43,13 @@ def form_of(cfg: ModelConfig) -> Form:
 def weights_of(model: GPT) -> dict[str, Weight]:
     """Return the float32 weights of a `gpt` under the names of `niels_gpt.model.weights`; copies."""
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
+    return weights_from_state(model.cfg, state)
+
+
+def weights_from_state(cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> dict[str, Weight]:
+    """Return the float32 arrays of a `gpt` under the names of `niels_gpt.model.weights`; copies."""
     found: dict[str, np.ndarray] = {}
-    gated = model.cfg.mlp == "swiglu"
+    gated = cfg.mlp == "swiglu"
     parts = {"ln1": "norms.attn_in", "ln2": "norms.mlp_in", "attn.proj": "proj"}
     parts |= (
         {"mlp.fc_a": "up", "mlp.fc_g": "gate", "mlp.fc_out": "down"}
@@ -52,7 +58,7 @@ def weights_of(model: GPT) -> dict[str, Weight]:
     )
     for name, value in state.items():
         if name == "lm_head.weight":
-            if not model.cfg.tie_embeddings:
+            if not cfg.tie_embeddings:
                 found["head.weight"] = value
         elif name.startswith("blocks."):
             _, layer, part = name.split(".", 2)

@@ -1,136 +1,256 @@
-"""From a checkpoint file to a model that is ready to generate, with its tokenizer, template and fingerprint.
+"""From a model's files to a model that is ready to generate, with its tokenizer, template and fingerprint.
 
-Files of the original project say less about themselves: what their config leaves out is read off the names
-of their weights. Weights become float32.
+Our own checkpoints, and those of the original project, which say less about themselves: what their config
+leaves out is read off the names of their weights, and weights become float32. Everything else goes to
+`niels_gpt.model.families`. Files are mapped; the torch module is built when something asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from niels_gpt.model.checkpoint import CheckpointError, load_checkpoint
-from niels_gpt.model.config import ConfigError, ModelConfig, config_from_dict
-from niels_gpt.model.fingerprint import Fingerprint, fingerprint
-from niels_gpt.model.gpt import GPT
-from niels_gpt.model.pretrained import read_pretrained
-from niels_gpt.model.registry import Model, build_model
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.families.config_reader import read_json_object
+from niels_gpt.model.families.mapping import without_wrappers
+from niels_gpt.model.families.opening import (
+    OpenedModel,
+    nanochat_checkpoint,
+    nanochat_meta,
+    open_folder,
+    open_gguf,
+    open_nanochat,
+    open_nanogpt,
+)
+from niels_gpt.model.fingerprint import Fingerprint, form_fingerprint, state_fingerprint
+from niels_gpt.model.form import Form, FormError
+from niels_gpt.model.gguf_file import MAGIC
+from niels_gpt.model.gpt_form import form_of, weights_from_state
+from niels_gpt.model.pretrained import CONFIG, read_pretrained
+from niels_gpt.model.pt_file import PtFileError, StoredTensor, read_pt
+from niels_gpt.model.state import complete_config, fitted_state, float32_state
+from niels_gpt.model.stored import CheckpointError, Stored
+from niels_gpt.model.weights import Weights
 from niels_gpt.text.chat_template import Template, template_for
+from niels_gpt.text.jinja_sandbox import ChatTemplateError
 from niels_gpt.text.load import tokenizer_from_json
-from niels_gpt.text.tokenizer import Tokenizer, TokenizerError
+from niels_gpt.text.tokenizer import IdTokenizer, Tokenizer, TokenizerError
+
+if TYPE_CHECKING:
+    from niels_gpt.model.gpt import GPT
+    from niels_gpt.model.registry import AnyModel
+
+KINDS = (
+    "a .pt file of niels-gpt, nanoGPT or nanochat, a .gguf file, or a folder with config.json and "
+    "model.safetensors"
+)
+RAW_NOTICE = "this model has no chat template: it continues your text instead of answering"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """Everything that turns messages into replies, from one file."""
+    """Everything that turns messages into replies, from one file or folder."""
 
-    model: Model
-    cfg: ModelConfig
+    cfg: ModelConfig | Form
     tokenizer: Tokenizer
     template: Template
     fingerprint: Fingerprint
     step: int
     path: Path
+    device: str = "cpu"
+    """Where `model` stands."""
+    state: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    """The float32 weights of a checkpoint of ours, by its names."""
+    mapped: Weights | None = field(default=None, repr=False)
+    """The weights of any other model."""
+
+    @cached_property
+    def form(self) -> Form:
+        """What a transformer computes; CheckpointError for another architecture."""
+        if isinstance(self.cfg, Form):
+            return self.cfg
+        self._require_gpt()
+        return form_of(self.cfg)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights of `form`; CheckpointError for another architecture."""
+        if self.mapped is not None:
+            return self.mapped
+        self._require_gpt()
+        assert isinstance(self.cfg, ModelConfig)  # noqa: S101 - the two come together
+        return weights_from_state(self.cfg, self.state or {})
+
+    @cached_property
+    def model(self) -> AnyModel:
+        """The torch module, float32, in evaluation mode on `device`; built when first asked for."""
+        from niels_gpt.model.registry import model_of_state  # noqa: PLC0415 - torch
+        from niels_gpt.model.transformer import transformer_of  # noqa: PLC0415 - torch
+
+        if isinstance(self.cfg, Form):
+            return transformer_of(self.cfg, self.weights).to(self.device)
+        return model_of_state(self.cfg, self.state or {}).to(self.device)
+
+    @property
+    def own_cfg(self) -> ModelConfig:
+        """The config of a checkpoint of ours; CheckpointError for a model of another project."""
+        if isinstance(self.cfg, ModelConfig):
+            return self.cfg
+        raise CheckpointError(
+            f"{str(self.path)!r} is a model of another project: only ours can be changed here"
+        )
 
     @property
     def gpt(self) -> GPT:
         """The model for what only a GPT can do; CheckpointError for another architecture."""
-        if isinstance(self.model, GPT):
-            return self.model
-        raise CheckpointError(f"{str(self.path)!r} holds a {self.cfg.arch} model, expected a gpt")
+        self._require_gpt()
+        return self.model  # pyright: ignore[reportReturnType] - a GPT by its arch
+
+    @property
+    def notice(self) -> str | None:
+        """What a person should know before talking to this model."""
+        return RAW_NOTICE if self.template.name == "raw" else None
+
+    def _require_gpt(self) -> None:
+        if self.cfg.arch != "gpt":
+            raise CheckpointError(f"{str(self.path)!r} holds a {self.cfg.arch} model, expected a gpt")
 
 
 def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
-    """Load a checkpoint file, or a directory of `save_pretrained`: float32, evaluation mode, on `device`.
+    """Open a model from `KINDS`.
 
-    Raises CheckpointError (a ValueError) for what is missing, foreign, damaged or inconsistent.
+    Args:
+        path: its file or folder.
+        device: where the torch module stands, once it is built.
+
+    Raises:
+        CheckpointError: something is missing, not supported, damaged or inconsistent.
+
     """
     path = Path(path)
-    content = read_pretrained(path) if path.is_dir() else load_checkpoint(path, device="cpu")
-    model = model_from_checkpoint(content, where=str(path))
-    cfg = model.cfg
     try:
-        tokenizer = tokenizer_from_json(content.get("tokenizer"))
-    except TokenizerError as error:
-        raise CheckpointError(f"{str(path)!r}: its tokenizer is damaged: {error}") from error
-    if tokenizer.vocab_size != cfg.V:
-        held = (
-            f"carries a tokenizer of {tokenizer.vocab_size}"
-            if "tokenizer" in content
-            else "carries no tokenizer"
-        )
-        msg = f"{str(path)!r} {held}, but its model has V={cfg.V}"
-        raise CheckpointError(f"{msg}; save it again with the tokenizer that it was trained on")
-    template = template_for(tokenizer)
+        return _load(path, device)
+    except CheckpointError:
+        raise
+    except (FormError, ChatTemplateError) as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from error
+
+
+def _load(path: Path, device: str) -> LoadedModel:
+    if path.is_dir():
+        return _load_folder(path, device)
+    if not path.is_file():
+        raise CheckpointError(f"the checkpoint {str(path)!r} does not exist; give {KINDS}")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == MAGIC:
+        return _opened(path, open_gguf(path), device)
+    if path.suffix == ".safetensors":
+        return _load_folder(path.parent, device)
+    return _load_pt(path, device)
+
+
+def _load_folder(folder: Path, device: str) -> LoadedModel:
+    if not (folder / CONFIG).is_file():
+        checkpoint = nanochat_checkpoint(folder)
+        if checkpoint is not None:
+            return _load_pt(checkpoint, device)
+        files = [*folder.glob("*.gguf"), *folder.glob("ckpt.pt")]
+        if len(files) == 1:
+            return _load(files[0], device)
+        raise CheckpointError(f"the folder {str(folder)!r} has no {CONFIG}; give {KINDS}")
+    config = read_json_object(folder / CONFIG)
+    kind = config.get("model_type")
+    if kind == "niels-gpt" or (kind is None and ("model" in config or "n_embd" in config)):
+        return _own(folder, read_pretrained(folder), device)
+    return _opened(folder, open_folder(folder), device)
+
+
+def _load_pt(path: Path, device: str) -> LoadedModel:
+    try:
+        content = read_pt(path)
+    except PtFileError as error:
+        raise CheckpointError(f"{error}; give {KINDS}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__}, expected a dictionary")
+    if "model_state" in content:
+        return _own(path, content, device)
+    weights = content.get("model") if "model_args" in content else content
+    if isinstance(weights, dict):
+        tensors = _stored(without_wrappers(weights))
+        if "model_args" in content:
+            return _opened(path, open_nanogpt(path, content, tensors), device)
+        if "transformer.wte.weight" in tensors and "transformer.h.0.attn.c_q.weight" in tensors:
+            if not nanochat_meta(path).is_file():
+                raise CheckpointError(
+                    f"{str(path)!r} is a nanochat checkpoint without {nanochat_meta(path).name} next to it"
+                )
+            return _opened(path, open_nanochat(path, tensors), device)
+    keys = ", ".join(map(repr, list(content)[:4]))
+    raise CheckpointError(f"{str(path)!r} is no checkpoint of a known kind: it holds {keys}; give {KINDS}")
+
+
+def _stored(weights: Mapping[str, Any]) -> dict[str, Stored]:
+    found: dict[str, Stored] = {}
+    for name, value in weights.items():
+        if isinstance(value, StoredTensor):
+            data = np.ascontiguousarray(value.data).reshape(-1).view(np.uint8)
+            found[name] = Stored(value.kind, value.shape, data)
+    return found
+
+
+def _opened(path: Path, opened: OpenedModel, device: str) -> LoadedModel:
     return LoadedModel(
-        model=model.to(device),
-        cfg=cfg,
-        tokenizer=tokenizer,
-        template=template,
-        fingerprint=fingerprint(model, cfg, tokenizer, template),
-        step=int(content["step"]),
+        cfg=opened.form,
+        mapped=opened.weights,
+        tokenizer=opened.tokenizer,
+        template=opened.template,
+        fingerprint=form_fingerprint(opened.form, opened.tensors, opened.tokenizer, opened.template),
+        step=opened.step,
         path=path,
+        device=device,
     )
 
 
-def model_from_checkpoint(content: Mapping[str, Any], *, where: str) -> Model:
-    """Build the float32 model, in evaluation mode on the CPU, of what `load_checkpoint` returned.
-
-    `where` names the file in errors. Leaves torch's global generator as it was. Raises CheckpointError.
-    """
-    state = _float32_state(content["model_state"], where)
-    cfg = _complete_config(content["model_cfg"], state, where)
-    if cfg.tie_embeddings and "tok_emb.weight" in state:
-        state["lm_head.weight"] = state["tok_emb.weight"]  # some files hold the shared weight once
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(cfg)
-    _check_fit(state, model.state_dict(), where)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def _float32_state(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    foreign = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    if foreign:
-        raise CheckpointError(f"{where!r}: model_state holds no tensor under {', '.join(foreign[:3])}")
-    return {name: value.to(torch.float32) for name, value in state.items()}
-
-
-def _complete_config(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> ModelConfig:
-    """Add to a config what it does not say and the names of the weights do."""
-    if "encoder_v" in state:
-        try:
-            return config_from_dict(ModelConfig, {"arch": "bdh", **model_cfg}, where=f"{where}, model_cfg")
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from error
-    gated = "blocks.0.mlp.fc_g.weight" in state
-    head = state.get("lm_head.weight")
-    embedding = state.get("tok_emb.weight")
-    inferred = {
-        "norm": "layernorm" if "ln_f.bias" in state else "rmsnorm",
-        "mlp": "swiglu" if gated else "gelu",
-        "mlp_bias": ("blocks.0.mlp.fc_out.bias" if gated else "blocks.0.mlp.fc1.bias") in state,
-        "tie_embeddings": head is None or (embedding is not None and torch.equal(head, embedding)),
-    }
+def _own(path: Path, content: Mapping[str, Any], device: str) -> LoadedModel:
+    """Load what `save_checkpoint` or `save_pretrained` wrote, or the original project."""
+    for key in ("model_cfg", "model_state"):
+        if not isinstance(content.get(key), Mapping):
+            raise CheckpointError(f"{str(path)!r} is no niels-gpt checkpoint: it has no dictionary {key!r}")
+    state = float32_state(content["model_state"], str(path))
+    cfg = complete_config(content["model_cfg"], state, str(path))
+    state = fitted_state(cfg, state, str(path))
+    stored, step = content.get("tokenizer"), content.get("step", 0)
+    if stored is not None and not isinstance(stored, str):
+        raise CheckpointError(f"{str(path)!r}: tokenizer is a {type(stored).__name__}, expected JSON text")
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise CheckpointError(f"{str(path)!r}: step is {step!r}, expected a whole number")
     try:
-        return config_from_dict(ModelConfig, {**inferred, **model_cfg}, where=f"{where}, model_cfg")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def _check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    faults = [f"{name} is missing" for name in expected if name not in state]
-    faults += [f"{name} is unknown" for name in state if name not in expected]
-    faults += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if faults:
-        shown = "; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if len(faults) > 4 else "")
-        raise CheckpointError(f"{where!r}: the weights do not fit the config: {shown}")
+        tokenizer = tokenizer_from_json(stored)
+    except TokenizerError as error:
+        raise CheckpointError(f"{str(path)!r}: its tokenizer is damaged: {error}") from error
+    if stored is None and tokenizer.vocab_size != cfg.V:
+        tokenizer = IdTokenizer(cfg.V)
+    if tokenizer.vocab_size != cfg.V:
+        raise CheckpointError(
+            f"{str(path)!r} carries a tokenizer of {tokenizer.vocab_size}, but its model has V={cfg.V}; "
+            "save it again with the tokenizer that it was trained on"
+        )
+    template = template_for(tokenizer)
+    return LoadedModel(
+        cfg=cfg,
+        state=state,
+        tokenizer=tokenizer,
+        template=template,
+        fingerprint=state_fingerprint(state, cfg, tokenizer, template),
+        step=step,
+        path=path,
+        device=device,
+    )

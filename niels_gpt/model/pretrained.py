@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
 from niels_gpt.atomic_io import atomic_write, write_text
-from niels_gpt.device import device_named
-from niels_gpt.model.bdh import BDHConfig
-from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.config import ConfigError, load_json, to_dict
+from niels_gpt.model.safetensors_file import read_safetensors
+from niels_gpt.model.stored import CheckpointError, as_weight, stored_bytes
+from niels_gpt.model.weights import dequantise
 
 if TYPE_CHECKING:
-    from niels_gpt.model.registry import Model
+    from niels_gpt.model.registry import AnyModel, Model
     from niels_gpt.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -35,6 +32,8 @@ def save_pretrained(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tied = model.arch == "gpt" and model.cfg.tie_embeddings
+    import safetensors.torch  # noqa: PLC0415 - torch
+
     state = {
         name: value.detach().cpu().contiguous()
         for name, value in model.state_dict().items()
@@ -62,9 +61,15 @@ def read_pretrained(directory: Path) -> dict[str, Any]:
     try:
         config = load_json(directory / CONFIG)
         model_cfg, step = _model_config(config)
-        state = safetensors.torch.load_file(directory / WEIGHTS)
-    except (ConfigError, SafetensorError, TypeError) as error:
+        tensors = read_safetensors(directory / WEIGHTS)
+    except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{str(directory)!r} is no model, or is damaged: {error}") from error
+    wrong = [name for name, stored in tensors.items() if stored_bytes(stored.kind, stored.shape) is None]
+    if wrong:
+        raise CheckpointError(
+            f"{str(directory)!r}: {wrong[0]!r} is {tensors[wrong[0]].kind}, expected floats"
+        )
+    state = {name: dequantise(as_weight(stored)) for name, stored in tensors.items()}
     content: dict[str, Any] = {"model_cfg": model_cfg, "model_state": state, "step": step}
     tokenizer = directory / TOKENIZER
     if tokenizer.is_file():
@@ -74,6 +79,8 @@ def read_pretrained(directory: Path) -> dict[str, Any]:
 
 def _model_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     if "n_embd" in config:
+        from niels_gpt.model.bdh import BDHConfig  # noqa: PLC0415 - torch
+
         names = BDHConfig.__dataclass_fields__
         known = {name: value for name, value in config.items() if name in names}
         return to_dict(BDHConfig(**known).model_config), 0
@@ -85,8 +92,9 @@ def _model_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     return model_cfg, step
 
 
-def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type | None = None) -> Model:
+def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type | None = None) -> AnyModel:
     """Load a model of any architecture, or of `kind` alone, with its tokenizer; CheckpointError."""
+    from niels_gpt.device import device_named  # noqa: PLC0415 - torch
     from niels_gpt.model.loading import load_model  # noqa: PLC0415 - it reads directories with this module
 
     loaded = load_model(directory, device=device_named(device))
@@ -94,5 +102,6 @@ def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type |
         raise CheckpointError(
             f"{str(directory)!r} holds a {loaded.cfg.arch} model, expected {kind.__name__}; use its own class"
         )
-    loaded.model.tokenizer = loaded.tokenizer
-    return loaded.model
+    model = loaded.model
+    model.tokenizer = loaded.tokenizer
+    return model

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from niels_gpt.model.stored import ModelFileError, Stored, mapped
+from niels_gpt.model.stored import CheckpointError, Stored, mapped
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_HEADER = 100_000_000
@@ -24,7 +24,7 @@ def read_folder_tensors(folder: Path) -> dict[str, Stored]:
     """Map all tensors of a folder.
 
     Raises:
-        ModelFileError: the folder has no weights, or a file is missing or damaged.
+        CheckpointError: the folder has no weights, or a file is missing or damaged.
 
     """
     if (folder / SINGLE).is_file():
@@ -33,7 +33,7 @@ def read_folder_tensors(folder: Path) -> dict[str, Stored]:
         return _read_shards(folder)
     others = sorted(path.name for pattern in ("*.bin", "*.pth", "*.h5") for path in folder.glob(pattern))
     held = f"it holds {', '.join(others[:3])}" if others else "it holds no weights"
-    raise ModelFileError(f"the folder {str(folder)!r} has no {SINGLE}: {held}; save it as safetensors")
+    raise CheckpointError(f"the folder {str(folder)!r} has no {SINGLE}: {held}; save it as safetensors")
 
 
 def _read_shards(folder: Path) -> dict[str, Stored]:
@@ -41,19 +41,19 @@ def _read_shards(folder: Path) -> dict[str, Stored]:
     try:
         content: Any = json.loads(where.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"cannot read {str(where)!r}: {error}") from error
+        raise CheckpointError(f"cannot read {str(where)!r}: {error}") from error
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ModelFileError(f"{str(where)!r} has no object 'weight_map' of file names by tensor")
+        raise CheckpointError(f"{str(where)!r} has no object 'weight_map' of file names by tensor")
     found: dict[str, Stored] = {}
     for name in sorted(set(names.values())):
         path = folder / name
         if path.parent != folder or path.suffix != ".safetensors":
-            raise ModelFileError(f"{str(where)!r} names the file {name!r}, expected one in its own folder")
+            raise CheckpointError(f"{str(where)!r} names the file {name!r}, expected one in its own folder")
         found |= read_safetensors(path)
     missing = sorted(names.keys() - found.keys())
     if missing:
-        raise ModelFileError(f"{str(where)!r} promises {missing[0]!r}, which {names[missing[0]]!r} lacks")
+        raise CheckpointError(f"{str(where)!r} promises {missing[0]!r}, which {names[missing[0]]!r} lacks")
     return found
 
 
@@ -61,7 +61,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     """Map the tensors of one file.
 
     Raises:
-        ModelFileError: it cannot be read, or its header contradicts the file.
+        CheckpointError: it cannot be read, or its header contradicts the file.
 
     """
     data = mapped(path)
@@ -95,5 +95,5 @@ def _tensor(path: Path, name: str, entry: object, body: np.ndarray) -> Stored:
     return Stored(KINDS.get(dtype, dtype), shape, body[first:last])
 
 
-def _damaged(path: Path, reason: str) -> ModelFileError:
-    return ModelFileError(f"{str(path)!r} is a damaged safetensors file: {reason}; download it again")
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{str(path)!r} is a damaged safetensors file: {reason}; download it again")

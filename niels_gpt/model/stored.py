@@ -14,8 +14,8 @@ from niels_gpt.model.k_quants import K_BLOCKS, dequantise_k
 from niels_gpt.model.weights import BLOCK_BYTES, GROUP, ITEM_BYTES, Weight, WeightKind, float32_weight
 
 
-class ModelFileError(NielsGptError):
-    """A model file that is damaged, lies about itself, or needs something that is not supported."""
+class CheckpointError(NielsGptError):
+    """A model that is missing, damaged, inconsistent, or needs something that is not supported."""
 
 
 class Stored(NamedTuple):
@@ -36,7 +36,7 @@ def mapped(path: Path) -> np.ndarray:
     """Map a file as read-only bytes (n,) uint8; an empty file gives an empty array.
 
     Raises:
-        ModelFileError: the file cannot be opened.
+        CheckpointError: the file cannot be opened.
 
     """
     try:
@@ -44,7 +44,7 @@ def mapped(path: Path) -> np.ndarray:
             return np.zeros(0, np.uint8)
         return np.memmap(path, np.uint8, mode="r")
     except OSError as error:
-        raise ModelFileError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
 
 
 def stored_bytes(kind: str, shape: tuple[int, ...]) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as HFTokenizer
 
-from niels_gpt.text.tokenizer import TokenizerError, as_id_list, utf8
+from niels_gpt.text.tokenizer import TokenizerError, as_id_list, id_tensor, utf8
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +34,7 @@ class PieceTokenizer:
 
     def encode(self, text: str) -> torch.LongTensor:
         """Give the same ids as an int64 tensor (n,) on the CPU."""
-        import torch  # noqa: PLC0415 - a chat on the CPU never asks for tensors
-
-        return torch.LongTensor(self.encode_ids(text))
+        return id_tensor(self.encode_ids(text))
 
     def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
         """Text of the ids; invalid UTF-8 becomes U+FFFD, control ids nothing."""

@@ -16,6 +16,9 @@ def tokenizer_from_json(json_text: str | None) -> Tokenizer:
         return ByteTokenizer()
     # Byte models should not pay for importing the BPE library.
     from niels_gpt.text.bpe import BPETokenizer  # noqa: PLC0415
-    from niels_gpt.text.hf_bpe import ByteLevelTokenizer, is_adopted  # noqa: PLC0415
+    from niels_gpt.text.char_tokenizer import CharTokenizer, is_characters  # noqa: PLC0415
+    from niels_gpt.text.hf_bpe import from_stored, is_adopted  # noqa: PLC0415
 
-    return (ByteLevelTokenizer if is_adopted(json_text) else BPETokenizer).from_json(json_text)
+    if is_characters(json_text):
+        return CharTokenizer.from_json(json_text)
+    return from_stored(json_text) if is_adopted(json_text) else BPETokenizer.from_json(json_text)

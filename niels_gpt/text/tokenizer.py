@@ -5,7 +5,7 @@ One token is one byte of the text's UTF-8 here, so any text round-trips and no f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -69,17 +69,21 @@ def utf8(text: str) -> bytes:
 
 def as_id_list(ids: Iterable[int] | torch.Tensor) -> list[int]:
     """Plain ints of a tensor of any shape, or of any iterable of ids."""
-    # A tensor is told by what it offers: torch is not imported for its type.
     flatten = getattr(ids, "flatten", None)
-    return [int(i) for i in ids] if flatten is None else flatten().tolist()
+    return flatten().tolist() if flatten is not None else [int(i) for i in ids]
+
+
+def id_tensor(ids: Sequence[int] | np.ndarray) -> torch.LongTensor:
+    """Return ids as an int64 tensor (n,) on the CPU."""
+    import torch  # noqa: PLC0415 - heavy, and only training and the documented functions need it
+
+    values = np.array(ids, np.int64)
+    return torch.from_numpy(values)  # pyright: ignore[reportReturnType]  # int64 on the CPU is a LongTensor
 
 
 def encode(text: str) -> torch.LongTensor:
     """UTF-8 bytes of a text as int64 ids (n,) in 0..255 on the CPU."""
-    import torch  # noqa: PLC0415 - a chat on the CPU never asks for tensors
-
-    ids = np.frombuffer(utf8(text), dtype=np.uint8).astype(np.int64)
-    return torch.from_numpy(ids)  # pyright: ignore[reportReturnType]  # int64 on the CPU is a LongTensor
+    return id_tensor(np.frombuffer(utf8(text), dtype=np.uint8))
 
 
 def decode(ids: Iterable[int] | torch.Tensor) -> str:
@@ -89,8 +93,9 @@ def decode(ids: Iterable[int] | torch.Tensor) -> str:
         TokenizerError: A ValueError. An id is outside 0..255, or a tensor has another number of dimensions.
 
     """
-    if isinstance(ids, torch.Tensor) and ids.dim() != 1:
-        raise TokenizerError(f"ids have the shape {tuple(ids.shape)}, expected (n,)")
+    shape = tuple(getattr(ids, "shape", (0,)))
+    if len(shape) != 1:
+        raise TokenizerError(f"ids have the shape {shape}, expected (n,)")
     values = as_id_list(ids)
     try:
         return bytes(values).decode("utf-8", errors="replace")
@@ -131,4 +136,48 @@ class ByteTokenizer:
 
     def to_json(self) -> str | None:
         """Nothing needs to travel."""
+        return None
+
+
+class IdTokenizer:
+    """A vocabulary of which only the size is known: ids in, ids out."""
+
+    def __init__(self, size: int) -> None:
+        """Take the number of ids."""
+        self._size = size
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self._size
+
+    def encode_ids(self, text: str) -> list[int]:
+        """Return nothing for an empty text; `TokenizerError` for any other."""
+        if text:
+            raise TokenizerError(
+                f"the checkpoint carries no tokenizer, but its model has V={self._size}: give token ids, "
+                "or save it again with the tokenizer that it was trained on"
+            )
+        return []
+
+    def encode(self, text: str) -> torch.LongTensor:
+        """Give the same as an int64 tensor."""
+        return id_tensor(self.encode_ids(text))
+
+    def decode(self, ids: Iterable[int] | torch.Tensor) -> str:
+        """Return the ids themselves, as numbers with blanks between them."""
+        return " ".join(map(str, as_id_list(ids)))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the id as a number and a blank."""
+        if not 0 <= token_id < self._size:
+            raise TokenizerError(f"token id {token_id!r} is unknown; expected 0..{self._size - 1}")
+        return b"%d " % token_id
+
+    def special_token_ids(self) -> dict[str, int]:
+        """Nothing is known of control tokens."""
+        return {}
+
+    def to_json(self) -> str | None:
+        """Nothing can be stored."""
         return None

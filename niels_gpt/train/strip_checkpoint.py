@@ -38,7 +38,7 @@ def strip_checkpoint(sources: Sequence[Path], target: Path) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         target,
-        model_cfg=last.cfg,
+        model_cfg=last.own_cfg,
         train_cfg=content["train_cfg"],
         model=last.model,
         optimizer=None,

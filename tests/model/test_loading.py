@@ -10,10 +10,12 @@ import torch
 
 from niels_gpt.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig, to_dict
+from niels_gpt.model.fingerprint import fingerprint
 from niels_gpt.model.gpt import GPT
-from niels_gpt.model.loading import load_model, model_from_checkpoint
+from niels_gpt.model.loading import load_model
+from niels_gpt.model.state import complete_config, fitted_state, float32_state
 from niels_gpt.text.bpe import train_bpe
-from niels_gpt.text.tokenizer import ByteTokenizer
+from niels_gpt.text.tokenizer import ByteTokenizer, TokenizerError
 
 EIGHT = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
 SMALL = {"V": 256, "T": 32, "C": 24, "L": 2, "H": 2, "d_ff": 40}
@@ -133,27 +135,65 @@ def test_weights_that_do_not_fit_are_named(new_model, tmp_path, change, message)
 
 
 def test_weights_of_other_shapes_are_named_with_both(new_model):
-    content = {"model_cfg": SMALL | {"d_ff": 41}, "model_state": new_model(ModelConfig(**SMALL)).state_dict()}
+    state = float32_state(new_model(ModelConfig(**SMALL)).state_dict(), "here.pt")
     with pytest.raises(CheckpointError, match=r"fc1.weight is \(40, 24\) instead of \(41, 24\).* and 2 more"):
-        model_from_checkpoint(content, where="here.pt")
+        fitted_state(ModelConfig(**SMALL | {"d_ff": 41}), state, "here.pt")
 
 
 @pytest.mark.parametrize("wrong", [{"layers": 4}, {"C": 25}, {"T": "32"}])
 def test_a_config_that_cannot_be_is_a_checkpoint_error(new_model, wrong):
-    content = {"model_cfg": SMALL | wrong, "model_state": new_model(ModelConfig(**SMALL)).state_dict()}
+    state = float32_state(new_model(ModelConfig(**SMALL)).state_dict(), "here.pt")
     with pytest.raises(CheckpointError, match=next(iter(wrong))):
-        model_from_checkpoint(content, where="here.pt")
+        complete_config(SMALL | wrong, state, "here.pt")
 
 
 def test_a_state_of_something_else_is_a_checkpoint_error():
     with pytest.raises(CheckpointError, match="no tensor under a"):
-        model_from_checkpoint({"model_cfg": SMALL, "model_state": {"a": 1}}, where="here.pt")
+        float32_state({"a": 1}, "here.pt")
 
 
-def test_a_vocabulary_without_its_tokenizer_is_refused(new_model, tmp_path):
+def test_a_vocabulary_without_its_tokenizer_takes_ids_alone(new_model, tmp_path):
     path = save(tmp_path / "model.pt", new_model(ModelConfig(**(SMALL | {"V": 300}))))
-    with pytest.raises(CheckpointError, match="carries no tokenizer, but its model has V=300"):
+    tokenizer = load_model(path).tokenizer
+    assert tokenizer.decode([7, 299]) == "7 299"
+    with pytest.raises(TokenizerError, match="carries no tokenizer, but its model has V=300"):
+        tokenizer.encode_ids("a text")
+
+
+def test_a_file_without_optimizer_and_loss_loads_as_the_original_wrote_it(new_model, tmp_path):
+    path = original_file(tmp_path / "original.pt", new_model(ModelConfig(**SMALL)))
+    content = torch.load(path, weights_only=True)
+    del content["optimizer_state"], content["best_val_loss"]
+    content["model_cfg"] |= {"_raw": {"anything": 1}}
+    torch.save(content, path)
+    assert load_model(path).step == 1000
+    assert load_checkpoint(path, device="cpu")["optimizer_state"] is None
+    assert load_checkpoint(path, device="cpu")["best_val_loss"] is None
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_the_names_that_wrappers_give_to_weights_are_read(new_model, tmp_path, some_ids, prefix):
+    model = new_model(ModelConfig(**SMALL))
+    path = original_file(tmp_path / "original.pt", model)
+    content = torch.load(path, weights_only=True)
+    content["model_state"] = {prefix + name: value for name, value in content["model_state"].items()}
+    torch.save(content, path)
+    assert torch.equal(load_model(path).model(some_ids(1, 9)), model(some_ids(1, 9)))
+
+
+@pytest.mark.parametrize("changes", [{"L": 10**9}, {"V": 10**9}, {"T": 10**9}, {"C": 10**8, "H": 2}])
+def test_absurd_sizes_are_refused_before_anything_is_allocated(new_model, tmp_path, changes):
+    path = original_file(tmp_path / "original.pt", new_model(ModelConfig(**SMALL)))
+    content = torch.load(path, weights_only=True)
+    content["model_cfg"] |= changes
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"L=1000000000|T is 1000000000|do not fit"):
         load_model(path)
+
+
+def test_the_fingerprint_of_the_arrays_is_that_of_the_torch_model(original, tmp_path):
+    loaded = load_model(original_file(tmp_path / "original.pt", original))
+    assert loaded.fingerprint == fingerprint(loaded.model, loaded.cfg, loaded.tokenizer, loaded.template)
 
 
 def test_a_damaged_tokenizer_is_refused(new_model, tmp_path):

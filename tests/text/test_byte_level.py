@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from niels_gpt.text.chat_template import template_for
-from niels_gpt.text.hf_bpe import ByteLevelTokenizer, adopt
+from niels_gpt.text.hf_bpe import HFBPETokenizer, adopt
 from niels_gpt.text.load import tokenizer_from_json
 from niels_gpt.text.tokenizer import TokenizerError
 
@@ -34,30 +34,30 @@ def published(*, byte_level: bool = True) -> str:
 
 
 @pytest.fixture(scope="module")
-def adopted() -> ByteLevelTokenizer:
+def adopted() -> HFBPETokenizer:
     return adopt(published(), end=END)
 
 
 @given(text=st.one_of(st.text(), st.sampled_from([END, "a    b", "e\u0301", "<|padding|>x", "the cat"])))
-def test_the_pieces_of_a_text_are_its_bytes(adopted: ByteLevelTokenizer, text: str) -> None:
+def test_the_pieces_of_a_text_are_its_bytes(adopted: HFBPETokenizer, text: str) -> None:
     pieces = [adopted.token_bytes(token_id) for token_id in adopted.encode_ids(text)]
     assert b"".join(pieces) == text.encode()
     assert adopted.decode(adopted.encode(text)) == text
 
 
-def test_no_text_becomes_a_control_token(adopted: ByteLevelTokenizer) -> None:
+def test_no_text_becomes_a_control_token(adopted: HFBPETokenizer) -> None:
     control = set(adopted.special_token_ids().values())
     assert len(control) == 2
     assert not control & set(adopted.encode_ids(f"{END} <|padding|>"))
 
 
-def test_the_stored_form_makes_the_same_tokenizer(adopted: ByteLevelTokenizer) -> None:
+def test_the_stored_form_makes_the_same_tokenizer(adopted: HFBPETokenizer) -> None:
     again = tokenizer_from_json(adopted.to_json())
     assert again.encode_ids("the cat    sat") == adopted.encode_ids("the cat    sat")
     assert again.special_token_ids() == adopted.special_token_ids()
 
 
-def test_its_replies_end_at_the_next_tag_or_at_its_end_token(adopted: ByteLevelTokenizer) -> None:
+def test_its_replies_end_at_the_next_tag_or_at_its_end_token(adopted: HFBPETokenizer) -> None:
     template = template_for(adopted)
     assert template.name == "transcript"
     assert template.stop_ids == {adopted.special_token_ids()["eot"]}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from niels_gpt.model.stored import ModelFileError
+from niels_gpt.model.stored import CheckpointError
 
 T = TypeVar("T")
 LARGEST_JSON = 64 * 2**20
@@ -22,17 +22,19 @@ REQUIRED = _Required()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; ModelFileError for anything else."""
+    """Return the object in a JSON file; CheckpointError for anything else."""
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise ModelFileError(f"{str(path)!r} has {path.stat().st_size} bytes, expected a small JSON file")
+            raise CheckpointError(
+                f"{str(path)!r} has {path.stat().st_size} bytes, expected a small JSON file"
+            )
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ModelFileError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{str(path)!r} is not JSON ({error})") from error
+        raise CheckpointError(f"{str(path)!r} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ModelFileError(f"{str(path)!r} holds a JSON {type(value).__name__}, expected an object")
+        raise CheckpointError(f"{str(path)!r} holds a JSON {type(value).__name__}, expected an object")
     return value
 
 
@@ -103,20 +105,20 @@ class ConfigReader:
         """Raise unless a value is absent or `only`."""
         value = self.values.get(name)
         if value is not None and value != only:
-            raise ModelFileError(
+            raise CheckpointError(
                 f"{self.where}: {name} is {value!r}, which is not supported; expected {only!r}"
             )
 
-    def wrong(self, name: str, expected: str) -> ModelFileError:
+    def wrong(self, name: str, expected: str) -> CheckpointError:
         """Return the error of a value that is not what is expected."""
         if not self.has(name):
-            return ModelFileError(f"{self.where} lacks {name!r}, expected {expected}")
-        return ModelFileError(f"{self.where}: {name} is {self.values[name]!r}, expected {expected}")
+            return CheckpointError(f"{self.where} lacks {name!r}, expected {expected}")
+        return CheckpointError(f"{self.where}: {name} is {self.values[name]!r}, expected {expected}")
 
     def _value(self, name: str, default: object) -> Any:
         value = self.values.get(name)
         if value is not None:
             return value
         if isinstance(default, _Required):
-            raise ModelFileError(f"{self.where} lacks {name!r}")
+            raise CheckpointError(f"{self.where} lacks {name!r}")
         return default

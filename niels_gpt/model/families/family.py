@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from niels_gpt.model.families.config_reader import ConfigReader
 from niels_gpt.model.form import Form, Rope
-from niels_gpt.model.stored import ModelFileError
+from niels_gpt.model.stored import CheckpointError
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -117,7 +117,7 @@ def activation_of(c: ConfigReader, name: str, default: str) -> str:
     """Return our name of the activation under `name`."""
     found = c.text(name, default)
     if found not in ACTIVATIONS:
-        raise ModelFileError(f"{c.where}: {name} is {found!r}, expected one of {', '.join(ACTIVATIONS)}")
+        raise CheckpointError(f"{c.where}: {name} is {found!r}, expected one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[found]
 
 
@@ -157,7 +157,7 @@ def _scaling(c: ConfigReader, p: ConfigReader) -> tuple[Any, ...]:
         p.expect("truncate", only=True)
         fast, slow = p.number("beta_fast", 32), p.number("beta_slow", 1)
         return ("yarn", factor, old, fast, slow, _attention_factor(p, factor))
-    raise ModelFileError(
+    raise CheckpointError(
         f"{p.where}: rope_type is {kind!r}, which is not supported; expected default, linear, llama3 or yarn"
     )
 
@@ -199,7 +199,7 @@ def layer_types(c: ConfigReader) -> list[str]:
     types = c.texts("layer_types")
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
     if unknown:
-        raise ModelFileError(f"{c.where}: layer_types has {unknown[0]!r}, which is not supported")
+        raise CheckpointError(f"{c.where}: layer_types has {unknown[0]!r}, which is not supported")
     if types and len(types) != c.whole("num_hidden_layers"):
-        raise ModelFileError(f"{c.where}: layer_types has {len(types)} layers, not num_hidden_layers")
+        raise CheckpointError(f"{c.where}: layer_types has {len(types)} layers, not num_hidden_layers")
     return types

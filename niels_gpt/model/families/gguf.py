@@ -7,7 +7,7 @@ from typing import Any
 from niels_gpt.model.families.config_reader import ConfigReader
 from niels_gpt.model.families.family import Family, Layout
 from niels_gpt.model.gguf_file import GGUFFile
-from niels_gpt.model.stored import ModelFileError, as_weight
+from niels_gpt.model.stored import CheckpointError, as_weight
 from niels_gpt.model.weights import dequantise
 
 NAMES = {
@@ -83,7 +83,7 @@ def gguf_config(file: GGUFFile, arch: str, family: Family) -> ConfigReader:
         value = file.metadata.get(f"{arch}.{key}")
         if isinstance(value, list):
             if len(set(map(str, value))) != 1:
-                raise ModelFileError(f"{where!r}: {arch}.{key} differs from layer to layer: not supported")
+                raise CheckpointError(f"{where!r}: {arch}.{key} differs from layer to layer: not supported")
             value = value[0]
         values |= dict.fromkeys(names, value)
     scaling = {ours: file.metadata.get(f"{arch}.{key}") for key, ours in SCALING.items()}
@@ -113,5 +113,5 @@ def _add_factors(file: GGUFFile, values: dict[str, Any]) -> None:
     if stored is None:
         return
     if stored.kind != "f32" or len(stored.shape) != 1:
-        raise ModelFileError(f"{str(file.path)!r}: {FACTORS} is {stored.kind} of shape {stored.shape}")
+        raise CheckpointError(f"{str(file.path)!r}: {FACTORS} is {stored.kind} of shape {stored.shape}")
     values["rope_parameters"] = {"rope_type": "factors", "factors": dequantise(as_weight(stored)).tolist()}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from niels_gpt.model.families.family import Layout
 from niels_gpt.model.form import Form
-from niels_gpt.model.stored import ModelFileError, StoredTensors, as_weight, stored_bytes
+from niels_gpt.model.stored import CheckpointError, StoredTensors, as_weight, stored_bytes
 from niels_gpt.model.weights import (
     ITEM_BYTES,
     Weight,
@@ -25,6 +25,8 @@ from niels_gpt.model.weights import (
     shapes_of,
 )
 
+T = TypeVar("T")
+WRAPPERS = ("_orig_mod.", "module.")
 ROWS_OF_V = ("tok_emb.weight", "head.weight", "head.bias", "value_emb.weight")
 """Weights with a row for each token, of which files may have more than the vocabulary."""
 WITHOUT_MEANING = (
@@ -48,7 +50,7 @@ def map_weights(
         where: the file's name for errors.
 
     Raises:
-        ModelFileError: a weight is missing, too many, of a type that is not supported, or of another shape.
+        CheckpointError: a weight is missing, too many, of a type that is not supported, or of another shape.
 
     """
     if layout.prefix and not any(name.startswith(layout.prefix) for name in tensors):
@@ -61,6 +63,15 @@ def map_weights(
         form = replace(form, tied=False)
     found = MappedWeights(form, layout, tensors, where)
     return form, found
+
+
+def without_wrappers(weights: Mapping[str, T]) -> dict[str, T]:
+    """Return weights without the prefixes that torch.compile and data-parallel wrappers put in front."""
+    found = dict(weights)
+    while found and any(all(name.startswith(prefix) for name in found) for prefix in WRAPPERS):
+        prefix = next(prefix for prefix in WRAPPERS if next(iter(found)).startswith(prefix))
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def _has_own_head(layout: Layout, tensors: StoredTensors) -> bool:
@@ -97,7 +108,9 @@ class MappedWeights(Mapping[str, Weight]):
         left = sorted(name for name in tensors if name not in used and not name.endswith(WITHOUT_MEANING))
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise ModelFileError(f"{where!r} has weights that its config does not explain: {left[0]!r}{more}")
+            raise CheckpointError(
+                f"{where!r} has weights that its config does not explain: {left[0]!r}{more}"
+            )
 
     def __len__(self) -> int:
         """Return how many weights there are."""
@@ -137,7 +150,7 @@ class MappedWeights(Mapping[str, Weight]):
             return _Place(f"{names[fused].format(layer)}.{kind}", part)
         if whole is None and _is_norm(part) and kind == "weight":
             return _Place(None, "")
-        raise ModelFileError(f"{self._where!r} has no weight {whole or name!r}, which its config asks for")
+        raise CheckpointError(f"{self._where!r} has no weight {whole or name!r}, which its config asks for")
 
     def _stored_shape(self, name: str, place: _Place) -> tuple[int, ...]:
         """Return the shape that a weight's tensor must have."""
@@ -153,15 +166,15 @@ class MappedWeights(Mapping[str, Weight]):
     def _check(self, name: str, tensor: str, expected: tuple[int, ...]) -> None:
         stored = self._tensors.get(tensor)
         if stored is None:
-            raise ModelFileError(f"{self._where!r} has no weight {tensor!r}, which its config asks for")
+            raise CheckpointError(f"{self._where!r} has no weight {tensor!r}, which its config asks for")
         if stored_bytes(stored.kind, stored.shape) is None:
-            raise ModelFileError(
+            raise CheckpointError(
                 f"{self._where!r}: {tensor!r} is {stored.kind} of shape {stored.shape}, not supported; "
                 "expected float32, float16, bfloat16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K or Q6_K in whole blocks"
             )
         more_rows = name.endswith(ROWS_OF_V) and stored.shape[1:] == expected[1:]
         if stored.shape != expected and not (more_rows and stored.shape[0] >= expected[0]):
-            raise ModelFileError(
+            raise CheckpointError(
                 f"{self._where!r}: {tensor!r} has the shape {stored.shape}, its config asks for {expected}"
             )
 
@@ -173,7 +186,7 @@ class MappedWeights(Mapping[str, Weight]):
             return _slice(weight, first, first + self._form.d_ff)
         if self._layout.qkv == "heads":
             if KV != H:
-                raise ModelFileError(
+                raise CheckpointError(
                     f"{self._where!r}: heads of q, k and v side by side need as many of each"
                 )
             heads = np.arange(H * D).reshape(H, D) + 2 * D * np.arange(H)[:, None]
@@ -217,7 +230,7 @@ def _slice(weight: Weight, first: int, last: int) -> Weight:
 def _transposed(weight: Weight) -> Weight:
     """Return a matrix of numbers with rows and columns exchanged; a copy."""
     if weight.kind not in ITEM_BYTES:
-        raise ModelFileError(f"a {weight.kind} matrix cannot be transposed")
+        raise CheckpointError(f"a {weight.kind} matrix cannot be transposed")
     items = weight.data.view(f"<u{ITEM_BYTES[weight.kind]}").reshape(weight.shape)
     turned = np.ascontiguousarray(items.T)
     return Weight(weight.kind, turned.shape, turned.reshape(-1).view(np.uint8))

@@ -112,3 +112,11 @@ def with_named_scalars(tensors: StoredTensors, L: int) -> dict[str, Stored]:
 
 HF_PORT = Family(_port, Layout(PORT_NAMES, prefix="model.", pairs="swapped"))
 CHECKPOINT_LAYOUT = Layout(NAMES, pairs="swapped")
+CHAT_TEMPLATE = (
+    "{{ '<|bos|>' }}{% for m in messages %}"
+    "{% if m.role == 'user' %}{{ '<|user_start|>' + m.content + '<|user_end|>' }}"
+    "{% elif m.role == 'assistant' %}{{ '<|assistant_start|>' + m.content + '<|assistant_end|>' }}"
+    "{% else %}{{ raise_exception('it has no system prompt') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant_start|>' }}{% endif %}"
+)
+"""What nanochat's `render_conversation` writes."""

@@ -20,18 +20,19 @@ from niels_gpt.model.loading import LoadedModel, load_model
 def export(source: Path, folder: Path) -> list[Path]:
     """Write a checkpoint as a folder; return the files. HFError (a ValueError): it has no counterpart."""
     loaded = load_model(source)
-    form = form_of(loaded.cfg)
+    cfg = loaded.own_cfg
+    form = form_of(cfg)
     if folder.exists() and not folder.is_dir():
         raise HFError(f"{str(folder)!r} is a file; give the path of a folder to write")
     folder.mkdir(parents=True, exist_ok=True)
     end_id = min(loaded.template.stop_ids, default=None)
-    weights = safetensors_bytes(to_hf(loaded.model.state_dict(), loaded.cfg), metadata={"format": "pt"})
+    weights = safetensors_bytes(to_hf(loaded.model.state_dict(), cfg), metadata={"format": "pt"})
     content: dict[str, bytes] = {
-        "config.json": _json(hf_config(loaded.cfg, end_id=end_id)),
+        "config.json": _json(hf_config(cfg, end_id=end_id)),
         "generation_config.json": _json(_generation_config(loaded, end_id)),
         "model.safetensors": weights,
         "tokenizer.json": tokenizer_json(loaded.tokenizer).encode(),
-        "tokenizer_config.json": _json(tokenizer_config(loaded.tokenizer, T=loaded.cfg.T)),
+        "tokenizer_config.json": _json(tokenizer_config(loaded.tokenizer, T=cfg.T)),
         "README.md": _card(loaded, form, source).encode(),
     }
     for name, data in content.items():
@@ -59,7 +60,7 @@ def _card(loaded: LoadedModel, form: str, source: Path) -> str:
     return (
         f"# {source.stem}\n\nA niels-gpt model after {loaded.step:,} steps, as {form} in float32.\n{end}\n"
         f"Fingerprint: `{loaded.fingerprint.digest}`\n\n"
-        "Back into a checkpoint: `python -m niels_gpt.model.hf import DIR CKPT`\n"
+        "Talk to it: `niels-chat --ckpt DIR`\n"
     )
 
 

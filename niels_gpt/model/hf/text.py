@@ -7,14 +7,13 @@ rendered prompt wherever they stand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from niels_gpt.text.bpe import BYTE_OF_LETTER, CONTROL_TOKENS
-from niels_gpt.text.hf_bpe import ByteLevelTokenizer
+from niels_gpt.text.hf_bpe import HFBPETokenizer
 from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.text.transcript import REPLY_TAG, ROLES
 
@@ -44,7 +43,7 @@ def chat_template(tokenizer: Tokenizer) -> str:
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
     """Return tokenizer.json: the stored one, or for bytes a vocabulary of the 256 bytes without merges."""
-    if isinstance(tokenizer, ByteLevelTokenizer):
+    if isinstance(tokenizer, HFBPETokenizer):
         return tokenizer.published_json()
     stored = tokenizer.to_json()
     return byte_pieces() if stored is None else stored
@@ -69,8 +68,3 @@ def byte_pieces() -> str:
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pipeline.decoder = decoders.ByteLevel()
     return pipeline.to_str()
-
-
-def is_bytes(pieces: Mapping[str, int]) -> bool:
-    """Whether a vocabulary is that of bytes."""
-    return pieces == BYTE_OF_LETTER
