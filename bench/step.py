@@ -75,8 +75,8 @@ class Steps:
         clock = Clock(np.zeros(2, np.int64), np.zeros(len(PARTS), np.int64))
         packed = self._packed
         stamped_steps(
-            packed.shape, packed.weights, self._memory.work, self._rows, self._draws, self._logits, clock,
-            steps,
+            packed.shape, packed.weights, self._memory.work, self._rows, np.arange(len(self._logits)),
+            self._draws, self._logits, clock, steps,
         )  # fmt: skip
         return (clock.spent / (1e9 * steps)).tolist()
 

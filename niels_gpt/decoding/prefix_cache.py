@@ -43,11 +43,11 @@ class State:
 
     def _views(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         """Keys (L, H, S / 16, D, 16) and values (L, H, E / 16, S, 16)."""
-        L, H, D, S = shape.L, shape.H, shape.D, self.room
+        L, KV, D, S = shape.L, shape.KV, shape.D, self.room
         layers = self.floats.reshape(L, -1)
-        split = H * S * D
-        keys = layers[:, :split].reshape(L, H, S // LANES, D, LANES)
-        return keys, layers[:, split:].reshape(L, H, padded(D) // LANES, S, LANES)
+        split = KV * S * D
+        keys = layers[:, :split].reshape(L, KV, S // LANES, D, LANES)
+        return keys, layers[:, split:].reshape(L, KV, padded(D) // LANES, S, LANES)
 
 
 class PrefixCache:

@@ -21,6 +21,9 @@ KERNEL_HISTORY: dict[int, str] = {
 WeightForm = Literal["float32", "int8"]
 """How linear layers and the output head hold their weights; activations are float32 in both forms."""
 
+GroupForm = Literal["stored", "float32", "int8", "q8", "q4"]
+"""The same for models of any family: as the file has them, or turned into one form when they are packed."""
+
 
 def why_unavailable() -> str | None:
     """Return why no kernels can run here, in one line, or None if they can. Imports Numba: half a second.

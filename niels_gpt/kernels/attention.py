@@ -1,96 +1,224 @@
 """Causal attention over the states of sequences, each query over exactly its own keys.
 
 The state of a sequence with room for S positions (a multiple of 16) is one array of float32, layer after
-layer: first the keys as (H, S / 16, D, 16), so that one vector holds 16 positions of one channel, then the
-values as (H, E / 16, S, 16), with E the head's width D in whole vectors. Both are operands of `linear` as
-they lie there.
+layer: first the keys as (KV, S / 16, D, 16), so that one vector holds 16 positions of one channel, then the
+values as (KV, E / 16, S, 16), with E the head's width D in whole vectors. Both are operands of `linear` as
+they lie there. Queries of several heads that share keys and values pass over them together.
 
-A query's score of a key is the chain over the head's width, its mix of values the chain over positions 0 to
-its own, both with k ascending; the weights' sum follows the tree of `rows`, and the mix is divided by it at
-the end. So a query computes the same whether it comes alone or in a chunk, after whatever other steps.
+A query's score of a key is the chain over the head's width, its mix of values the chain over the positions
+that it sees, both with k ascending; the weights' sum follows the tree of `row_ops` over lanes of positions
+modulo 16, and the mix is divided by it at the end. So a query computes the same whether it comes alone or in
+a chunk, after whatever other steps.
 
-H heads, D head width, S room.
+H heads of queries, KV heads of keys and values, D head width, S room.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.jit import ZERO, compiled
 from niels_gpt.kernels.linear import FLOAT32, VECTOR_BYTES, linear
 from niels_gpt.kernels.row_ops import (
+    cap_row,
+    copy_row,
     divide_row,
     exp_row,
+    fill_row,
     largest_in_row,
+    layer_norm_row,
+    put_row,
+    rms_norm_row,
     rotate_row,
+    scale_row,
     scatter_row,
     scatter_vectors,
 )
 from niels_gpt.kernels.simd_ir import LANES
 
-GROUP = 4
-"""Rows of one sequence that attend together; their scores take this many rows of S floats, and their sums."""
+GROUP_ROWS, MOST_POSITIONS = 32, 16
+TAIL = np.int64(4)  # positions that rows of a group see together, beyond those that all see
+HEAD_NORM, ROW_NORM, NORM_AFTER = 1, 2, 3
+"""Where queries and keys are normed: each head, or all heads as one row, before they are turned; or after."""
+NEGATIVE_INFINITY = np.float32(-np.inf)
 
 
 @compiled
-def state_floats(H, D, S):
+def state_floats(KV, D, S):
     """Floats of one layer's keys and values."""
-    return H * S * (D + -(-D // LANES) * LANES)
+    return KV * S * (D + -(-D // LANES) * LANES)
+
+
+def group_positions(shape) -> int:
+    """Positions of one sequence that attend together, with all heads that share keys and values."""
+    return max(1, min(MOST_POSITIONS, GROUP_ROWS // (shape.H // shape.KV)))
+
+
+def group_floats(shape, room: int) -> int:
+    """Room for a group: its rows' scores, their sums, its queries and its mixed values."""
+    rows, wide = group_positions(shape) * (shape.H // shape.KV), -(-shape.D // LANES) * LANES
+    return rows * room + -(-rows // LANES) * LANES + 2 * rows * wide
 
 
 @compiled
-def remember(shape, cosine, sine, qkv, layer, rows, positions, states, rooms, first, last):
-    """Turn queries and keys of heads `first` to `last` - 1; put keys and values into the states.
-
-    Queries are also multiplied by 1 / sqrt(D), so that scores need no factor.
-    """
-    H, D, C = shape.H, shape.D, shape.C
-    wide = -(-D // LANES) * LANES
-    width, own = (last - first) * D, first * D  # the heads at hand, side by side
-    one, factor = np.float32(1.0), np.float32(1.0) / np.sqrt(np.float32(D))
-    for r in range(rows):
-        p, S = positions[r], rooms[r]
-        keys = states[r] + 4 * layer * state_floats(H, D, S)
-        values = keys + 4 * H * S * D
-        q = qkv + 4 * r * shape.qkv_row
-        k, v = q + 4 * C, q + 8 * C
-        turn = 4 * p * shape.table_row
-        rotate_row(q + 4 * own, cosine + turn, sine + turn, width, shape.table_row, factor)
-        rotate_row(k + 4 * own, cosine + turn, sine + turn, width, shape.table_row, one)
-        for h in range(first, last):
-            key = keys + 4 * (h * S * D + (p // LANES) * D * LANES + p % LANES)
-            scatter_row(k + 4 * h * D, key, D, LANES)
-            scatter_vectors(v + 4 * h * D, values + 4 * (h * wide * S + p * LANES), D, S * LANES)
+def _norm_in_place(shape, x, scale, shift, count, spare):
+    size = np.float32(count)
+    if shape.rms:
+        rms_norm_row(x, scale, spare, count, size, shape.norm_eps)
+    else:
+        layer_norm_row(x, scale, shift, spare, count, size, shape.norm_eps)
+    put_row(spare, x, count)
 
 
 @compiled
-def attend(shape, zeros, scores, qkv, mixed, layer, first, rows, positions, states, rooms, head):
-    """One head of rows `first` to `first + rows - 1`: at most GROUP consecutive positions of one sequence.
+def _norm_heads(shape, x, scale, shift, heads, spare):
+    for h in range(heads):
+        _norm_in_place(shape, x + 4 * h * shape.D, scale, shift, shape.D, spare)
 
-    Writes D floats of each row of `mixed`, and what is left of their last vector; so heads go in order.
+
+@compiled
+def remember(
+    shape, cosine, sine, q_norm, q_shift, k_norm, k_shift, q, k, v, layer, position, state, S, first,
+    last, spare,
+):  # fmt: skip
+    """One row: norm and turn queries and keys of key heads `first` to `last` - 1; put keys and values away.
+
+    Queries are also multiplied by the factor of the scores. `q`, `k` and `v` are the addresses of the row's
+    parts, `spare` room for a row; norms and tables that the layer lacks are 0.
     """
-    H, D = shape.H, shape.D
-    blocks = -(-D // LANES)
-    p, S = positions[first], rooms[first]
-    layer_keys = states[first] + 4 * layer * state_floats(H, D, S)
+    KV, D = shape.KV, shape.D
+    heads = (last - first) * (shape.H // KV)
+    wide, own = -(-D // LANES) * LANES, last - first
+    own_q, own_k = q + 4 * first * (shape.H // KV) * D, k + 4 * first * D
+    if shape.qk_norm == HEAD_NORM:
+        _norm_heads(shape, own_q, q_norm, q_shift, heads, spare)
+        _norm_heads(shape, own_k, k_norm, k_shift, own, spare)
+    elif shape.qk_norm == ROW_NORM:  # here `first` to `last` are all heads
+        _norm_in_place(shape, q, q_norm, q_shift, shape.H * D, spare)
+        _norm_in_place(shape, k, k_norm, k_shift, KV * D, spare)
+    after = shape.qk_norm == NORM_AFTER
+    if cosine != 0:
+        turn, one = 4 * position * shape.table_row, np.float32(1.0)
+        cos, sin, period = cosine + turn, sine + turn, shape.table_row
+        rotate_row(own_q, cos, sin, heads * D, period, one if after else shape.score_factor)
+        rotate_row(own_k, cos, sin, own * D, period, one)
+    elif not after:
+        scale_row(own_q, heads * D, shape.score_factor)
+    if after:
+        _norm_heads(shape, own_q, q_norm, q_shift, heads, spare)
+        _norm_heads(shape, own_k, k_norm, k_shift, own, spare)
+        scale_row(own_q, heads * D, shape.qk_scale * shape.score_factor)
+        scale_row(own_k, own * D, shape.qk_scale)
+    keys = state + 4 * layer * state_floats(KV, D, S)
+    values = keys + 4 * KV * S * D
+    for h in range(first, last):
+        key = keys + 4 * (h * S * D + (position // LANES) * D * LANES + position % LANES)
+        scatter_row(k + 4 * h * D, key, D, LANES)
+        scatter_vectors(v + 4 * h * D, values + 4 * (h * wide * S + position * LANES), D, S * LANES)
+
+
+@compiled
+def attend(shape, zeros, room, q, q_row, mixed, layer, window, position, positions, state, S, head):
+    """One head of keys and all its heads of queries, for `positions` consecutive rows of one sequence.
+
+    The first row stands at `position`; `q` and `mixed` are its addresses. A row sees `window` positions, its
+    own included, or all up to its own where that is 0. `room` is the address of `group_floats` floats. Writes
+    what is left of each row's last vector, too, so heads go in order.
+    """
+    D, wide = shape.D, -(-shape.D // LANES) * LANES
+    each = shape.H // shape.KV
+    rows = positions * each
+    layer_keys = state + 4 * layer * state_floats(shape.KV, D, S)
     keys = layer_keys + 4 * head * S * D
-    values = layer_keys + 4 * (H * S * D + head * blocks * LANES * S)
-    q = qkv + 4 * (first * shape.qkv_row + head * D)
-    out = mixed + 4 * (first * shape.row + head * D)
-    key_blocks = (p + rows - 1) // LANES + 1
-    linear(FLOAT32, q, shape.qkv_row, keys, D * LANES, D, zeros, ZERO, scores, S, rows, ZERO, key_blocks)
-    own = p + 1  # keys of the group's first row; each further row has one more
-    sums = scores + 4 * GROUP * S
-    for r in range(rows):
-        row = scores + 4 * r * S
-        exp_row(row, row, own + r, largest_in_row(row, own + r), sums + 4 * r)
-    linear(FLOAT32, scores, S, values, S * LANES, own, zeros, ZERO, out, shape.row, rows, ZERO, blocks)
-    for r in range(rows):
-        row = out + 4 * r * shape.row
-        if r:  # its own last keys, which the rows before it must not see: the same chains go on
-            rest = scores + 4 * (r * S + own)
-            linear(
-                FLOAT32, rest, S, values + VECTOR_BYTES * own, S * LANES, r,
-                row, ZERO, row, ZERO, ONE, ZERO, blocks,
-            )  # fmt: skip
-        divide_row(row, D, sums + 4 * r)
+    values = layer_keys + 4 * (shape.KV * S * D + head * wide * S)
+    sums = room + 4 * rows * S
+    queries = sums + 4 * (-(-rows // LANES) * LANES)
+    out = queries + 4 * rows * wide
+    for row in range(rows):
+        at = q + 4 * ((row // each) * q_row + (head * each + row % each) * D)
+        copy_row(at, queries + 4 * row * wide, D)
+    own = position + 1  # where the keys of the first row end; each further row has one more
+    first = _first_seen(own, window)
+    linear(
+        FLOAT32, queries, wide, keys, D * LANES, D, zeros, ZERO, room, S, rows,
+        first // LANES, (position + positions - 1) // LANES + 1,
+    )  # fmt: skip
+    for row in range(rows):
+        end = own + row // each
+        begin = _first_seen(end, window)
+        base = begin // LANES * LANES
+        scores = room + 4 * (row * S + base)
+        if shape.score_cap != 0:
+            cap_row(scores, end - base, shape.score_cap)
+        fill_row(scores, begin - base, NEGATIVE_INFINITY)
+        exp_row(scores, scores, end - base, largest_in_row(scores, end - base), sums + 4 * row)
+    _mix(room, S, values, zeros, out, wide, window, own, positions, each)
+    for row in range(rows):
+        divide_row(out + 4 * row * wide, D, sums + 4 * row)
+        to = mixed + 4 * ((row // each) * shape.mixed_row + (head * each + row % each) * D)
+        copy_row(out + 4 * row * wide, to, D)
+
+
+@compiled
+def _first_seen(end, window):
+    return max(ZERO, end - window) if window > 0 else ZERO
+
+
+@compiled
+def _mix(scores, S, values, zeros, out, wide, window, own, positions, each):
+    """The chains over values: what rows see together as one product, what only some see as further ones."""
+    together = _first_seen(own + positions - 1, window)
+    if together > own:  # a window shorter than the group: no position that all rows see
+        for r in range(positions):
+            begin = _first_seen(own + r, window)
+            _pass(scores, S, values, zeros, ZERO, out, wide, begin, own + r, r * each, each)
+        return
+    start, stride = zeros, ZERO
+    if together > 0:  # first what has left the window of the last row
+        start, stride = out, np.int64(wide)
+        for r in range(positions):
+            _pass(
+                scores,
+                S,
+                values,
+                zeros,
+                ZERO,
+                out,
+                wide,
+                _first_seen(own + r, window),
+                together,
+                r * each,
+                each,
+            )
+    _pass(scores, S, values, start, stride, out, wide, together, own, ZERO, positions * each)
+    # The rows' own last keys, which rows before them must not see: the same chains continue.
+    t = ZERO
+    while t < positions - 1:
+        for r in range(t + 1, min(t + TAIL, positions)):
+            _pass(scores, S, values, out, wide, out, wide, own + t, own + r, r * each, each)
+        if t + TAIL < positions:
+            rest = positions - t - TAIL
+            _pass(
+                scores,
+                S,
+                values,
+                out,
+                wide,
+                out,
+                wide,
+                own + t,
+                own + t + TAIL,
+                (t + TAIL) * each,
+                rest * each,
+            )
+        t += TAIL
+
+
+@compiled
+def _pass(scores, S, values, start, start_row, out, wide, begin, end, first, rows):
+    """Continue the chains of rows `first` to `first + rows - 1` over positions `begin` to `end` - 1."""
+    at = scores + 4 * (first * S + begin)
+    linear(
+        FLOAT32, at, S, values + VECTOR_BYTES * begin, S * LANES, end - begin,
+        start + 4 * first * start_row, start_row, out + 4 * first * wide, wide, rows, ZERO, wide // LANES,
+    )  # fmt: skip

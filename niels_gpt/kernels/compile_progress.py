@@ -14,7 +14,7 @@ from numba.core import event
 
 SAMPLER = "_largest_k", "_typical", "_nucleus", "sample"
 MILESTONES = {
-    "gpt": ("linear", "remember", "attend", "forward", *SAMPLER, "run"),
+    "gpt": ("linear", "project", "attend", "attention", "mlp_up", "forward", *SAMPLER, "run"),
     "bdh": ("linear", "_heads", "_decode", "forward", *SAMPLER, "run"),
 }
 """Kernels of each architecture by name, in the order in which they are compiled, the whole at last."""

@@ -1,13 +1,16 @@
-"""One step of a GPT for any mixture of rows: new tokens and chunks of prompts, each at its own position.
+"""One step of a decoder-only transformer, for any mixture of rows: new tokens and chunks of prompts.
 
 A row is one token of one sequence: its id, its position, the address and the room of its sequence's state.
-Nothing in a row's arithmetic looks at another row, so what else is in the step cannot change its bits.
+Nothing in a row's arithmetic looks at another row, so what else is in the step cannot change its bits. One
+function serves every family (see `niels_gpt.model.form`): they differ in numbers of `Shape` and in addresses
+of `PLACES`, where 0 stands for an absent part.
 
-Several threads may run the same step: part p of P computes its own heads and its own columns of every
-product. No sum is ever split, so P cannot change a bit either. They wait at four barriers a layer; what is
-cheap (norms) each part computes for itself.
+Several threads may run the same step: part p of P computes its own columns of every product, and its own
+heads or rows of attention. No sum is ever split, so P cannot change a bit either. What is cheap (norms) each
+part computes for itself where rows are few; many rows are shared out.
 
-L layers, H heads, D head width, C width, F MLP width, V vocabulary, S room of a state.
+L layers, H heads of queries, KV heads of keys and values, D head width, C width, F MLP width, V vocabulary, S
+room of a state.
 """
 
 from __future__ import annotations
@@ -16,14 +19,51 @@ from typing import NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.attention import GROUP, attend, remember
+from niels_gpt.kernels.attention import ROW_NORM, attend, remember
 from niels_gpt.kernels.barrier import wait
-from niels_gpt.kernels.jit import ONE, ZERO, compiled, inlined
-from niels_gpt.kernels.linear import VECTOR_BYTES, block_floats, linear
-from niels_gpt.kernels.row_ops import add_row, copy_row, gelu_row, layer_norm_row, rms_norm_row, swiglu_row
+from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.linear import VECTOR_BYTES
+from niels_gpt.kernels.matrices import Factor, embedding_row, product, to_integers
+from niels_gpt.kernels.row_ops import (
+    add_row,
+    add_scaled_row,
+    cap_row,
+    copy_row,
+    gelu_row,
+    gelu_tanh_row,
+    layer_norm_row,
+    multiply_row,
+    positive_square_row,
+    relu_row,
+    rms_norm_row,
+    scale_row,
+    silu_row,
+    swiglu_row,
+)
 from niels_gpt.kernels.simd_ir import LANES
 
-NORM_EPS = np.float32(1e-5)
+GELU, GELU_TANH, SILU, RELU, RELU_SQUARED = range(5)
+"""Activations of the MLP."""
+IN_TURN, TWO_NORMS, ONE_NORM = range(3)
+"""Whether the MLP reads what attention has added, or both read the same, each with a norm or with one."""
+FEW_ROWS = 4
+"""Up to here each part norms all rows for itself; from here on they are shared out."""
+
+
+PLACES = (
+    "attn_in", "attn_in_shift", "attn_out", "attn_out_shift", "mlp_in", "mlp_in_shift", "mlp_out",
+    "mlp_out_shift", "q_norm", "q_shift", "k_norm", "k_shift", "q", "q_code", "q_bias", "k", "k_code",
+    "k_bias", "v", "v_code", "v_bias", "proj", "proj_code", "proj_bias", "up", "up_code", "up_bias",
+    "gate", "gate_code", "gate_bias", "down", "down_code", "down_bias", "cosine", "sine", "window",
+)  # fmt: skip
+"""A layer: addresses of its norms, biases and tables, of its packed matrices with their codes (see
+`matrices`), and how many positions a token sees (`window`, 0: all before it)."""
+(
+    ATTN_IN, ATTN_IN_SHIFT, ATTN_OUT, ATTN_OUT_SHIFT, MLP_IN, MLP_IN_SHIFT, MLP_OUT,
+    MLP_OUT_SHIFT, Q_NORM, Q_SHIFT, K_NORM, K_SHIFT, Q, Q_CODE, Q_BIAS, K, K_CODE, K_BIAS, V,
+    V_CODE, V_BIAS, PROJ, PROJ_CODE, PROJ_BIAS, UP, UP_CODE, UP_BIAS, GATE, GATE_CODE,
+    GATE_BIAS, DOWN, DOWN_CODE, DOWN_BIAS, COSINE, SINE, WINDOW,
+) = range(len(PLACES))  # fmt: skip
 
 
 class Shape(NamedTuple):
@@ -31,6 +71,7 @@ class Shape(NamedTuple):
 
     L: int
     H: int
+    KV: int
     D: int
     C: int
     F: int
@@ -38,50 +79,84 @@ class Shape(NamedTuple):
     rms: bool
     """RMSNorm, else LayerNorm."""
     gated: bool
-    """SwiGLU, else GELU."""
+    mlp: int
+    """The MLP's activation."""
+    qk_norm: int
+    """0 for none; see `attention`."""
+    parallel: int
+    from_residual: bool
+    """Whether products that end in the residual stream begin with it, instead of being added to it."""
+    norm_eps: np.float32
+    score_factor: np.float32
+    """Of queries times keys."""
+    score_cap: np.float32
+    qk_scale: np.float32
+    embed_scale: np.float32
+    residual_scale: np.float32
+    head_scale: np.float32
+    head_cap: np.float32
     row: int
     """Rows of C floats."""
-    qkv_row: int
-    """Rows of 3 C floats."""
+    q_row: int
+    """Rows of H D floats."""
+    kv_row: int
+    """Rows of KV D floats."""
+    mixed_row: int
+    """Rows of H D floats that heads are written to in order."""
     mlp_row: int
     """Rows of F floats."""
     head_row: int
     """Rows of V floats."""
     table_row: int
     """Rows of the rotary tables."""
+    record_row: int
+    """Bytes of the longest row as integers; 0 where no product reads those."""
 
 
 class Weights(NamedTuple):
-    """Addresses of one model's packed weights; `layers` (L, 12) in the order of the names below."""
+    """Addresses of one model's packed weights."""
 
-    kind: np.float32 | np.int8
-    """FLOAT32 or INT8 of `linear`: how linear layers and the head are packed; all else is float32."""
+    product: int
+    """The address of what multiplies linear layers and the head, see `matrices`."""
     embedding: int
+    embedding_code: int
+    positions: int
+    """Learned positions, rows of `Shape.row` floats."""
+    embed_norm: int
+    embed_shift: int
     layers: np.ndarray
+    """(L, PLACES) int64."""
     final_scale: int
     final_shift: int
     head: int
-    cosine: int
-    sine: int
+    head_code: int
+    head_bias: int
     zeros: int
     """As many zeros as the longest row: the start of a product without a bias."""
-
-
-NORM1, SHIFT1, QKV, PROJ, NORM2, SHIFT2, UP, UP_BIAS, GATE, GATE_BIAS, DOWN, DOWN_BIAS = range(12)
 
 
 class Workspace(NamedTuple):
     """Addresses of room for the rows of a step, shared by all parts unless said."""
 
     x: int
-    qkv: int
+    q: int
+    k: int
+    v: int
     mixed: int
+    added: int
+    """What attention and MLP add to the residual stream, where it does not begin with that."""
     up: int
     gate: int
     normed: np.ndarray
-    """(parts,): each part's own norms."""
+    """(parts,): each part's own rows, part 0's for all of them where they are shared out."""
+    records: np.ndarray
+    """(parts,): the same as integers."""
+    spare: np.ndarray
+    """(parts,): each part's own room for one row."""
     scores: np.ndarray
-    """(parts,): each part's own attention weights: GROUP rows of the largest room, and their sums."""
+    """(parts,): each part's own `attention.group_floats`."""
+    positions: int
+    """Most positions of a sequence that attend together."""
     barrier: int
     stop: np.ndarray
     """(1,): whether part 0 found that the call must end."""
@@ -100,125 +175,320 @@ class Rows(NamedTuple):
 def forward(shape, weights, work, rows, wanted, logits, part, parts):
     """All rows through the model; logits of row wanted[i] become row i of `logits`, of `head_row` floats."""
     count = rows.ids.size
-    normed = work.normed[part]
-    for r in range(count):
-        row = work.x + 4 * r * shape.row
-        copy_row(weights.embedding + 4 * rows.ids[r] * shape.row, row, shape.C)
-    column_blocks = -(-shape.C // LANES)
-    first, last = _share(column_blocks, part, parts)
+    embed(shape, weights, work, rows, part, parts)
     for layer in range(shape.L):
         w = weights.layers[layer]
-        _norm(shape, w[NORM1], w[SHIFT1], work.x, normed, count)
-        _attention(shape, weights, w[QKV], work, rows, layer, part, parts)
+        prepare(shape, work, w[ATTN_IN], w[ATTN_IN_SHIFT], work.x, shape.C, shape.row, count, part, parts)
+        project(shape, weights, w, work, count, part, parts)
+        attention(shape, weights, w, work, rows, layer, part, parts)
         wait(work.barrier, parts)
-        _product(
-            weights, work.mixed, shape.row, w[PROJ], shape.C,
-            work.x, shape.row, work.x, shape.row, count, first, last,
-        )  # fmt: skip
-        wait(work.barrier, parts)
-        _norm(shape, w[NORM2], w[SHIFT2], work.x, normed, count)
-        _mlp_up(shape, weights, w, work, normed, count, part, parts)
-        wait(work.barrier, parts)
-        for r in range(count):
-            own = VECTOR_BYTES * first
-            width = min(last * LANES, shape.C) - first * LANES
-            add_row(w[DOWN_BIAS] + own, work.x + 4 * r * shape.row + own, width)
-        _product(
-            weights, work.up, shape.mlp_row, w[DOWN], shape.F,
-            work.x, shape.row, work.x, shape.row, count, first, last,
-        )  # fmt: skip
-        wait(work.barrier, parts)
-    for i in range(wanted.size):
-        row, out = work.x + 4 * wanted[i] * shape.row, normed + 4 * i * shape.row
-        _norm(shape, weights.final_scale, weights.final_shift, row, out, ONE)
-    first, last = _share(-(-shape.V // LANES), part, parts)
-    _product(
-        weights, normed, shape.row, weights.head, shape.C,
-        weights.zeros, ZERO, logits, shape.head_row, wanted.size, first, last,
-    )  # fmt: skip
+        if shape.parallel == ONE_NORM:  # before the records of the norms are overwritten
+            mlp_up(shape, weights, w, work, count, part, parts)
+            wait(work.barrier, parts)
+        attention_out(shape, weights, w, work, count, part, parts)
+        if shape.parallel != ONE_NORM:
+            prepare(
+                shape,
+                work,
+                w[MLP_IN],
+                w[MLP_IN_SHIFT],
+                work.x,
+                shape.C,
+                shape.row,
+                count,
+                part,
+                parts,
+            )
+            mlp_up(shape, weights, w, work, count, part, parts)
+            wait(work.barrier, parts)
+        mlp_down(shape, weights, w, work, count, part, parts)
+    head(shape, weights, work, wanted, logits, part, parts)
     wait(work.barrier, parts)
 
 
-@inlined
-def _product(weights, x, x_row, w, depth, start, start_row, y, y_row, rows, first, last):
-    """`linear` over a whole packed weight of the model's kind."""
-    block = block_floats(weights.kind, depth)
-    linear(weights.kind, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
-
-
-@inlined
-def _share(blocks, part, parts):
-    """Which of `blocks` column blocks are this part's."""
+@compiled
+def share(blocks, part, parts):
+    """Which of `blocks` are this part's."""
     return blocks * part // parts, blocks * (part + 1) // parts
 
 
-@inlined
-def _norm(shape, scale, shift, x, y, rows):
-    size = np.float32(shape.C)
-    for r in range(rows):
-        at = 4 * r * shape.row
-        if shape.rms:
-            rms_norm_row(x + at, scale, y + at, shape.C, size, NORM_EPS)
+@compiled
+def alone(count, parts):
+    """Whether each part computes the cheap parts of all rows for itself."""
+    return parts == 1 or count < FEW_ROWS
+
+
+@compiled
+def norm(rms, eps, scale, shift, x, y, count):
+    """One row of `count` floats, normed; copied where there is no norm."""
+    if scale == 0:
+        copy_row(x, y, count)
+    elif rms:
+        rms_norm_row(x, scale, y, count, np.float32(count), eps)
+    else:
+        layer_norm_row(x, scale, shift, y, count, np.float32(count), eps)
+
+
+@compiled
+def embed(shape, weights, work, rows, part, parts):
+    """Rows of the embedding, with learned positions and a norm where the model has them."""
+    for r in range(part, rows.ids.size, parts):
+        x = work.x + 4 * r * shape.row
+        embedding_row(weights.embedding_code, weights.embedding, shape.C, shape.row, rows.ids[r], x)
+        if shape.embed_scale != np.float32(1):
+            scale_row(x, shape.C, shape.embed_scale)
+        if weights.positions != 0:
+            add_row(weights.positions + 4 * rows.positions[r] * shape.row, x, shape.C)
+        if weights.embed_norm != 0:
+            norm(
+                shape.rms,
+                shape.norm_eps,
+                weights.embed_norm,
+                weights.embed_shift,
+                x,
+                work.spare[part],
+                shape.C,
+            )
+            copy_row(work.spare[part], x, shape.C)
+    wait(work.barrier, parts)
+
+
+@compiled
+def prepare(shape, work, scale, shift, x, width, x_row, count, part, parts):
+    """Rows normed, and as integers where products read those: each part for itself, or shared out."""
+    own = alone(count, parts)
+    which, first, step = (part, ZERO, ONE) if own else (ZERO, np.int64(part), np.int64(parts))
+    normed, records = work.normed[which], work.records[which]
+    for r in range(first, count, step):
+        norm(shape.rms, shape.norm_eps, scale, shift, x + 4 * r * x_row, normed + 4 * r * shape.row, width)
+    to_integers(normed, shape.row, records, shape.record_row, width, first, count, step)
+    if not own:
+        wait(work.barrier, parts)
+
+
+@compiled
+def integers(shape, work, x, x_row, depth, count, part, parts):
+    """Rows as integers where products read those: each part for itself, or shared out."""
+    if shape.record_row != 0:
+        own = alone(count, parts)
+        which, first, step = (part, ZERO, ONE) if own else (ZERO, np.int64(part), np.int64(parts))
+        to_integers(x, x_row, work.records[which], shape.record_row, depth, first, count, step)
+        if not own:
+            wait(work.barrier, parts)
+
+
+@compiled
+def factor(shape, work, rows, row, which):
+    """Rows as products take them; their records are those of part `which`."""
+    return Factor(rows, row, work.records[which], shape.record_row)
+
+
+@compiled
+def bias_or(bias, zeros):
+    """The address of the values that a product starts with."""
+    return bias if bias != 0 else zeros
+
+
+@compiled
+def by_heads(shape, parts):
+    """Whether each part projects, turns and attends with heads of its own, from norms to mixed values."""
+    return shape.KV % parts == 0 and shape.qk_norm != ROW_NORM
+
+
+@compiled
+def project(shape, weights, w, work, count, part, parts):
+    """Queries, keys and values of all rows: the columns of this part's heads, or an equal share."""
+    which = part if alone(count, parts) else 0
+    x, D = factor(shape, work, work.normed[which], shape.row, which), shape.D
+    first, last = share(shape.KV, part, parts)
+    for matrix in range(3):
+        heads = shape.H if matrix == 0 else shape.KV
+        each = heads // shape.KV
+        if parts > 1 and by_heads(shape, parts):  # heads are whole blocks here, see `may_split`
+            begin, end = first * each * D // LANES, last * each * D // LANES
         else:
-            layer_norm_row(x + at, scale, shift, y + at, shape.C, size, NORM_EPS)
+            begin, end = share(-(-heads * D // LANES), part, parts)
+        address, code, bias = w[Q], w[Q_CODE], w[Q_BIAS]
+        y, y_row = work.q, shape.q_row
+        if matrix == 1:
+            address, code, bias, y, y_row = w[K], w[K_CODE], w[K_BIAS], work.k, shape.kv_row
+        elif matrix == 2:
+            address, code, bias, y, y_row = w[V], w[V_CODE], w[V_BIAS], work.v, shape.kv_row
+        product(
+            weights.product, code, x, address, shape.C, bias_or(bias, weights.zeros), ZERO, y, y_row, count,
+            begin, end,
+        )  # fmt: skip
 
 
-@inlined
-def _attention(shape, weights, qkv_weight, work, rows, layer, part, parts):
-    """From norms to mixed values for the heads of one part; it reads no other part's heads."""
-    H, D, C, count = shape.H, shape.D, shape.C, rows.ids.size
-    first, last = _share(H, part, parts)
-    if parts == 1:
-        _project(shape, weights, qkv_weight, work, part, count, ZERO, -(-3 * C // LANES))
-    else:  # heads are whole blocks here, see `may_split`
-        for third in range(3):
-            start = third * C
-            _project(
-                shape, weights, qkv_weight, work, part, count,
-                (start + first * D) // LANES, (start + last * D) // LANES,
-            )  # fmt: skip
-    remember(
-        shape, weights.cosine, weights.sine, work.qkv, layer, count,
-        rows.positions, rows.states, rows.rooms, first, last,
-    )  # fmt: skip
-    group = ZERO
+@compiled
+def attention(shape, weights, w, work, rows, layer, part, parts):
+    """Keys and values into the states, and mixed values out of them."""
+    count = rows.ids.size
+    whole = parts == 1 or by_heads(shape, parts)
+    if not whole:
+        wait(work.barrier, parts)
+    heads = whole or (count == 1 and shape.qk_norm != ROW_NORM)
+    first, last = share(shape.KV, part, parts) if heads else (ZERO, np.int64(shape.KV))
+    for r in range(ZERO if heads else np.int64(part), count, ONE if heads else np.int64(parts)):
+        remember(
+            shape, w[COSINE], w[SINE], w[Q_NORM], w[Q_SHIFT], w[K_NORM], w[K_SHIFT],
+            work.q + 4 * r * shape.q_row, work.k + 4 * r * shape.kv_row, work.v + 4 * r * shape.kv_row, layer,
+            rows.positions[r], rows.states[r], rows.rooms[r], first, last, work.spare[part],
+        )  # fmt: skip
+    if not heads:
+        wait(work.barrier, parts)
+    group, unit = ZERO, ZERO
     while group < count:
-        n = 1
-        while n < GROUP and group + n < count and rows.states[group + n] == rows.states[group]:
+        n = ONE
+        while n < work.positions and group + n < count and rows.states[group + n] == rows.states[group]:
             n += 1
-        for head in range(first, last):
-            attend(
-                shape, weights.zeros, work.scores[part], work.qkv, work.mixed, layer, group, n,
-                rows.positions, rows.states, rows.rooms, head,
-            )  # fmt: skip
+        for kv in range(first, last):
+            if heads or unit % parts == part:
+                attend(
+                    shape, weights.zeros, work.scores[part], work.q + 4 * group * shape.q_row, shape.q_row,
+                    work.mixed + 4 * group * shape.mixed_row, layer, w[WINDOW], rows.positions[group], n,
+                    rows.states[group], rows.rooms[group], kv,
+                )  # fmt: skip
+            unit += 1
         group += n
 
 
-@inlined
-def _project(shape, weights, qkv_weight, work, part, count, first, last):
-    _product(
-        weights, work.normed[part], shape.row, qkv_weight, shape.C,
-        weights.zeros, ZERO, work.qkv, shape.qkv_row, count, first, last,
+@compiled
+def leave(shape, weights, work, code, x, x_row, w, depth, bias, scale, shift, start, count, part, parts):
+    """Multiply rows by a matrix and add the result to the residual stream, normed and scaled where asked.
+
+    `start` are the values (rows) that the products begin with, 0 for none.
+    """
+    which = part if alone(count, parts) else 0
+    first, last = share(-(-shape.C // LANES), part, parts)
+    own, width = VECTOR_BYTES * first, min(last * LANES, shape.C) - first * LANES
+    y = work.x if shape.from_residual else work.added
+    if shape.from_residual or start != 0:
+        for r in range(count):
+            if bias != 0:
+                add_row(bias + own, y + 4 * r * shape.row + own, width)
+        begin, begin_row = y, np.int64(shape.row)
+    else:
+        begin, begin_row = bias_or(bias, weights.zeros), ZERO
+    product(
+        weights.product, code, factor(shape, work, x, x_row, which), w, depth, begin, begin_row, y, shape.row,
+        count, first, last,
     )  # fmt: skip
+    if not shape.from_residual:
+        if scale != 0:
+            wait(work.barrier, parts)
+        for r in range(count):
+            row, x_at = work.added + 4 * r * shape.row, work.x + 4 * r * shape.row
+            if scale != 0:
+                norm(shape.rms, shape.norm_eps, scale, shift, row, work.spare[part], shape.C)
+                row = work.spare[part]
+            add_scaled_row(row + own, x_at + own, width, shape.residual_scale)
 
 
-@inlined
-def _mlp_up(shape, weights, w, work, normed, count, part, parts):
+@compiled
+def attention_out(shape, weights, w, work, count, part, parts):
+    """Mixed values into the residual stream, or kept for the MLP where that works in parallel."""
+    depth = shape.H * shape.D
+    integers(shape, work, work.mixed, shape.mixed_row, depth, count, part, parts)
+    if shape.parallel != IN_TURN:
+        which = part if alone(count, parts) else 0
+        first, last = share(-(-shape.C // LANES), part, parts)
+        product(
+            weights.product, w[PROJ_CODE], factor(shape, work, work.mixed, shape.mixed_row, which), w[PROJ],
+            depth, bias_or(w[PROJ_BIAS], weights.zeros), ZERO, work.added, shape.row, count, first, last,
+        )  # fmt: skip
+    else:
+        leave(
+            shape, weights, work, w[PROJ_CODE], work.mixed, shape.mixed_row, w[PROJ], depth, w[PROJ_BIAS],
+            w[ATTN_OUT], w[ATTN_OUT_SHIFT], ZERO, count, part, parts,
+        )  # fmt: skip
+    wait(work.barrier, parts)
+
+
+@compiled
+def mlp_up(shape, weights, w, work, count, part, parts):
     """One part's columns of the MLP's inner rows, activation included."""
-    first, last = _share(-(-shape.F // LANES), part, parts)
-    _product(
-        weights, normed, shape.row, w[UP], shape.C,
-        w[UP_BIAS], ZERO, work.up, shape.mlp_row, count, first, last,
+    which = part if alone(count, parts) else 0
+    x = factor(shape, work, work.normed[which], shape.row, which)
+    first, last = share(-(-shape.F // LANES), part, parts)
+    product(
+        weights.product, w[UP_CODE], x, w[UP], shape.C, bias_or(w[UP_BIAS], weights.zeros), ZERO,
+        work.up, shape.mlp_row, count, first, last,
     )  # fmt: skip
     if shape.gated:
-        _product(
-            weights, normed, shape.row, w[GATE], shape.C,
-            w[GATE_BIAS], ZERO, work.gate, shape.mlp_row, count, first, last,
+        product(
+            weights.product, w[GATE_CODE], x, w[GATE], shape.C, bias_or(w[GATE_BIAS], weights.zeros), ZERO,
+            work.gate, shape.mlp_row, count, first, last,
         )  # fmt: skip
     width = (last - first) * LANES
     for r in range(count):
         at = 4 * r * shape.mlp_row + VECTOR_BYTES * first
-        if shape.gated:
+        if shape.gated and shape.mlp == SILU:
             swiglu_row(work.gate + at, work.up + at, width)
+        elif shape.gated:
+            activate(shape.mlp, work.gate + at, width)
+            multiply_row(work.gate + at, work.up + at, width)
         else:
-            gelu_row(work.up + at, width)
+            activate(shape.mlp, work.up + at, width)
+
+
+@compiled
+def activate(activation, x, count):
+    """The activation of one row, in place."""
+    if activation == GELU:
+        gelu_row(x, count)
+    elif activation == GELU_TANH:
+        gelu_tanh_row(x, count)
+    elif activation == SILU:
+        silu_row(x, count)
+    elif activation == RELU:
+        relu_row(x, count)
+    else:
+        positive_square_row(x, count)
+
+
+@compiled
+def mlp_down(shape, weights, w, work, count, part, parts):
+    """The MLP's inner rows into the residual stream."""
+    integers(shape, work, work.up, shape.mlp_row, shape.F, count, part, parts)
+    start = ONE if shape.parallel != IN_TURN else ZERO
+    leave(
+        shape, weights, work, w[DOWN_CODE], work.up, shape.mlp_row, w[DOWN], shape.F, w[DOWN_BIAS],
+        w[MLP_OUT], w[MLP_OUT_SHIFT], start, count, part, parts,
+    )  # fmt: skip
+    wait(work.barrier, parts)
+
+
+@compiled
+def head(shape, weights, work, wanted, logits, part, parts):
+    """Logits of the wanted rows, one part's columns."""
+    count = wanted.size
+    own = alone(count, parts)
+    which, first, step = (part, ZERO, ONE) if own else (ZERO, np.int64(part), np.int64(parts))
+    normed, records = work.normed[which], work.records[which]
+    for i in range(first, count, step):
+        x = work.x + 4 * wanted[i] * shape.row
+        norm(
+            shape.rms,
+            shape.norm_eps,
+            weights.final_scale,
+            weights.final_shift,
+            x,
+            normed + 4 * i * shape.row,
+            shape.C,
+        )
+    to_integers(normed, shape.row, records, shape.record_row, shape.C, first, count, step)
+    if not own:
+        wait(work.barrier, parts)
+    begin, end = share(-(-shape.V // LANES), part, parts)
+    product(
+        weights.product, weights.head_code, factor(shape, work, normed, shape.row, which), weights.head,
+        shape.C, bias_or(weights.head_bias, weights.zeros), ZERO, logits, shape.head_row, count, begin, end,
+    )  # fmt: skip
+    width = (end - begin) * LANES
+    for i in range(count):
+        at = logits + 4 * i * shape.head_row + VECTOR_BYTES * begin
+        if shape.head_scale != np.float32(1):
+            scale_row(at, width, shape.head_scale)
+        if shape.head_cap != 0:
+            cap_row(at, width, shape.head_cap)

@@ -1,8 +1,9 @@
-"""A model's weights in the form that the kernels read, and the arrays that a step works in.
+"""A transformer's weights in the form that the kernels read, and the arrays that a step works in.
 
 All weights lie in one block of memory, each packed and on a cache line of its own: large blocks get large
-pages from the system, which is worth some percent. Whoever holds a `PackedModel` or an array from here keeps
-its memory; the kernels themselves see addresses only. Takes weights by the names of `niels_gpt.model.gpt`.
+pages from the system, which is worth some percent. Each is packed straight into its place, so packing needs
+no more memory than the result and one matrix. Whoever holds a `PackedModel` or an array from here keeps its
+memory; the kernels themselves see addresses only.
 """
 
 from __future__ import annotations
@@ -12,21 +13,53 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.attention import GROUP, state_floats
+from niels_gpt.kernels import GroupForm, WeightForm
+from niels_gpt.kernels.attention import (
+    HEAD_NORM,
+    NORM_AFTER,
+    ROW_NORM,
+    group_floats,
+    group_positions,
+    state_floats,
+)
 from niels_gpt.kernels.barrier import BARRIER_INTEGERS
-from niels_gpt.kernels.gpt import Shape, Weights, Workspace
-from niels_gpt.kernels.linear import FLOAT32, INT8, pack, pack_int8, padded
+from niels_gpt.kernels.gpt import (
+    FEW_ROWS,
+    GELU,
+    GELU_TANH,
+    IN_TURN,
+    ONE_NORM,
+    PLACES,
+    RELU,
+    RELU_SQUARED,
+    SILU,
+    TWO_NORMS,
+    Shape,
+    Weights,
+    Workspace,
+)
+from niels_gpt.kernels.integer import GROUP, record_bytes
+from niels_gpt.kernels.linear import padded
+from niels_gpt.kernels.matrices import ROWS, compiled_product
+from niels_gpt.kernels.matrix_packing import CACHE_LINE, KIND_OF, MatrixPlan, Part, kind_of
 from niels_gpt.kernels.rope import rotary_tables
 from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.model.form import Form, Rope
+from niels_gpt.model.gpt_form import form_of, weights_from_state
+from niels_gpt.model.weights import Weight, dequantise, shapes_of
 
 if TYPE_CHECKING:
     from niels_gpt.model.config import ModelConfig
     from niels_gpt.model.gpt import GPT
 
-CACHE_LINE = 64
-PACKS = {"float32": pack, "int8": pack_int8}
-KINDS = {"float32": FLOAT32, "int8": INT8}
+ACTIVATIONS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "relu": RELU, "relu2": RELU_SQUARED}
+QK_NORMS = {"": 0, "head": HEAD_NORM, "row": ROW_NORM, "after": NORM_AFTER}
+PARALLELS = {"": IN_TURN, "two": TWO_NORMS, "one": ONE_NORM}
+MATRICES = ("q", "k", "v", "proj", "up", "gate", "down")
+
+
+class UnsupportedFormError(ValueError):
+    """A model that the kernels do not compute; the message names what they lack."""
 
 
 def aligned(floats: int) -> np.ndarray:
@@ -37,37 +70,31 @@ def aligned(floats: int) -> np.ndarray:
 
 
 class PackedModel:
-    """A GPT's weights, packed: `shape` and `weights` are what the kernels take."""
+    """A transformer's weights, packed: `shape` and `weights` are what the kernels take."""
 
-    def __init__(
-        self, cfg: ModelConfig, state: Mapping[str, np.ndarray], *, form: WeightForm = "float32"
-    ) -> None:
-        """Pack the parameters of a GPT, float32 by name; the config says how they hang together."""
-        self._pack = PACKS[form]
-        whole_heads = cfg.D % LANES == 0
-        self.T = cfg.T
-        self.shape = Shape(
-            L=cfg.L, H=cfg.H, D=cfg.D, C=cfg.C, F=cfg.d_ff, V=cfg.V,
-            rms=cfg.norm == "rmsnorm", gated=cfg.mlp == "swiglu",
-            row=padded(cfg.C) + LANES, qkv_row=padded(3 * cfg.C) + LANES, mlp_row=padded(cfg.d_ff),
-            head_row=padded(cfg.V), table_row=cfg.D if whole_heads else padded(cfg.C),
-        )  # fmt: skip
-        arrays = dict(self._arrays(cfg, state))
-        self._memory = aligned(sum(padded(array.size) for array in arrays.values()))
-        self._arrays_by_name: dict[str, np.ndarray] = {}
+    def __init__(self, plan: _Plan) -> None:
+        """Place what was planned."""
+        self.shape, self.T = plan.shape, plan.form.T
+        self._product = compiled_product(plan.kind)
+        self._memory = aligned(sum(padded(part.floats) for part in plan.parts.values()))
+        found: dict[str, int] = {}
         used = 0
-        for name, array in arrays.items():
-            place = self._memory[used : used + array.size].reshape(array.shape)
-            place[...] = array
-            self._arrays_by_name[name] = place
-            used += padded(array.size)
-        self.weights = Weights(
-            kind=KINDS[form],
-            embedding=self._address("embedding"), layers=np.array([[self._address(f"{i}.{n}") for n in
-            LAYER_PARTS] for i in range(cfg.L)], np.int64), final_scale=self._address("final_scale"),
-            final_shift=self._address("final_shift"), head=self._address("head"),
-            cosine=self._address("cosine"), sine=self._address("sine"), zeros=self._address("zeros"),
-        )  # fmt: skip
+        for name, part in plan.parts.items():
+            place = self._memory[used : used + part.floats]
+            place[:] = part.make().reshape(-1).view(np.float32)
+            found[name] = place.ctypes.data
+            used += padded(part.floats)
+        at = {name: found.get(name, 0) for name in Weights._fields}
+        layers = [
+            [plan.numbers.get(f"{i}.{place}", found.get(f"{i}.{place}", 0)) for place in PLACES]
+            for i in range(self.shape.L)
+        ]
+        for i, layer in enumerate(layers):
+            for place in ("cosine", "sine"):
+                layer[PLACES.index(place)] = found.get(f"{place} {plan.numbers[f'{i}.kind']}", 0)
+        at |= {"head": at["head"] or at["embedding"], "layers": np.array(layers, np.int64)}
+        codes = {name: plan.numbers[name] for name in ("embedding_code", "head_code")}
+        self.weights = Weights(**{**at, **codes, "product": self._product.address})
 
     @property
     def may_split(self) -> bool:
@@ -79,6 +106,11 @@ class PackedModel:
         """Bytes of all packed weights and tables."""
         return self._memory.nbytes
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one position's keys and values."""
+        return 4 * self.shape.L * state_floats.py_func(self.shape.KV, self.shape.D, 1)
+
     def new_state(self, positions: int) -> tuple[np.ndarray, int]:
         """See `new_state`."""
         return new_state(self.shape, positions)
@@ -87,57 +119,204 @@ class PackedModel:
         """Arrays for steps of `rows` rows at most, states of `room` positions at most, `parts` threads."""
         return StepMemory(self.shape, rows=rows, room=room, parts=parts)
 
-    def _address(self, name: str) -> int:
-        return self._arrays_by_name[name].ctypes.data if name in self._arrays_by_name else 0
 
-    def _arrays(self, cfg: ModelConfig, state: Mapping[str, np.ndarray]):
+def pack_form(
+    form: Form,
+    weights: Mapping[str, Weight],
+    weight_form: GroupForm = "stored",
+    *,
+    from_residual: bool = False,
+) -> PackedModel:
+    """Pack a model that a form describes, from weights by the names of `niels_gpt.model.weights`.
+
+    Args:
+        form: what the model computes.
+        weights: its arrays.
+        weight_form: "stored" for matrices as they are, or a form that all are turned into; those that are
+            integers in groups already stay what they are when that is "q8" or "q4".
+        from_residual: whether products that end in the residual stream begin with its values.
+
+    Raises:
+        UnsupportedFormError: what the kernels do not compute.
+        ValueError: weights that are missing, of other shapes, or that the form cannot hold.
+
+    """
+    check_supported(form)
+    for name, shape in shapes_of(form).items():
+        if name not in weights:
+            raise ValueError(f"the weights lack {name!r}, expected one of shape {shape}")
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(f"the weight {name!r} has shape {tuple(weights[name].shape)}, expected {shape}")
+    return PackedModel(_Plan(form, weights, weight_form, from_residual=from_residual))
+
+
+def check_supported(form: Form) -> None:
+    """Raise `UnsupportedFormError` for what the kernels do not compute."""
+    lacking = {
+        "value embeddings": bool(form.value_layers),
+        "the smear of a token into the next": form.smear > 0,
+        "layers that mix their input with the first one's": form.mix,
+        "the subtraction of a layer's output at the end": form.backout >= 0,
+        "norms after parallel layers": bool(form.parallel) and bool({"attn_out", "mlp_out"} & {*form.norms}),
+    }
+    found = [name for name, there in lacking.items() if there]
+    if found:
+        raise UnsupportedFormError(f"the kernels do not compute {', '.join(found)}")
+
+
+class _Plan:
+    """What is packed for a form: arrays by name and, by layer and place, codes and other numbers."""
+
+    def __init__(
+        self, form: Form, weights: Mapping[str, Weight], weight_form: GroupForm, *, from_residual: bool
+    ) -> None:
+        names = [f"blocks.{i}.{matrix}.weight" for i in range(form.L) for matrix in MATRICES]
+        names.append("tok_emb.weight" if form.tied else "head.weight")
+        self.form, self.weights = form, weights
+        self.kind = kind_of((weights[name] for name in names if name in weights), weight_form)
+        self.shape = _shape(form, self.kind, from_residual=from_residual)
+        self.parts: dict[str, Part] = {}
+        self.numbers: dict[str, int] = {}
+        self._matrices = MatrixPlan(kind=self.kind, weight_form=weight_form)
+        self._embedding()
+        for i in range(form.L):
+            self._layer(i)
+        self._norm("ln_f", "final_scale", "final_shift", form.C)
+        for n, rope in enumerate(form.rope):
+            if rope.dims != 0:
+                self._tables(n, rope)
         shape = self.shape
+        longest = max(shape.row, shape.q_row, shape.mlp_row, shape.head_row, padded(form.T)) + LANES
+        self.parts["zeros"] = Part(longest, lambda: np.zeros(longest, np.float32))
 
-        def vector(name: str, size: int) -> np.ndarray:
-            out = np.zeros(size, np.float32)
-            if name in state:
-                out[: state[name].size] = state[name]
-            return out
+    def _embedding(self) -> None:
+        """The embedding and the head: one array where the head is tied and both can be read from it."""
+        form, shape = self.form, self.shape
+        embedding = self.weights["tok_emb.weight"]
+        if shape.from_residual:
+            code, part = ROWS, Part(form.V * shape.row, lambda: _rows(embedding, shape.row))
+        elif form.tied and self.kind != "int8":
+            code, part = self._matrices.part(embedding)
+        else:
+            stored = MatrixPlan(kind=KIND_OF.get(embedding.kind, "groups"), weight_form="stored")
+            code, part = stored.part(embedding)
+        self.parts["embedding"] = part
+        self.numbers |= {"embedding_code": code, "head_code": code}
+        if not form.tied or self.kind == "int8" or shape.from_residual:
+            head = embedding if form.tied else self.weights["head.weight"]
+            self.numbers["head_code"], self.parts["head"] = self._matrices.part(head)
+        self._vector("head.bias", "head_bias", shape.head_row)
+        if form.positions == "learned":
+            rows = self.weights["pos_emb.weight"]
+            self.parts["positions"] = Part(form.T * shape.row, lambda: _rows(rows, shape.row))
+        if "embed" in form.norms:
+            self._norm("ln_e", "embed_norm", "embed_shift", form.C)
 
-        embedding = np.zeros((cfg.V, shape.row), np.float32)
-        embedding[:, : cfg.C] = state["tok_emb.weight"]
-        yield "embedding", embedding
-        up, gate, down = ("fc_a", "fc_g", "fc_out") if shape.gated else ("fc1", "fc_g", "fc2")
-        for i in range(cfg.L):
-            block = f"blocks.{i}."
-            yield f"{i}.norm1", vector(f"{block}ln1.weight", shape.row)
-            yield f"{i}.shift1", vector(f"{block}ln1.bias", shape.row)
-            yield f"{i}.qkv", self._pack(state[f"{block}attn.qkv.weight"])
-            yield f"{i}.proj", self._pack(state[f"{block}attn.proj.weight"])
-            yield f"{i}.norm2", vector(f"{block}ln2.weight", shape.row)
-            yield f"{i}.shift2", vector(f"{block}ln2.bias", shape.row)
-            yield f"{i}.up", self._pack(state[f"{block}mlp.{up}.weight"])
-            yield f"{i}.up_bias", vector(f"{block}mlp.{up}.bias", shape.mlp_row)
-            if shape.gated:
-                yield f"{i}.gate", self._pack(state[f"{block}mlp.{gate}.weight"])
-                yield f"{i}.gate_bias", vector(f"{block}mlp.{gate}.bias", shape.mlp_row)
-            yield f"{i}.down", self._pack(state[f"{block}mlp.{down}.weight"])
-            yield f"{i}.down_bias", vector(f"{block}mlp.{down}.bias", shape.row)
-        yield "final_scale", vector("ln_f.weight", shape.row)
-        yield "final_shift", vector("ln_f.bias", shape.row)
-        yield "head", self._pack(state["lm_head.weight" if not cfg.tie_embeddings else "tok_emb.weight"])
-        yield from zip(
-            ("cosine", "sine"), rotary_tables(cfg.T, cfg.D, cfg.rope_theta, shape.table_row), strict=True
-        )
-        yield "zeros", np.zeros(max(shape.row, shape.qkv_row, shape.mlp_row, shape.head_row, padded(cfg.T)))
+    def _layer(self, i: int) -> None:
+        form, block = self.form, f"blocks.{i}."
+        for place in form.norms:
+            if place != "embed":
+                self._norm(f"{block}norms.{place}", f"{i}.{place}", f"{i}.{place}_shift", form.C)
+        for name, heads in (("q", form.H), ("k", form.KV)) if form.qk_norm else ():
+            size = heads * form.D if form.qk_norm == "row" else form.D
+            self._norm(f"{block}{name}_norm", f"{i}.{name}_norm", f"{i}.{name}_shift", size)
+        for name in MATRICES:
+            if f"{block}{name}.weight" in self.weights:
+                weight = self.weights[f"{block}{name}.weight"]
+                self.numbers[f"{i}.{name}_code"], self.parts[f"{i}.{name}"] = self._matrices.part(weight)
+                self._vector(f"{block}{name}.bias", f"{i}.{name}_bias", padded(weight.shape[0]) + LANES)
+        if self.shape.from_residual and f"{i}.down_bias" not in self.parts:
+            # Adding zeros turns -0.0 into 0.0, as it always has.
+            row = self.shape.row
+            self.parts[f"{i}.down_bias"] = Part(row, lambda: np.zeros(row, np.float32))
+        self.numbers |= {f"{i}.window": form.windows[form.kind(i)], f"{i}.kind": form.kind(i)}
+
+    def _vector(self, name: str, ours: str, room: int) -> None:
+        """A weight of one dimension, with zeros behind it, where there is one."""
+        if name in self.weights:
+            weight = self.weights[name]
+            self.parts[ours] = Part(room, lambda: _rows(weight, room))
+
+    def _norm(self, name: str, scale: str, shift: str, size: int) -> None:
+        room = padded(size) + LANES
+        if f"{name}.weight" in self.weights:
+            self._vector(f"{name}.weight", scale, room)
+        else:  # without weights
+            self.parts[scale] = Part(room, lambda: np.ones(room, np.float32))
+        self._vector(f"{name}.bias", shift, room)
+        if not self.shape.rms and shift not in self.parts:
+            self.parts[shift] = Part(room, lambda: np.zeros(room, np.float32))
+
+    def _tables(self, n: int, rope: Rope) -> None:
+        form, row = self.form, self.shape.table_row
+        made: list[np.ndarray] = []
+
+        def table(which: int) -> np.ndarray:
+            if not made:
+                made.extend(rotary_tables(form.T, form.D, rope, row))
+            return made[which]
+
+        self.parts[f"cosine {n}"] = Part(form.T * row, lambda: table(0))
+        self.parts[f"sine {n}"] = Part(form.T * row, lambda: table(1))
+
+
+def _shape(form: Form, kind: str, *, from_residual: bool) -> Shape:
+    H, KV, D = form.heads
+    widest = max(form.C, H * D, form.d_ff)
+    # 1 / sqrt(D) as the kernels have always computed it.
+    usual = np.float32(1.0) / np.sqrt(np.float32(D))
+    return Shape(
+        L=form.L,
+        H=H,
+        KV=KV,
+        D=D,
+        C=form.C,
+        F=form.d_ff,
+        V=form.V,
+        rms=form.norm == "rmsnorm",
+        gated=form.gated,
+        mlp=ACTIVATIONS[form.mlp],
+        qk_norm=QK_NORMS[form.qk_norm],
+        parallel=PARALLELS[form.parallel],
+        from_residual=from_residual,
+        norm_eps=np.float32(form.norm_eps),
+        score_factor=usual if form.score_scale == D**-0.5 else np.float32(form.score_scale),
+        score_cap=np.float32(form.score_cap),
+        qk_scale=np.float32(form.qk_scale),
+        embed_scale=np.float32(form.embed_scale),
+        residual_scale=np.float32(form.residual_scale),
+        head_scale=np.float32(form.head_scale),
+        head_cap=np.float32(form.head_cap),
+        row=padded(form.C) + LANES,
+        q_row=padded(H * D) + LANES,
+        kv_row=padded(KV * D) + LANES,
+        mixed_row=padded(H * D) + LANES,
+        mlp_row=padded(form.d_ff),
+        head_row=padded(form.V),
+        table_row=D if D % LANES == 0 else padded(H * D),
+        record_row=record_bytes(-(-widest // GROUP) * GROUP) if kind == "groups" else 0,
+    )
+
+
+def _rows(weight: Weight, room: int) -> np.ndarray:
+    """Float32 rows with zeros behind them, in the room of so many floats each."""
+    values = dequantise(weight)
+    out = np.zeros((*values.shape[:-1], room), np.float32)
+    out[..., : values.shape[-1]] = values
+    return out
+
+
+def pack_state(
+    cfg: ModelConfig, state: Mapping[str, np.ndarray], form: WeightForm = "float32"
+) -> PackedModel:
+    """Pack the float32 parameters of a GPT, by the names of `niels_gpt.model.gpt`."""
+    return pack_form(form_of(cfg), weights_from_state(cfg, state), form, from_residual=True)
 
 
 def pack_gpt(model: GPT, form: WeightForm = "float32") -> PackedModel:
     """The packed weights of a torch model."""
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
-    return PackedModel(model.cfg, state, form=form)
-
-
-LAYER_PARTS = (
-    "norm1", "shift1", "qkv", "proj", "norm2", "shift2",
-    "up", "up_bias", "gate", "gate_bias", "down", "down_bias",
-)  # fmt: skip
-"""In the order in which `gpt.forward` finds their addresses."""
+    return pack_state(model.cfg, state, form)
 
 
 class StepMemory:
@@ -145,24 +324,36 @@ class StepMemory:
 
     def __init__(self, shape: Shape, *, rows: int, room: int, parts: int) -> None:
         self.rows, self.room, self.parts = rows, room, parts
-        sizes = [shape.row, shape.qkv_row, shape.row, shape.mlp_row, shape.mlp_row if shape.gated else 0]
+        added = 0 if shape.from_residual else shape.row
+        sizes = [shape.row, shape.q_row, shape.kv_row, shape.kv_row, shape.mixed_row, added, shape.mlp_row]
+        sizes.append(shape.mlp_row if shape.gated else 0)
         # One vector more: the last head of a row may spill over its end.
         shared = [aligned(rows * size + LANES) for size in sizes]
-        normed = [aligned(rows * shape.row) for _ in range(parts)]
-        scores = [aligned(GROUP * padded(room) + GROUP) for _ in range(parts)]
+
+        def own(size: int) -> list[np.ndarray]:
+            """Of each part: all rows for the first, a few for the others."""
+            return [aligned((rows if part == 0 else min(rows, FEW_ROWS)) * size) for part in range(parts)]
+
+        widest = max(shape.row, shape.q_row, shape.mlp_row)
+        by_part = [
+            own(shape.row),
+            own(shape.record_row // 4),
+            [aligned(widest) for _ in range(parts)],
+            [aligned(group_floats(shape, padded(room))) for _ in range(parts)],
+        ]
         barrier = np.zeros(BARRIER_INTEGERS, np.int64)
-        self._arrays = [*shared, *normed, *scores, barrier]
-        addresses = [array.ctypes.data for array in shared]
-        self.work = Workspace(
-            *addresses,
-            normed=np.array([array.ctypes.data for array in normed], np.int64),
-            scores=np.array([array.ctypes.data for array in scores], np.int64),
-            barrier=barrier.ctypes.data,
-            stop=np.zeros(1, np.int64),
+        self._arrays = [*shared, *(array for arrays in by_part for array in arrays), barrier]
+        normed, records, spare, scores = (
+            np.array([array.ctypes.data for array in arrays], np.int64) for arrays in by_part
         )
+        self.work = Workspace(
+            *(array.ctypes.data for array in shared),
+            normed=normed, records=records, spare=spare, scores=scores, positions=group_positions(shape),
+            barrier=barrier.ctypes.data, stop=np.zeros(1, np.int64),
+        )  # fmt: skip
 
 
 def new_state(shape: Shape, positions: int) -> tuple[np.ndarray, int]:
     """(keys and values of all layers, room in whole vectors) for a sequence of at most `positions`."""
     room = padded(positions)
-    return aligned(shape.L * state_floats(shape.H, shape.D, room)), room
+    return aligned(shape.L * state_floats.py_func(shape.KV, shape.D, room)), room

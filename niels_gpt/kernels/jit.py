@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding
 from numba.core import config as numba_config
 
 from niels_gpt.kernels.cache import cache_folder, claim_folder
@@ -29,6 +30,16 @@ def inlined(function: Callable[..., Any]) -> Any:
     """Make a kernel part of those that call it: one with few callers needs no compilation of its own."""
     return numba.njit(inline="always", nogil=True, error_model="numpy", fastmath=False)(function)
 
+
+def _features() -> dict[str, bool]:
+    """The instructions that Numba compiles for, by LLVM's names."""
+    if config.CPU_NAME is None and config.CPU_FEATURES is None:
+        return dict(binding.get_host_cpu_features())
+    named = (config.CPU_FEATURES or "").split(",")
+    return {feature[1:]: feature.startswith("+") for feature in named if feature}
+
+
+FEATURES = _features()
 
 # Read by Numba when a function is decorated, so it is set before the first kernel is imported.
 config.CACHE_DIR = str(cache_folder())

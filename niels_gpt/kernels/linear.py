@@ -2,14 +2,16 @@
 
     y[m, n] = start[m, n] + sum over k of x[m, k] * w[k, n]
 
-Each output is one chain of fused multiply-adds with k ascending. With float32 weights it goes on from the
-start value. With int8 weights (module `int8`) w[k, n] stands for q[k, n] * scale[n]: the chain goes from 0
-over x[m, k] * q[k, n], and one more step ends it, fma(chain, scale[n], start[m, n]). That order is the whole
+Each output is one chain of fused multiply-adds with k ascending. With float32 weights it continues from the
+start value; bfloat16 and float16 weights are widened exactly, so they are float32 weights to the bit. With
+int8 weights (module `int8`) w[k, n] stands for q[k, n] * scale[n]: the chain goes from 0 over
+x[m, k] * q[k, n], and one more step ends it, fma(chain, scale[n], start[m, n]). That order is the whole
 definition: register tile, batch size, chunk and thread cannot change a bit. Attention runs on the same
 float32 tiles: its scores are a product over the head's width, its mix of values one over positions.
 
 Weights are packed in blocks of 16 columns: block j holds, for each k, columns 16 j to 16 j + 15; a block of
-int8 weights has their 16 scales in front. K depth, M rows, N columns.
+int8 weights has their 16 scales in front, one of 16-bit floats takes half of the room. K depth, M rows, N
+columns.
 """
 
 from __future__ import annotations
@@ -17,37 +19,46 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import binding
+from llvmlite import ir
 from numba import types
 
-from niels_gpt.kernels.jit import ZERO, compiled, config
-from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, KIND, LANES, Emitter, Value, kernel
+from niels_gpt.kernels.jit import FEATURES, ZERO, compiled
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, INT32, KIND, LANES, Emitter, Value, kernel, vector
 from niels_gpt.model.int8 import quantised
 
 VECTOR_BYTES = 4 * LANES
 INT8_FLOATS = LANES // 4  # the room of one vector of int8 weights
+HALF_FLOATS = LANES // 2  # and of one of 16-bit floats
+HALVES = vector(LANES, ir.IntType(16))
 
 # Which tiles are compiled follows from the type of this argument; Numba tells numbers apart at no cost.
-FLOAT32, INT8 = np.float32(0), np.int8(0)
+FLOAT32, INT8, BF16, F16 = np.float32(0), np.int8(0), np.uint16(0), np.int16(0)
 
 
-def _wide_registers() -> bool:
-    """Whether Numba compiles for 32 registers of 512 bits: a matter of speed, not of bits."""
-    if config.CPU_NAME is None and config.CPU_FEATURES is None:
-        return bool(binding.get_host_cpu_features().get("avx512f"))
-    return "+avx512f" in (config.CPU_FEATURES or "")
+WIDE = bool(FEATURES.get("avx512f"))
+"""Whether Numba compiles for 32 registers of 512 bits: a matter of speed, not of bits."""
 
 
-WIDE = _wide_registers()
+def _weight(e: Emitter, kind: types.Type, w: Value, at: Value, k: Value) -> Value:
+    """Row k of the column block that begins `at` floats behind `w`, as floats."""
+    if kind == types.int8:
+        return e.load_int8(w, e.b.add(at, e.b.add(INT(LANES), e.b.mul(k, INT(INT8_FLOATS)))))
+    if kind not in {types.uint16, types.int16}:
+        return e.load(w, e.b.add(at, e.b.mul(k, INT(LANES))))
+    offset = e.b.mul(e.b.add(at, e.b.mul(k, INT(HALF_FLOATS))), INT(4))
+    halves = e.load_from(e.b.add(w, offset), HALVES, 4)
+    if kind == types.int16:
+        return e.widen_halves(halves)
+    return e.from_bits(e.b.shl(e.b.zext(halves, vector(LANES, INT32)), e.whole(16)))
 
 
 def _tile(rows: int, blocks: int, ahead: int = 0) -> Any:
     """The register tile of `rows` rows by `blocks` column blocks, with its first output at row m, block j.
 
-    Arguments: FLOAT32 or INT8; x and its row stride; w and the stride from one column block to the next; K;
-    the start values and their row stride (0 repeats one row: a bias, or zeros); y and its row stride; m; j. y
-    may be the start itself. While it computes, the tile fetches the weights `ahead` blocks further on into
-    the cache.
+    Arguments: FLOAT32, INT8, BF16 or F16; x and its row stride; w and the stride from one column block to the
+    next; K; the start values and their row stride (0 repeats one row: a bias, or zeros); y and its row
+    stride; m; j. y may be the start itself. While it computes, the tile fetches the weights `ahead` blocks
+    further on into the cache.
     """
 
     def emit(
@@ -65,14 +76,9 @@ def _tile(rows: int, blocks: int, ahead: int = 0) -> Any:
         def starts() -> list[Value]:
             return [e.load(start, add(mul(start_row, row[r]), column[c])) for r, c in cells]
 
-        def weight(at: Value, k: Value) -> Value:
-            if whole:
-                return e.load_int8(w, add(at, add(INT(LANES), mul(k, INT(INT8_FLOATS)))))
-            return e.load(w, add(at, mul(k, INT(LANES))))
-
         sums = [e.real(0.0) for _ in cells] if whole else starts()
         with e.loop(depth, 1, sums) as (k, chain):
-            weights = [weight(at, k) for at in w_at]
+            weights = [_weight(e, kind, w, at, k) for at in w_at]
             for at in w_at if ahead and not whole else ():
                 e.prefetch(w, add(at, add(mul(k, INT(LANES)), mul(w_block, INT(ahead)))))
             spread = [e.spread(e.load_scalar(x, add(at, k))) for at in x_at]
@@ -105,7 +111,7 @@ tile_8x2 = _tile(8, 2, ahead=2)
 def linear(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
     """Column blocks `first` to `last` - 1 of all rows. Addresses in bytes, strides in floats.
 
-    `kind` is FLOAT32 or INT8.
+    `kind` is FLOAT32, INT8, BF16 or F16.
     """
     j = first
     if rows == 1:
@@ -167,6 +173,8 @@ def _one_block(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, ro
 def _block_floats(e: Emitter, kind: types.Type, depth: Value) -> Value:
     if kind == types.int8:
         return e.b.add(INT(LANES), e.b.mul(depth, INT(INT8_FLOATS)))
+    if kind in {types.uint16, types.int16}:
+        return e.b.mul(depth, INT(HALF_FLOATS))
     return e.b.mul(depth, INT(LANES))
 
 
@@ -197,3 +205,12 @@ def pack(weight: np.ndarray) -> np.ndarray:
     full = np.zeros((padded(N), K), np.float32)
     full[:N] = weight
     return np.ascontiguousarray(full.reshape(-1, LANES, K).transpose(0, 2, 1))
+
+
+def pack_halves(words: np.ndarray) -> np.ndarray:
+    """16-bit floats (N, K), as uint16, as column blocks (ceil(N / 16), 8 K) in the room of float32s."""
+    N, K = words.shape
+    full = np.zeros((padded(N), K), np.uint16)
+    full[:N] = words
+    blocks = full.reshape(-1, LANES, K).transpose(0, 2, 1).reshape(-1, LANES * K)
+    return np.ascontiguousarray(blocks).view(np.float32)

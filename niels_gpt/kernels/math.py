@@ -18,6 +18,9 @@ ROUNDER = 12582912.0
 EXP = (1.37805939e-3, 8.37312452e-3, 4.16695364e-2, 1.66664720e-1, 4.99999851e-1, 1.0, 1.0)
 EXP_LOWEST, EXP_HIGHEST = -87.33654, 88.37626
 
+TANH_SPLIT = 0.625
+TANH_NEAR = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
 ERF_SPLIT = 0.921875
 ERF_NEAR = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
 ERF_FAR_ODD = (-1.72853470e-5, 3.83197126e-4)
@@ -48,6 +51,22 @@ def erf(e: Emitter, x: Value) -> Value:
     exponent = e.fma(exponent, size, e.b.fneg(size))
     far = e.call("copysign", e.sub(e.real(1.0), exp(e, exponent)), x)
     return e.where(e.less(e.real(ERF_SPLIT), size), far, near)
+
+
+def tanh(e: Emitter, x: Value) -> Value:
+    """The hyperbolic tangent within 2 ulp."""
+    size, square = e.call("fabs", x), e.mul(x, x)
+    near = e.fma(e.mul(e.polynomial(square, TANH_NEAR), square), x, x)
+    power = exp(e, e.add(size, size))
+    far = e.call("copysign", e.sub(e.real(1.0), e.div(e.real(2.0), e.add(power, e.real(1.0)))), x)
+    return e.where(e.less(e.real(TANH_SPLIT), size), far, near)
+
+
+def gelu_tanh(e: Emitter, x: Value) -> Value:
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x**3))), as fma(x / 2, tanh, x / 2)."""
+    half = e.mul(x, e.real(0.5))
+    inner = e.mul(e.fma(e.mul(e.mul(x, x), e.real(0.044715)), x, x), e.real(0.7978845608028654))
+    return e.fma(half, tanh(e, inner), half)
 
 
 def gelu(e: Emitter, x: Value) -> Value:

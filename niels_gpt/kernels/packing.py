@@ -1,15 +1,23 @@
-"""From a torch model of any architecture to what its kernels read."""
+"""From a model of any architecture to what its kernels read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
-from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt
 
 if TYPE_CHECKING:
+    from niels_gpt.model.form import Form
     from niels_gpt.model.registry import Model
+    from niels_gpt.model.weights import Weight
+
+
+def pack(form: Form, weights: Mapping[str, Weight], weight_form: GroupForm = "stored") -> PackedModel:
+    """Pack a model of any family; see `pack_form`."""
+    return pack_form(form, weights, weight_form)
 
 
 def pack_model(model: Model, form: WeightForm = "float32") -> PackedModel | PackedBDH:

@@ -5,27 +5,35 @@ computed in decimal arithmetic of 40 digits, which is exact about its rounding o
 to float64 once; every other position is a product of those turns in float64, one IEEE multiplication or
 addition at a time. The result is within 1e-14 of the true value before it becomes a float32.
 
-T positions, D head width (even), theta the base: pair i turns by position * theta ** (-2 i / D).
+Scaled rates (linear, llama3, YaRN, a factor for each pair) are computed in the same decimal arithmetic.
+
+T positions, D head width, d channels of a head that turn (even), theta the base: pair i turns by position *
+theta ** (-2 i / d), where nothing scales it.
 """
 
 from __future__ import annotations
 
+import math
 from decimal import Context, Decimal, localcontext
 
 import numpy as np
 
+from niels_gpt.model.form import Rope
+
 DIGITS = 40
+TAU = Decimal("6.28318530717958647692528676655900576839433879875021")
 
 
-def rotary_tables(T: int, D: int, theta: float, width: int) -> tuple[np.ndarray, np.ndarray]:
+def rotary_tables(T: int, D: int, rope: Rope, width: int) -> tuple[np.ndarray, np.ndarray]:
     """(cosine, sine), each (T, width) float32: the D angles of a head, pair by pair, repeated to `width`.
 
     Cosines stand twice; of the sines the first of each pair is negative, as the rotation of a pair needs
-    them.
+    them. Channels that do not turn have the cosine 1 and the sine 0.
     """
     cosine, sine = np.ones((T, D // 2)), np.zeros((T, D // 2))
-    for pair in range(D // 2):
-        turn_cosine, turn_sine = _first_turn(theta, 2 * pair, D)
+    rates, factor = _rates(rope, D)
+    for pair, rate in enumerate(rates):
+        turn_cosine, turn_sine = _first_turn(rate)
         known = 1
         while known < T:
             fresh = min(known, T - known)
@@ -39,6 +47,9 @@ def rotary_tables(T: int, D: int, theta: float, width: int) -> tuple[np.ndarray,
                     2 * turn_cosine * turn_sine,
                 )
             known *= 2
+    if factor != 1.0:
+        cosine[:, : len(rates)] *= factor
+        sine[:, : len(rates)] *= factor
     both = np.repeat(cosine, 2, axis=1), np.repeat(sine, 2, axis=1)
     both[1][:, ::2] *= -1.0
     copies = -(-width // D)
@@ -46,10 +57,45 @@ def rotary_tables(T: int, D: int, theta: float, width: int) -> tuple[np.ndarray,
     return np.ascontiguousarray(tables[0]), np.ascontiguousarray(tables[1])
 
 
-def _first_turn(theta: float, exponent: int, D: int) -> tuple[Decimal, Decimal]:
-    """Cosine and sine of theta ** (-exponent / D), by their series; the angle is at most 1."""
+def _rates(rope: Rope, D: int) -> tuple[list[Decimal], float]:
+    """What each pair turns by a position, and the factor of cosine and sine; see `Rope.rates`."""
+    d = D if rope.dims is None else rope.dims
     with localcontext(Context(prec=DIGITS)):
-        angle = (-(Decimal(exponent) / Decimal(D)) * Decimal(theta).ln()).exp()
+        log = Decimal(rope.theta).ln()
+        plain = [(-(Decimal(2 * pair) / Decimal(d)) * log).exp() for pair in range(d // 2)]
+        kind, numbers = rope.scaling[0], [Decimal(value) for value in rope.scaling[1:]]
+        if kind == "linear":
+            return [rate / numbers[0] for rate in plain], 1.0
+        if kind == "factors":
+            return [rate / number for rate, number in zip(plain, numbers, strict=True)], 1.0
+        if kind == "llama3":
+            return [_llama3(rate, *numbers) for rate in plain], 1.0
+        if kind == "yarn":
+            factor, T0, fast, slow, _ = numbers
+            first, last = (d * (T0 / (turns * TAU)).ln() / (2 * log) for turns in (fast, slow))
+            low, high = max(math.floor(first), 0), min(math.ceil(last), d - 1)
+            span = max(Decimal(high - low), Decimal("0.001"))
+            ramps = [min(max((pair - low) / span, Decimal(0)), Decimal(1)) for pair in range(d // 2)]
+            blended = [
+                rate / factor * ramp + rate * (1 - ramp) for rate, ramp in zip(plain, ramps, strict=True)
+            ]
+            return blended, float(rope.scaling[5])
+        return plain, 1.0
+
+
+def _llama3(rate: Decimal, factor: Decimal, low: Decimal, high: Decimal, T0: Decimal) -> Decimal:
+    wave = TAU / rate
+    if wave < T0 / high:
+        return rate
+    if wave > T0 / low:
+        return rate / factor
+    smooth = (T0 / wave - low) / (high - low)
+    return (1 - smooth) * rate / factor + smooth * rate
+
+
+def _first_turn(angle: Decimal) -> tuple[Decimal, Decimal]:
+    """Cosine and sine of an angle near 1 at most, by their series."""
+    with localcontext(Context(prec=DIGITS)):
         square = angle * angle
         cosine = sine = Decimal(0)
         term = Decimal(1)  # angle ** n / n!, with the sign of its series

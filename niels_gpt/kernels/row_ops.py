@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from niels_gpt.kernels.math import exp, gelu, silu
+from niels_gpt.kernels.math import exp, gelu, gelu_tanh, silu, tanh
 from niels_gpt.kernels.simd_ir import (
     ADDRESS,
     COUNT,
@@ -68,6 +68,63 @@ def _swiglu(e: Emitter, gate: Value, x: Value, count: Value) -> None:
     """x = silu(gate) * x."""
     with e.vectors(count) as i:
         e.store(e.mul(silu(e, e.load(gate, i)), e.load(x, i)), x, i)
+
+
+def _gelu_tanh(e: Emitter, x: Value, count: Value) -> None:
+    """x = gelu(x) in its form with tanh."""
+    with e.vectors(count) as i:
+        e.store(gelu_tanh(e, e.load(x, i)), x, i)
+
+
+def _silu(e: Emitter, x: Value, count: Value) -> None:
+    """x = silu(x)."""
+    with e.vectors(count) as i:
+        e.store(silu(e, e.load(x, i)), x, i)
+
+
+def _positive_square(e: Emitter, x: Value, count: Value) -> None:
+    """x = relu(x)**2."""
+    with e.vectors(count) as i:
+        value = _positive(e, e.load(x, i))
+        e.store(e.mul(value, value), x, i)
+
+
+def _multiply(e: Emitter, x: Value, y: Value, count: Value) -> None:
+    """y = x * y."""
+    with e.vectors(count) as i:
+        e.store(e.mul(e.load(x, i), e.load(y, i)), y, i)
+
+
+def _add_scaled(e: Emitter, x: Value, y: Value, count: Value, factor: Value) -> None:
+    """y = fma(x, factor, y), up to `count` alone."""
+    with e.vectors(count) as i:
+        old = e.load(y, i)
+        e.store(e.where(_inside(e, i, count), e.fma(e.load(x, i), e.spread(factor), old), old), y, i)
+
+
+def _scale(e: Emitter, x: Value, count: Value, factor: Value) -> None:
+    """x = x * factor, up to `count` alone."""
+    with e.vectors(count) as i:
+        old = e.load(x, i)
+        e.store(e.where(_inside(e, i, count), e.mul(old, e.spread(factor)), old), x, i)
+
+
+def _fill(e: Emitter, x: Value, count: Value, value: Value) -> None:
+    """x = value, up to `count` alone."""
+    with e.vectors(count) as i:
+        e.store(e.where(_inside(e, i, count), e.spread(value), e.load(x, i)), x, i)
+
+
+def _put(e: Emitter, x: Value, y: Value, count: Value) -> None:
+    """y = x, up to `count` alone."""
+    with e.vectors(count) as i:
+        e.store(e.where(_inside(e, i, count), e.load(x, i), e.load(y, i)), y, i)
+
+
+def _cap(e: Emitter, x: Value, count: Value, most: Value) -> None:
+    """x = tanh(x / most) * most."""
+    with e.vectors(count) as i:
+        e.store(e.mul(tanh(e, e.div(e.load(x, i), e.spread(most))), e.spread(most)), x, i)
 
 
 def _positive(e: Emitter, x: Value) -> Value:
@@ -175,6 +232,15 @@ layer_norm_row = kernel(_layer_norm, [ADDRESS, ADDRESS, ADDRESS, ADDRESS, COUNT,
 rms_norm_row = kernel(_rms_norm, [ADDRESS, ADDRESS, ADDRESS, COUNT, REAL, REAL])
 gelu_row = kernel(_gelu, [ADDRESS, COUNT])
 swiglu_row = kernel(_swiglu, [ADDRESS, ADDRESS, COUNT])
+gelu_tanh_row = kernel(_gelu_tanh, [ADDRESS, COUNT])
+silu_row = kernel(_silu, [ADDRESS, COUNT])
+positive_square_row = kernel(_positive_square, [ADDRESS, COUNT])
+multiply_row = kernel(_multiply, [ADDRESS, ADDRESS, COUNT])
+add_scaled_row = kernel(_add_scaled, [ADDRESS, ADDRESS, COUNT, REAL])
+scale_row = kernel(_scale, [ADDRESS, COUNT, REAL])
+fill_row = kernel(_fill, [ADDRESS, COUNT, REAL])
+put_row = kernel(_put, [ADDRESS, ADDRESS, COUNT])
+cap_row = kernel(_cap, [ADDRESS, COUNT, REAL])
 relu_row = kernel(_relu, [ADDRESS, COUNT])
 gate_row = kernel(_gate, [ADDRESS, ADDRESS, COUNT])
 clear_row = kernel(_clear, [ADDRESS, COUNT])

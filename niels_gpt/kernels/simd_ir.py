@@ -19,7 +19,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-FLOAT = ir.FloatType()
+from niels_gpt.kernels.jit import FEATURES
+
+FLOAT, HALF = ir.FloatType(), ir.HalfType()
 INT8 = ir.IntType(8)
 INT32 = ir.IntType(32)
 INT = ir.IntType(64)
@@ -81,6 +83,18 @@ class Emitter:
         value.align = 1
         return self.b.sitofp(value, vector())
 
+    def widen_halves(self, words: Value) -> Value:
+        """Float16 numbers, as a vector of 16-bit integers, as floats: exact for finite ones."""
+        lanes = words.type.count
+        if FEATURES.get("f16c"):
+            return self.b.fpext(self.b.bitcast(words, vector(lanes, HALF)), vector(lanes))
+        # Elsewhere LLVM calls a function of a library that need not be there.
+        wide = self.b.zext(words, vector(lanes, INT32))
+        sign = self.b.shl(self.b.and_(wide, self.whole(0x8000, lanes)), self.whole(16, lanes))
+        size = self.b.shl(self.b.and_(wide, self.whole(0x7FFF, lanes)), self.whole(13, lanes))
+        scaled = self.bits(self.mul(self.from_bits(size), self.real(2.0**112, lanes)))
+        return self.from_bits(self.b.or_(scaled, sign))
+
     def load_scalar(self, address: Value, offset: Value | int = 0) -> Value:
         """One float."""
         return self.b.load(self.at(address, offset, FLOAT))
@@ -98,11 +112,32 @@ class Emitter:
         # To be read, needed soon and often, in the data cache.
         self.b.call(function, [self.at(address, offset, INT8), INT32(0), INT32(3), INT32(1)])
 
-    def spread(self, scalar: Value, element: ir.Type = FLOAT) -> Value:
+    def spread(self, scalar: Value, element: ir.Type = FLOAT, lanes: int = LANES) -> Value:
         """One scalar copied to every lane."""
-        undefined = ir.Constant(vector(LANES, element), ir.Undefined)
+        undefined = ir.Constant(vector(lanes, element), ir.Undefined)
         first = self.b.insert_element(undefined, scalar, INT32(0))
-        return self.b.shuffle_vector(first, undefined, self.whole(0))
+        return self.b.shuffle_vector(first, undefined, self.whole(0, lanes))
+
+    def byte_offset(self, address: Value, count: Value | int) -> Value:
+        """The address `count` bytes further on."""
+        return self.b.add(address, INT(count) if isinstance(count, int) else count)
+
+    def load_from(self, address: Value, kind: ir.Type, align: int) -> Value:
+        """A value of any type, at an address in bytes that is a multiple of `align`."""
+        value: Value = self.b.load(self.b.inttoptr(address, ir.PointerType(kind)))
+        value.align = align
+        return value
+
+    def store_to(self, value: Value, address: Value, align: int) -> None:
+        """A value of any type, to an address in bytes that is a multiple of `align`."""
+        stored: Value = self.b.store(value, self.b.inttoptr(address, ir.PointerType(value.type)))
+        stored.align = align
+
+    def call_as(self, name: str, result: ir.Type, *args: Value) -> Value:
+        """The function `name`, of LLVM or of the processor, on values of any types."""
+        known = self.b.module.globals.get(name)
+        kind = ir.FunctionType(result, [arg.type for arg in args])
+        return self.b.call(known or ir.Function(self.b.module, kind, name), args)
 
     # -- arithmetic, one rounding each -----------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ import numpy as np
 from niels_gpt.kernels import KERNEL_VERSION, WeightForm
 from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.gpt_packing import KINDS, PACKS, PackedModel, StepMemory, aligned, new_state
+from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, aligned, new_state, pack_state
 from niels_gpt.kernels.linear import linear, padded
+from niels_gpt.kernels.matrix_packing import KINDS, PACKS
 from niels_gpt.kernels.sampler import new_settings, sample
 from niels_gpt.model.config import ModelConfig
 
@@ -84,7 +85,7 @@ def state_of(cfg: ModelConfig) -> dict[str, np.ndarray]:
 
 def model_hashes(cfg: ModelConfig, form: WeightForm) -> dict[str, Any]:
     """The hash of a prompt's logits, and what each sampling makes of the model."""
-    model = PackedModel(cfg, state_of(cfg), form=form)
+    model = pack_state(cfg, state_of(cfg), form)
     prompt = (whole_numbers(99, PROMPT) % cfg.V).tolist()
     return {
         "prompt": _digest(*_read(model, prompt, [1, 7, 16, 6])),

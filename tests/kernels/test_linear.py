@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.gpt_packing import KINDS, PACKS, aligned
+from niels_gpt.kernels.gpt_packing import aligned
 from niels_gpt.kernels.linear import linear, padded
+from niels_gpt.kernels.matrix_packing import KINDS, PACKS
 from niels_gpt.model.int8 import quantised
 
 

@@ -24,7 +24,7 @@ def test_what_is_compiled_is_told_from_the_start_on(fresh):
     kernel, arguments = fresh
     with compilation("gpt", lambda done, total: told.append((done, total))):
         kernel(*arguments)
-    assert told == [(0, 9), (1, 9)]
+    assert told == [(0, 11), (1, 11)]
 
 
 def test_nothing_is_told_where_nothing_has_to_be_compiled(fresh):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from niels_gpt.kernels.rope import rotary_tables
+from niels_gpt.model.form import Rope
 
 
 @pytest.mark.parametrize(
     ("T", "D", "theta"), [(1, 2, 1e4), (257, 64, 1e4), (40, 6, 1.0), (1000, 16, 65536.0)]
 )
 def test_the_tables_hold_the_cosine_and_the_signed_sine_of_each_angle(T, D, theta):
-    cosine, sine = rotary_tables(T, D, theta, 2 * D)
+    cosine, sine = rotary_tables(T, D, Rope(theta=theta), 2 * D)
     angle = np.outer(np.arange(T), theta ** (-np.arange(0, D, 2) / D)).repeat(2, axis=1)
     signs = np.tile([-1.0, 1.0], D // 2)
     for table, expected in ((cosine, np.cos(angle)), (sine, np.sin(angle) * signs)):
@@ -23,6 +24,6 @@ def test_the_tables_hold_the_cosine_and_the_signed_sine_of_each_angle(T, D, thet
 
 def test_their_bits_are_the_same_on_every_machine():
     digest = hashlib.sha256()
-    for table in rotary_tables(512, 64, 10000.0, 64):
+    for table in rotary_tables(512, 64, Rope(), 64):
         digest.update(table.astype("<f4").tobytes())
     assert digest.hexdigest()[:16] == "f634e08a68e3a165"

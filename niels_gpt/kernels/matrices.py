@@ -1,0 +1,144 @@
+"""Products with a packed weight of any form, and rows of an embedding.
+
+The forward pass is compiled once and calls products through an address, so that each form of weights costs
+only the compilation of its own tiles, when a model of it is packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+from llvmlite import ir
+from numba import types
+
+from niels_gpt.kernels.integer import Q4, Q8, dequantise_column, multiply, quantise_row
+from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.linear import BF16, F16, FLOAT32, INT8, block_floats, linear
+from niels_gpt.kernels.row_ops import copy_row
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, INT32, LANES, Emitter, Value, kernel
+
+ROWS, FLOATS, BF16S, F16S, FOUR_BITS, EIGHT_BITS = range(6)
+"""Codes of matrices: float32 rows as torch has them, and column blocks of 16 in each form."""
+HALF_WORD = ir.IntType(16)
+
+
+class Factor(NamedTuple):
+    """The rows that a product multiplies, at the address `rows`, `row` floats each."""
+
+    rows: int
+    row: int
+    records: int
+    """The same rows as integers, `record_row` bytes each; only products of groups read them."""
+    record_row: int
+
+
+def _float32(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
+    linear(FLOAT32, x, x_row, w, depth * LANES, depth, start, start_row, y, y_row, rows, first, last)
+
+
+def _int8(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
+    block = block_floats(INT8, depth)
+    linear(INT8, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
+
+
+def _bf16(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
+    block = block_floats(BF16, depth)
+    linear(BF16, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
+
+
+def _f16(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
+    block = block_floats(F16, depth)
+    linear(F16, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
+
+
+def _groups(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):
+    if code == FOUR_BITS:
+        multiply(Q4, records, record_row, depth, w, start, start_row, y, y_row, rows, first, last)
+    elif code == EIGHT_BITS:
+        multiply(Q8, records, record_row, depth, w, start, start_row, y, y_row, rows, first, last)
+    else:
+        linear(FLOAT32, x, x_row, w, depth * LANES, depth, start, start_row, y, y_row, rows, first, last)
+
+
+PRODUCTS: dict[str, Callable[..., None]] = {
+    "float32": _float32,
+    "int8": _int8,
+    "bf16": _bf16,
+    "f16": _f16,
+    "groups": _groups,
+}
+"""By the kind of a model: what all its matrices are, where "groups" tells them apart by their codes."""
+ARGUMENTS = 14
+
+
+@cache
+def compiled_product(kind: str) -> Any:
+    """The machine code of a kind's products; its `address` is what `product` calls. Compiled once."""
+    signature = types.void(*[types.int64] * ARGUMENTS)
+    return numba.cfunc(signature, cache=True, error_model="numpy", fastmath=False)(PRODUCTS[kind])
+
+
+def _call(e: Emitter, address: Value, *values: Value) -> None:
+    function = ir.FunctionType(ir.VoidType(), [INT] * ARGUMENTS)
+    e.b.call(e.b.inttoptr(address, ir.PointerType(function)), values)
+
+
+_call_product = kernel(_call, [ADDRESS, *[COUNT] * ARGUMENTS])
+
+
+@compiled
+def product(address, code, x, w, depth, start, start_row, y, y_row, rows, first, last):
+    """Column blocks `first` to `last` - 1 of rows times a packed weight, from the start values.
+
+    `address` is that of a `compiled_product`, `x` a `Factor`; strides in floats.
+    """
+    _call_product(
+        address, code, x.rows, x.row, x.records, x.record_row, w, depth, start, start_row, y, y_row, rows,
+        first, last,
+    )  # fmt: skip
+
+
+@compiled
+def to_integers(x, x_row, records, record_row, depth, first, rows, step):
+    """Turn rows `first`, `first` + `step`, ... below `rows` into records, where products read those."""
+    if record_row != 0:
+        for r in range(first, rows, step):
+            quantise_row(x + 4 * r * x_row, records + r * record_row, depth)
+
+
+def _gather(e: Emitter, w: Value, count: Value, y: Value) -> None:
+    """y[k] = w[16 k]: a column of a block of floats."""
+    with e.loop(count, 1, []) as (k, _):
+        e.store_scalar(e.load_scalar(w, e.b.mul(k, INT(LANES))), y, k)
+
+
+def _gather_halves(e: Emitter, w: Value, count: Value, float16: Value, y: Value) -> None:
+    """y[k] = w[16 k] of 16-bit floats: float16 where `float16` is not 0, else bfloat16."""
+    with e.loop(count, 1, []) as (k, _):
+        word = e.load_from(e.b.add(w, e.b.mul(k, INT(2 * LANES))), HALF_WORD, 2)
+        wide = e.b.bitcast(e.b.shl(e.b.zext(word, INT32), INT32(16)), FLOAT)
+        half = e.b.extract_element(e.widen_halves(e.spread(word, HALF_WORD, 4)), INT32(0))
+        e.store_scalar(e.b.select(e.b.icmp_signed("==", float16, INT(0)), wide, half), y, k)
+
+
+gather = kernel(_gather, [ADDRESS, COUNT, ADDRESS])
+gather_halves = kernel(_gather_halves, [ADDRESS, COUNT, COUNT, ADDRESS])
+
+
+@compiled
+def embedding_row(code, w, depth, row, column, y):
+    """The `depth` weights of one token as floats; `row` is the stride of a matrix of rows."""
+    block, lane = column // LANES, column % LANES
+    if code == ROWS:
+        copy_row(w + 4 * column * row, y, depth)
+    elif code == FLOATS:
+        gather(w + 4 * (block * depth * LANES + lane), depth, y)
+    elif code == FOUR_BITS:
+        dequantise_column(Q4, w, depth, column, y)
+    elif code == EIGHT_BITS:
+        dequantise_column(Q8, w, depth, column, y)
+    else:
+        gather_halves(w + 2 * (block * depth * LANES + lane), depth, ONE if code == F16S else ZERO, y)

@@ -1,0 +1,86 @@
+"""How the matrices of a model are packed: the form of each, its room, and what fills it.
+
+A model is of one kind (see `matrices.PRODUCTS`): all matrices float32, int8 or 16-bit floats, or each of them
+integers in groups of 32 or float32. N columns, K depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from niels_gpt.kernels import GroupForm
+from niels_gpt.kernels.integer import GROUP, Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
+from niels_gpt.kernels.integer_packing import pack_q4, pack_q8, quantise_q4, quantise_q8, read_blocks
+from niels_gpt.kernels.linear import FLOAT32, INT8, pack, pack_halves, pack_int8, padded
+from niels_gpt.kernels.matrices import BF16S, EIGHT_BITS, F16S, FLOATS, FOUR_BITS
+from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.model.weights import Weight, dequantise
+
+CACHE_LINE = 64
+PACKS = {"float32": pack, "int8": pack_int8}
+KINDS = {"float32": FLOAT32, "int8": INT8}
+QUANTISED = {"q8_0": EIGHT_BITS, "q4_0": FOUR_BITS, "q4_1": FOUR_BITS}
+KIND_OF = {"bf16": "bf16", "f16": "f16", "f32": "float32"}
+
+
+class Part(NamedTuple):
+    """An array to be placed: its size, and what makes it."""
+
+    floats: int
+    make: Callable[[], np.ndarray]
+
+
+def kind_of(weights: Iterable[Weight], weight_form: GroupForm) -> str:
+    """Name the kind of a model with these matrices."""
+    if weight_form != "stored":
+        return weight_form if weight_form in {"float32", "int8"} else "groups"
+    kinds = {weight.kind for weight in weights}
+    if kinds & set(QUANTISED):
+        return "groups"
+    return KIND_OF[kinds.pop()] if len(kinds) == 1 else "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixPlan:
+    """How the matrices of one model are packed."""
+
+    kind: str
+    weight_form: GroupForm
+
+    def part(self, weight: Weight) -> tuple[int, Part]:
+        """Give the code of one matrix (N, K), and what packs it."""
+        N, K = weight.shape
+        blocks = padded(N) // LANES
+        if self.kind == "int8":
+            return FLOATS, Part(blocks * (LANES + LANES // 4 * K), lambda: pack_int8(dequantise(weight)))
+        if self.kind in {"bf16", "f16"}:
+            code = BF16S if self.kind == "bf16" else F16S
+            return code, Part(blocks * K * LANES // 2, lambda: _halves(weight))
+        code = self._code(weight) if self.kind == "groups" else FLOATS
+        if code == FLOATS:
+            return FLOATS, Part(blocks * K * LANES, lambda: pack(dequantise(weight)))
+        G = K // GROUP
+        if code == EIGHT_BITS:
+            block = -(-G * SCALE_BYTES // CACHE_LINE) * CACHE_LINE + G * Q8_CELL_BYTES
+            read = read_blocks if weight.kind == "q8_0" else lambda w: quantise_q8(dequantise(w))
+            return code, Part(blocks * block // 4, lambda: pack_q8(read(weight)))
+        read = read_blocks if weight.kind in QUANTISED else lambda w: quantise_q4(dequantise(w))
+        return code, Part(blocks * G * Q4_GROUP_BYTES // 4, lambda: pack_q4(read(weight)))
+
+    def _code(self, weight: Weight) -> int:
+        if weight.shape[1] % GROUP:
+            return FLOATS  # no whole groups
+        if self.weight_form == "stored" or QUANTISED.get(weight.kind) is not None:
+            return QUANTISED.get(weight.kind, FLOATS)
+        return EIGHT_BITS if self.weight_form == "q8" else FOUR_BITS
+
+
+def _halves(weight: Weight) -> np.ndarray:
+    words = weight.data.view("<u2").astype(np.uint16, copy=False).reshape(weight.shape)
+    if weight.kind == "f16" and ((words & 0x7C00) == 0x7C00).any():
+        raise ValueError("a float16 weight is not finite")
+    return pack_halves(words)
