@@ -1,17 +1,18 @@
 """Column types that return exactly what they were given, on every database.
 
-``FaithfulText`` for text with NUL in it, ``UtcTime`` for moments, ``BigKey`` for keys. A stored value that
-a type cannot decode is returned as it is: ``sessions.fields`` then names the row and the field.
+``FaithfulText`` for text with NUL in it, ``UtcTime``, ``Flag``, ``BigKey`` for keys. A stored value that a
+type cannot decode is returned as it is: ``sessions.fields`` then names the row and the field.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Text
+from sqlalchemy import BigInteger, Boolean, Integer, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -56,6 +57,25 @@ class UtcTime(TypeDecorator[datetime]):
             return _EPOCH + value * _MICROSECOND
         except OverflowError:
             return value
+
+
+class Flag(TypeDecorator[bool]):
+    """A truth value; a stored number other than 0 and 1 is returned as it is."""
+
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = Boolean
+    cache_ok = True
+
+    def result_processor(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        dialect: Dialect,  # noqa: ARG002
+        coltype: object,  # noqa: ARG002
+    ) -> Callable[[Any], Any]:
+        """Return the decoder of stored values."""
+        return _decoded_flag
+
+
+def _decoded_flag(value: Any) -> Any:
+    return {0: False, 1: True}.get(value, value) if isinstance(value, int) else value
 
 
 # SQLite makes a key its own row id, and counts it up, only where the type is spelled INTEGER.

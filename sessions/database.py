@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import threading
 import weakref
@@ -26,7 +27,7 @@ from sessions.column_types import read_json
 from sessions.errors import StoreClosed, StoreFull, StoreNotFound, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
 from sessions.network_fs import network_filesystem
-from sessions.place import without_password
+from sessions.place import is_url, without_password
 from sessions.sqlite_connection import (
     DEFAULT_TIMEOUT_SECONDS,
     WRITES,
@@ -146,6 +147,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+_BROKEN_URL = re.compile(r"((?:sqlite|postgres|postgresql|mysql|mariadb)(?:\+\w+)?)(?::|//)")
 Missing = Literal["create", "create file", "refuse"]
 """What to do where there is no store: create it, with its folders or in a folder that exists, or refuse."""
 
@@ -171,7 +173,11 @@ def open_database(
 
 
 def _url_of(place: str | Path) -> URL:
-    if isinstance(place, Path) or "://" not in place:
+    if isinstance(place, Path) or not is_url(place):
+        scheme = _BROKEN_URL.match(str(place))
+        if scheme is not None:
+            # The rest may hold a password.
+            raise StoreUnavailable(f"the store's URL begins with {scheme[0]!r}: expected {scheme[1]}://")
         return URL.create("sqlite", database=str(Path(place).expanduser()))
     shown = without_password(place)
     try:

@@ -16,7 +16,7 @@ from sqlmodel import col, select
 from sessions.digest import message_digest
 from sessions.errors import GenerationFinished, HeadMoved, RecordNotFound, ReplyPending, SessionExists
 from sessions.fields import column_values, read
-from sessions.queries import pending_row, shortened
+from sessions.queries import message_row, pending_row, shortened
 from sessions.records import Generation, GenerationStatus, Message, NewGeneration, ReplyStatus, Role, Session
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
 from sessions.validation import checked_int, checked_json, checked_name
@@ -96,7 +96,7 @@ def known_checkpoint(transaction: Transaction, checkpoint: CheckpointRow) -> Che
 def locked_session(transaction: Transaction, session_id: int) -> SessionRow:
     """Return the session, locked against other programs where the write lock does not do so already.
 
-    Raises RecordNotFound.
+    Raises RecordNotFound, or StoreDamaged for values that must not be built upon.
     """
     checked_int(session_id, "a session id")
     row = transaction.exec(
@@ -104,6 +104,7 @@ def locked_session(transaction: Transaction, session_id: int) -> SessionRow:
     ).one_or_none()
     if row is None:
         raise RecordNotFound("session", session_id)
+    read(Session, row)
     return row
 
 
@@ -125,8 +126,7 @@ def require_head(transaction: Transaction, session: SessionRow, expected_head: i
 
 def head_moved(transaction: Transaction, session: SessionRow, expected: int | None) -> HeadMoved:
     """Return the error, with a description of the new head."""
-    head = None if session.head_id is None else transaction.get_one(MessageRow, session.head_id)
-    found = None if head is None else read(Message, head)
+    found = None if session.head_id is None else read(Message, message_row(transaction, session.head_id))
     what = (
         "it was reset"
         if found is None
@@ -152,7 +152,7 @@ def append(
     status: ReplyStatus = "complete",
 ) -> MessageRow:
     """Write a message below ``parent_id`` (a root for None) and make it the session's head."""
-    parent = None if parent_id is None else transaction.get_one(MessageRow, parent_id)
+    parent = None if parent_id is None else read(Message, message_row(transaction, parent_id))
     row = MessageRow(
         session_id=session.id,
         parent_id=parent_id,

@@ -21,10 +21,11 @@ _FIRST_WORDS = 80  # characters of the first user message shown in a list
 
 
 def session_row(transaction: Transaction, session_id: int) -> SessionRow:
-    """Return the session; raise RecordNotFound."""
+    """Return the session; raise RecordNotFound, or StoreDamaged for values that no query can use."""
     row = transaction.get(SessionRow, checked_int(session_id, "a session id"))
     if row is None:
         raise RecordNotFound("session", session_id)
+    read(Session, row)
     return row
 
 
@@ -154,8 +155,8 @@ def digest_of(transaction: Transaction, row: GenerationRow) -> str | None:
         return None
     return digest_of_generation(
         read(Generation, row),
-        user=transaction.get_one(MessageRow, row.user_message_id).digest,
-        reply=transaction.get_one(MessageRow, row.reply_id).digest,
+        user=message_row(transaction, row.user_message_id).digest,
+        reply=message_row(transaction, row.reply_id).digest,
         fingerprint=transaction.get_one(CheckpointRow, row.checkpoint_id).fingerprint,
     )
 

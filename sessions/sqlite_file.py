@@ -20,6 +20,7 @@ from sessions.errors import InvalidValue, NotAStore, StoreUnavailable
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 _SMALLEST_DATABASE = 512  # bytes: one page of the smallest size that SQLite has
+_FOLDERS_CAN_BE_SYNCED = os.name != "nt"  # Windows opens no folder, and has no need to
 _PAGES_AT_ONCE = 1000  # of a copy, while writers wait: some milliseconds
 _RESTARTS = 8  # of a copy, before it makes the writers wait
 _PAUSE_SECONDS = 0.02  # before a copy tries again to read what a writer has locked
@@ -160,13 +161,9 @@ def private_folder(path: Path) -> Generator[Path, None, None]:
 def make_entry_durable(folder: Path) -> None:
     """Sync a folder, so that a file that was created, moved or removed in it stays so after a power cut."""
     # SQLite syncs the bytes of a file; its name in the folder is a separate write.
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        # Windows opens no folder, and has its entries on the disk when a call returns.
-        if os.name == "nt":
-            return
-        raise
+    if not _FOLDERS_CAN_BE_SYNCED:
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     ForeignKeyConstraint,
@@ -28,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import declared_attr, registry
 from sqlmodel import Field, SQLModel
 
-from sessions.column_types import BigKey, FaithfulText, UtcTime
+from sessions.column_types import BigKey, FaithfulText, Flag, UtcTime
 from sessions.fields import checksum
 
 # A separate registry: tables that a user's program defines with SQLModel stay out of this schema.
@@ -107,7 +106,7 @@ class SessionRow(Row, table=True):
     forked_from: int | None = Field(default=None, sa_column=Column(BigInteger))
     created: datetime = Field(sa_column=Column(UtcTime, nullable=False))
     last_used: datetime = Field(sa_column=Column(UtcTime, nullable=False))
-    archived: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+    archived: bool = Field(default=False, sa_column=Column(Flag, nullable=False))
     forked_at: int | None = Field(default=None, sa_column=Column(BigInteger))
     checksum: str | None = Field(default=None, sa_column=Column(String(16)))
 

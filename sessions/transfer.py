@@ -10,6 +10,7 @@ from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
 from sessions import mutations, queries
+from sessions.errors import StoreDamaged
 from sessions.fields import checksum, column_values, read
 from sessions.integrity import checksum_fault, verified
 from sessions.records import (
@@ -39,13 +40,33 @@ class StoredSession:
         self._generations = transaction.exec(
             select(GenerationRow).where(belongs).order_by(col(GenerationRow.id))
         ).all()
-        known = {row.checkpoint_id for row in self._generations}
+        # A damaged row can name anything.
+        known = {row.checkpoint_id for row in self._generations if isinstance(row.checkpoint_id, int)}  # pyright: ignore[reportUnnecessaryIsInstance]
         self._checkpoints = [
-            row for each in sorted(known, key=repr) if (row := transaction.get(CheckpointRow, each))
+            row for each in sorted(known) if (row := transaction.get(CheckpointRow, each)) is not None
         ]
 
     def archive(self) -> SessionArchive:
-        """Return the session as a value. Raises StoreDamaged for a row that makes no sense."""
+        """Return the session as a value. Raises StoreDamaged for damaged values or references."""
+        archive = self._archive()
+        seen: set[int | None] = {None}
+        for message in archive.messages:
+            # Ids grow, so a parent that comes later is part of a cycle.
+            if message.parent_id not in seen:
+                raise _damaged(f"message {message.id}", f"its parent, message {message.parent_id},")
+            seen.add(message.id)
+        for what, message_id in (("head", archive.session.head_id), ("fork", archive.session.forked_at)):
+            if message_id not in seen:
+                raise _damaged(f"session {archive.session.id}", f"its {what}, message {message_id},")
+        known = {checkpoint.id for checkpoint in archive.checkpoints}
+        for generation in archive.generations:
+            if generation.checkpoint_id not in known:
+                raise _damaged(f"generation {generation.id}", "its checkpoint")
+            if not {generation.user_message_id, generation.reply_id} <= seen:
+                raise _damaged(f"generation {generation.id}", "its question or its reply")
+        return archive
+
+    def _archive(self) -> SessionArchive:
         session = read(Session, self._session)
         messages = tuple(read(Message, row) for row in self._messages)
         generations = tuple(read(Generation, row) for row in self._generations)
@@ -59,8 +80,8 @@ class StoredSession:
         )
 
     def verification(self) -> Verification:
-        """Recompute the digests and checksums of the whole tree. Raises StoreDamaged as ``archive`` does."""
-        archive = self.archive()
+        """Recompute the digests and checksums of the whole tree. Raises StoreDamaged for damaged values."""
+        archive = self._archive()
         found = verified(archive.session.head_id, archive.messages, archive.generations, archive.checkpoints)
         # A row whose digest is wrong has a wrong checksum too; it is reported once.
         known = {(fault.message_id, fault.generation_id) for fault in found.faults}
@@ -78,6 +99,13 @@ class StoredSession:
             messages=found.messages,
             generations=found.generations,
         )
+
+
+def _damaged(where: str, lacking: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"{where} in the store is damaged ({lacking} is missing from the session): restore a backup, or "
+        "recover what can be read"
+    )
 
 
 def import_archives(

@@ -100,7 +100,8 @@ def begin_session(
     mutations.add_session(transaction, row)
     for role, content in messages:
         mutations.append(transaction, row, parent_id=row.head_id, role=role, content=content)
-    user = transaction.get_one(MessageRow, row.head_id)
+    assert row.head_id is not None  # noqa: S101 - there is at least one message
+    user = queries.message_row(transaction, row.head_id)
     return _turn(row, user, mutations.request_reply(transaction, row, user, asked))
 
 
@@ -189,7 +190,7 @@ def pending(transaction: Transaction, session_id: int) -> Turn | None:
     row = queries.pending_row(transaction, session_id)
     if row is None:
         return None
-    return _turn(session, transaction.get_one(MessageRow, row.user_message_id), row)
+    return _turn(session, queries.message_row(transaction, row.user_message_id), row)
 
 
 def turn(transaction: Transaction, generation_id: int) -> Turn:
@@ -198,7 +199,7 @@ def turn(transaction: Transaction, generation_id: int) -> Turn:
     if row is None:
         raise RecordNotFound("generation", generation_id)
     session = queries.session_row(transaction, row.session_id)
-    return _turn(session, transaction.get_one(MessageRow, row.user_message_id), row)
+    return _turn(session, queries.message_row(transaction, row.user_message_id), row)
 
 
 def generations(transaction: Transaction, session_id: int) -> list[Generation]:
@@ -211,7 +212,7 @@ def generations(transaction: Transaction, session_id: int) -> list[Generation]:
 
 
 def _reply_of(transaction: Transaction, row: GenerationRow) -> Message | None:
-    return None if row.reply_id is None else read(Message, transaction.get_one(MessageRow, row.reply_id))
+    return None if row.reply_id is None else read(Message, queries.message_row(transaction, row.reply_id))
 
 
 def _turn(session: SessionRow, user: MessageRow, generation: GenerationRow) -> Turn:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from prompt_toolkit.utils import get_cwidth
 
+from niels_gpt.chat.history import open_history
+from niels_gpt.cli.prompt_history import history_path
+from niels_gpt.terminal.table import wrapped
 from sessions import NewGeneration, Store
 
 from .conftest import Command, Printed, Say
@@ -224,3 +228,56 @@ def test_colours_are_for_terminals_without_no_color(
     assert "\x1b[1mtalk\x1b[0m" in command("show", "talk").out
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in command("show", "talk").out
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The prompt history of a user who typed three lines."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = history_path()
+    kept = open_history()
+    for line in ("my-secret-777", "another\nof two lines", "/edit my-secret-777", "my-secret-777 and more"):
+        kept.store_string(line)
+    return path
+
+
+def test_a_purge_removes_what_was_typed_from_the_prompt_history(
+    command: Command, say: Say, history: Path
+) -> None:
+    say("talk", "my-secret-777", "thanks")
+    command("delete", "talk")
+    done = command("delete", "--purge", "--yes", "talk")
+    assert "removed 2 lines of it from the prompt history" in done.err
+    assert list(open_history().load_history_strings())[::-1] == [
+        "another\nof two lines",
+        "my-secret-777 and more",
+    ]
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_prompt_history_is_left_alone_without_a_yes(
+    command: Command, say: Say, history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say("talk", "my-secret-777", "thanks")
+    command("delete", "talk")
+    before = history.read_bytes()
+    done = purge(command, monkeypatch, "y\nn\n")
+    assert "The prompt history has 2 lines of it. Remove them too? [y/N]" in done.err
+    assert history.read_bytes() == before
+
+
+def test_a_session_that_was_changed_is_shown_with_a_warning(command: Command, store: Store, say: Say) -> None:
+    say("talk", "hi", "hello")
+    with store._database.writing() as transaction:
+        transaction.connection().exec_driver_sql("UPDATE message SET content = 'ho' WHERE content = 'hi'")
+    for words in ((), ("--tree",), ("--json",)):
+        done = command("show", "talk", *words)
+        assert done.status == 3
+        assert "run niels-chat verify talk for details" in done.err
+
+
+def test_a_very_long_line_is_wrapped_in_linear_time() -> None:
+    text = "word " * 100_000 + "x" * 100_000
+    lines = list(wrapped(text, 40))
+    assert max(map(len, lines)) == 40
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from prompt_toolkit.utils import get_cwidth
 
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.subcommands.names import names
+from niels_gpt.conversation.options import ChatOptions
 from sessions import Store
 
 from .conftest import Command, Say
@@ -107,3 +110,33 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(
     assert run_chat_cli(["sessions", "--store", str(path)]) == 1
     assert "there is no session store at" in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_names_are_completed_without_loading_the_store(store: Store, say: Say, store_path: Path) -> None:
+    say("talk", "hi", "hello")
+    program = (
+        "import sys; from niels_gpt.chat_cli import run_chat_cli; "
+        f"run_chat_cli(['sessions', '--names', 't', '--store', {str(store_path)!r}]); "
+        "print({'sqlmodel', 'sqlalchemy', 'pydantic', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "talk\nset()\n"
+
+
+def test_a_mistyped_url_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in (f"sqlite:///{tmp_path}/typo.db", f"sqlite:///{tmp_path}/typo.db?mode=ro"):
+        assert run_chat_cli(["sessions", "--store", place]) == 1
+        assert "typo.db" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_password_of_a_store_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql+psycopg://me:secret@localhost:1/db"
+    for words in (["config"], ["config", "--json"], ["sessions"], ["doctor"], ["doctor", "--json"]):
+        run_chat_cli([*words, "--store", url])
+    printed = capsys.readouterr()
+    assert "secret" not in printed.out + printed.err
+    assert "me:***@localhost" in printed.out
+    assert "secret" not in " ".join(ChatOptions(store=url).resume_arguments("talk"))

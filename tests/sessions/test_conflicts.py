@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
-from sessions import GenerationFinished, HeadMoved, ReplyPending, mutations, open_store
+from sessions import GenerationFinished, HeadMoved, ReplyPending, StoreLocked, mutations, open_store
 
 
 def interleaved(path) -> bool:
@@ -100,6 +102,37 @@ def test_an_outcome_is_recorded_once(store, session, asked, finished):
     with pytest.raises(GenerationFinished):
         store.fail_generation(turn.generation.id, error="late")
     assert [message.content for message in store.path(session.id)][1:] == ["hi", "hello"]
+
+
+def test_a_reply_that_is_sent_again_is_the_stored_one(store, session, asked, finished):
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
+    reply = finished(store, turn.generation.id, "hello")
+    assert finished(store, turn.generation.id, "hello") == reply
+    assert [message.content for message in store.path(session.id)][1:] == ["hi", "hello"]
+    retry = store.begin_retry(session.id, user_message_id=turn.user.id, generation=asked(store))
+    again = finished(store, retry.generation.id, "hello")
+    assert finished(store, turn.generation.id, "hello") == reply
+    assert store.session("talk").head_id == again.id
+
+
+def test_a_failure_that_is_recorded_again_is_no_error(store, session, asked):
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=asked(store))
+    for _ in range(2):
+        store.fail_generation(turn.generation.id, error="out of memory")
+    with pytest.raises(GenerationFinished, match="already 'failed'"):
+        store.fail_generation(turn.generation.id, error="another")
+    assert len(store.generations(session.id)) == 1
+
+
+def test_a_reply_that_met_a_lock_is_stored_afterwards(sqlite_place, asked, finished):
+    with open_store(f"sqlite:///{sqlite_place}?timeout=0.02") as store:
+        session = store.create_session("talk", seed=1, system=None, settings={})
+        turn = store.begin_turn(session.id, content="hi", expected_head=None, generation=asked(store))
+        with closing(sqlite3.connect(sqlite_place, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreLocked):
+                finished(store, turn.generation.id, "hello")
+        assert finished(store, turn.generation.id, "hello").content == "hello"
 
 
 def test_a_reply_that_another_attempt_replaced_is_refused(store, session, asked, finished):

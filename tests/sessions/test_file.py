@@ -19,6 +19,7 @@ from sessions import (
     StoreDamaged,
     StoreFull,
     StoreLocked,
+    StoreNotFound,
     StoreReadOnly,
     StoreUnavailable,
     open_store,
@@ -222,6 +223,8 @@ def test_a_path_below_a_file_is_an_error_of_the_store(tmp_path):
         "nosuch://x",
         "://",
         "sqlite:///x.db?timeout=soon",
+        "sqlite:///x.db?mode=ro",
+        "sqlite:///x.db?timeout=1&cache=shared",
     ],
 )
 def test_a_url_that_keeps_nothing_or_means_nothing_is_refused(url):
@@ -233,6 +236,30 @@ def test_a_missing_driver_is_named_and_a_password_is_not():
     with pytest.raises(StoreUnavailable, match="pymssql") as caught:
         open_store("mssql+pymssql://me:secret@example.invalid/db")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql+psycopg//me:secret@host/db", "postgres:me:secret@host", "postgresql://me:secret@host:x/db"],
+)
+def test_a_url_that_cannot_be_read_is_shown_without_its_password(url):
+    with pytest.raises(StoreUnavailable) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_is_not_there_is_created_only_where_that_is_wanted(tmp_path):
+    places = [tmp_path / "typo.db", f"sqlite:///{tmp_path}/typo.db", str(tmp_path / "tpyo" / "dir" / "x.db")]
+    for place in places:
+        with pytest.raises(StoreNotFound, match="there is no session store at"):
+            open_store(place, missing="refuse")
+    with pytest.raises(StoreNotFound, match=r"there is no folder '.*tpyo/dir' to create"):
+        open_store(places[2], missing="create file")
+    assert list(tmp_path.iterdir()) == []
+    with open_store(places[0], missing="create file") as store:
+        assert store.caution == f"created a new session store at {places[0]}"
+    with open_store(places[1], missing="refuse") as store:
+        assert store.caution is None
 
 
 def test_a_write_that_meets_a_lock_says_so_and_works_afterwards(store_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sessions import InvalidValue, search
+from sessions import InvalidValue, open_store, search
 from sessions.tables import MessageRow, SessionRow
 
 
@@ -87,3 +87,54 @@ def test_a_database_of_another_kind_compares_letters(store, talk):
 
     assert found_by_letters(["QUADRATIC", "is"]) == ["Is it quadratic?"]
     assert found_by_letters(["%"]) == []
+
+
+@pytest.fixture
+def languages(store, session, exchange):
+    exchange(store, session, "東京タワーへ行きたいです。", "Crème brûlée and an ÅNGSTRÖM")
+    exchange(store, session, "北京烤鸭 is duck", "สวัสดีครับ ยินดีต้อนรับ")
+    return session
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("東京", "東京タワー"),
+        ("タワー", "東京タワー"),
+        ("東京タワーへ", "東京タワー"),
+        ("塔", None),
+        ("東京 北京", None),
+        ("烤", "北京烤鸭"),
+        ("duck 北京烤", "北京烤鸭"),
+        ("goose 北京烤", None),
+        ("ยินดี", "สวัสดี"),
+        ("creme BRULEE", "Crème"),
+        ("crème", "Crème"),
+        ("cre\u0300me", "Crème"),
+        ("ångström", "Crème"),
+        ("%京", None),
+    ],
+)
+def test_words_are_found_in_any_script_whatever_their_case_and_accents(store, languages, text, start):
+    hits = found(store, text)
+    assert [hit.startswith(start or "-") for hit in hits] == ([] if start is None else [True])
+
+
+def test_only_messages_without_blanks_are_in_the_second_index(sqlite_place, exchange):
+    with open_store(sqlite_place) as store:
+        talk = store.create_session("talk", seed=1, system=None, settings={})
+        exchange(store, talk, "only English words", "東京タワー")
+        with store._database.reading() as transaction:
+            there = "SELECT rowid FROM message_trigrams WHERE message_trigrams MATCH '\"タワー\"'"
+            connection = transaction.connection()
+            assert connection.exec_driver_sql(there).scalars().all() == [2]
+            english = there.replace("タワー", "English")
+            assert connection.exec_driver_sql(english).scalars().all() == []
+        store.archive(talk.id)
+        store.purge(talk.id)
+        assert store.check() == []
+
+
+def test_without_the_second_index_letters_are_compared(store, languages, monkeypatch):
+    monkeypatch.setattr(search, "_has_trigrams", lambda _: False)
+    assert len(found(store, "東京タワー")) == 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
-from sessions import InvalidName, InvalidValue, SessionExists, open_store
+from sessions import InvalidName, InvalidValue, NewGeneration, SessionExists, open_store
 from sessions.digest import generation_digest, message_digest, session_digest
 
 
@@ -265,3 +265,48 @@ def test_an_import_takes_no_name_that_is_taken_or_none(store, told):
     with pytest.raises(InvalidName):
         store.import_session(archive, name="")
     assert store.import_session(archive, name="again").name == "again"
+
+
+def test_an_import_changes_no_row_that_is_there(store, told, elsewhere):
+    archive = store.export_session(told.id)
+    theirs = archive.checkpoints[0]
+    known = elsewhere.remember_checkpoint(
+        fingerprint=theirs.fingerprint, parts=theirs.parts, config={"mine": 1}, step=3, path="mine.pt"
+    )
+    before = elsewhere.checkpoint(known)
+    imported = elsewhere.import_session(archive)
+    assert elsewhere.checkpoint(known) == before
+    assert {each.checkpoint_path for each in elsewhere.generations(imported.id)} == {"best.pt"}
+
+
+def test_whoever_has_the_weights_corrects_what_a_file_said_of_them(store, told, elsewhere):
+    archive = store.export_session(told.id)
+    elsewhere.import_session(changed(archive, "checkpoints", 0, config={"forged": True}, path="theirs.pt"))
+    parts = archive.checkpoints[0].parts
+    known = elsewhere.remember_checkpoint(
+        fingerprint=archive.checkpoints[0].fingerprint, parts=parts, config={"V": 1}, step=9, path="mine.pt"
+    )
+    found = elsewhere.checkpoint(known)
+    assert (found.parts, found.config, found.step, found.path) == (parts, {"V": 1}, 9, "mine.pt")
+
+
+def test_an_imported_session_was_last_used_when_the_file_says_so(store, told, elsewhere):
+    archive = store.export_session(told.id)
+    assert elsewhere.import_session(archive).last_used == told.last_used
+    late = replace(archive, session=replace(archive.session, last_used=datetime(9999, 1, 1, tzinfo=UTC)))
+    assert elsewhere.import_session(late, name="late").last_used < datetime.now(UTC)
+
+
+def test_a_copy_of_a_checkpoint_renames_it_in_no_session_but_its_own(store, told, exchange):
+    theirs = store.export_session(told.id).checkpoints[0]
+    store.remember_checkpoint(
+        fingerprint=theirs.fingerprint, parts=theirs.parts, config=theirs.config, step=1, path="copy.pt"
+    )
+    assert store.sessions()[0].checkpoint == "best.pt"
+    generation = store.generations(told.id)[0]
+    asked = NewGeneration(
+        **{field: getattr(generation, field) for field in NewGeneration.__dataclass_fields__}
+        | {"checkpoint_path": None}
+    )
+    store.begin_turn(told.id, content="on", expected_head=told.head_id, generation=asked)
+    assert store.sessions()[0].checkpoint == "copy.pt"

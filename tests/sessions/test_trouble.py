@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from sessions import (
     network_fs,
     open_store,
     recover_store,
+    recovery,
     sqlite_file,
 )
 from sessions.sqlite_connection import Journal, journal_for
+from sessions.tables import MessageRow
 
 NOBODY = 65534
 
@@ -254,6 +257,78 @@ def test_a_file_of_which_nothing_can_be_read_stays_in_its_place(tmp_path):
         recover_store(path)
     assert path.read_bytes() == noise
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Unreadable:
+    """A damaged file of which no range of rows can be read."""
+
+    def __init__(self):
+        self.queries = 0
+
+    def execute(self, query, _values=()):
+        self.queries += 1
+        if "max(id)" in query:
+            return self
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    def fetchone(self):
+        return (9 * 10**15,)
+
+
+def test_a_damaged_counter_of_ids_does_not_keep_a_recovery_from_ending():
+    source = Unreadable()
+    assert list(recovery._readable_rows(source, MessageRow, ["id"], most=100)) == []
+    assert source.queries < 2000
+
+
+def test_rows_are_recovered_below_an_absurd_id(store, session, exchange, store_path):
+    exchange(store, session, "hi", "hello")
+    store.close()
+    with closing(sqlite3.connect(store_path)) as database, database:
+        database.execute("UPDATE sqlite_sequence SET seq = 9000000000000000")
+        database.execute(
+            "INSERT INTO session SELECT 9000000000000000, 'x', seed, settings, NULL, NULL, created, "
+            "last_used, archived, NULL, NULL FROM session WHERE id = 1"
+        )
+    saved = recover_store(store_path)
+    assert (saved.sessions, saved.messages) == (2, 3)
+
+
+def test_a_recovered_session_gets_a_name_that_is_free(store, session, exchange, store_path):
+    store.create_session("recovered-1", seed=1, system=None, settings={})
+    store.close()
+    with closing(sqlite3.connect(store_path)) as database, database:
+        database.execute("UPDATE session SET seed = 'x' WHERE name = 'talk'")
+    recover_store(store_path)
+    with open_store(store_path) as recovered:
+        assert set(recovered.names()) == {"recovered-1", "recovered-1-2"}
+        assert contents(recovered, "recovered-1-2") == ["be brief"]
+
+
+@pytest.fixture
+def without_posix(monkeypatch):
+    """A system that opens no folders and has no fcntl, as Windows is."""
+    monkeypatch.setattr(sqlite_file, "_FOLDERS_CAN_BE_SYNCED", False)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    real = os.open
+
+    def opened(path, *options, **place):
+        # With a place it is the clean-up of the test's own folder.
+        if not place and Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *options, **place)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+def test_a_store_is_created_and_copied_where_no_folder_can_be_opened(without_posix, tmp_path):
+    with open_store(tmp_path / "sessions.db") as store:
+        store.create_session("talk", seed=1, system=None, settings={})
+        store.backup(tmp_path / "copy.db")
+        assert store.check() == []
+    (tmp_path / "new").write_bytes(b"x")
+    sqlite_file.publish(tmp_path / "new", tmp_path / "moved", link=no_links)
+    assert (tmp_path / "moved").read_bytes() == b"x"
 
 
 @pytest.fixture
