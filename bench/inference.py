@@ -1,15 +1,15 @@
-"""Many prompts through niels-generate's engine, beside the same replies one after another.
+"""Measure niels-generate's loop on many prompts, next to the same replies one after another.
 
-Three ways to the same texts, from the same seeds: the engine with a full batch, the engine with one reply at
-a time, and the loop that calls the model's own method (torch) for one prompt after another. The first two
-must agree to the last token; the third may differ where two tokens are nearly tied, and says how often it
-did. Ratios belong to this run alone: the ways take turns, prompt block by prompt block.
+Three ways produce the same texts from the same seeds: the loop with a full batch, the loop with one reply at
+a time, and the model's own method (torch) for one prompt after another. The first two must agree to the last
+token; the third may differ where two tokens are nearly tied, and the table says how often it did. A fourth
+row is the rate of the bare kernels: one call that decodes as many streams as the batch has, with nothing of
+Python between its steps. Ratios hold for this run only: the ways take turns, block of prompts by block.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import sys
 import time
@@ -20,9 +20,11 @@ from typing import cast
 import torch
 
 from bench.measure import facts, table
-from niels_gpt.cli.generate.prompts import Completion, Prompt, encoded, read_lines
-from niels_gpt.cli.generate.replies import Plan, replies
+from niels_gpt.cli.generate.input_file import open_input
+from niels_gpt.cli.generate.plan import Plan
+from niels_gpt.cli.generate.prompts import Prompt
 from niels_gpt.decoding.backend import open_backend
+from niels_gpt.generation.batch import generate_replies
 from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.options import make_options
 from niels_gpt.generation.sampled import sampled_steps
@@ -57,7 +59,7 @@ def one_by_one(loaded: LoadedModel, prompts: Sequence[Prompt], plan: Plan) -> li
 
 
 class Ways:
-    """The three ways, with what each took."""
+    """The three ways, with their times."""
 
     def __init__(self, loaded: LoadedModel, plan: Plan, *, batch_size: int) -> None:
         self.loaded, self.plan, self.batch_size = loaded, plan, batch_size
@@ -67,8 +69,8 @@ class Ways:
 
     def turn(self, prompts: Sequence[Prompt]) -> None:
         """Continue a block of prompts in every way."""
-        self._timed("together", lambda: self._engine(prompts, self.batch_size))
-        self._timed("one at a time", lambda: self._engine(prompts, 1))
+        self._timed("together", lambda: self._loop(prompts, self.batch_size))
+        self._timed("one at a time", lambda: self._loop(prompts, 1))
         self._timed("own method", lambda: one_by_one(self.loaded, prompts, self.plan))
 
     def _timed(self, way: str, work: Callable[[], list[tuple[int, ...]]]) -> None:
@@ -77,10 +79,10 @@ class Ways:
         self.seconds.setdefault(way, []).append(time.perf_counter() - began)
         self.ids.setdefault(way, []).extend(found)
 
-    def _engine(self, prompts: Sequence[Prompt], batch_size: int) -> list[tuple[int, ...]]:
-        found: list[Completion] = []
-        asyncio.run(replies(self.backend, prompts, self.plan, found.extend, batch_size=batch_size))
-        return [reply.ids for reply in found]
+    def _loop(self, prompts: Sequence[Prompt], batch_size: int) -> list[tuple[int, ...]]:
+        requests = (self.plan.request(p, sample) for p in prompts for sample in range(self.plan.samples))
+        found = generate_replies(self.backend.decoder, requests, batch_size=batch_size)
+        return [reply.token_ids for reply in found]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,13 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_model(options.ckpt)
     texts = questions(6 if options.quick else options.count)
     if options.prompts is not None:
-        texts = read_lines(options.prompts)[: options.count]
+        texts = [line.text for line in open_input(options.prompts).lines()][: options.count]
     plan = Plan(
         sampling=Sampling(temperature=0.8, top_k=50), max_new_tokens=6 if options.quick else options.tokens,
         samples=SAMPLES, seed=42, stop_ids=loaded.template.stop_ids, stop_sequences=(),
         banned_ids=loaded.template.banned_ids,
     )  # fmt: skip
-    prompts = encoded(texts, loaded.tokenizer)
+    prompts = [
+        Prompt(index=n, text=text, ids=tuple(loaded.tokenizer.encode_ids(text)))
+        for n, text in enumerate(texts)
+    ]
     ways = Ways(loaded, plan, batch_size=options.batch_size)
     block = -(-len(prompts) // TURNS)
     for first in range(0, len(prompts), block):

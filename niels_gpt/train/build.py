@@ -13,7 +13,7 @@ import torch
 
 from niels_gpt.decoding.backend import torch_decoder
 from niels_gpt.device import device_named, get_device
-from niels_gpt.generation.greedy import greedy_replies
+from niels_gpt.generation.batch import greedy_replies
 from niels_gpt.model.registry import Model, build_model
 from niels_gpt.paths import CHECKPOINT_DIR, IS_CHECKOUT
 from niels_gpt.rng import set_seed

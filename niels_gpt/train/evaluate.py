@@ -224,7 +224,7 @@ def _replies_of(args: argparse.Namespace) -> Replies:
     import torch  # noqa: PLC0415
 
     from niels_gpt.decoding.backend import open_backend  # noqa: PLC0415
-    from niels_gpt.generation.greedy import greedy_replies  # noqa: PLC0415
+    from niels_gpt.generation.batch import greedy_replies  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
 
     if args.threads is not None:

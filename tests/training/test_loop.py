@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from niels_gpt.decoding.torch_decoder import TorchDecoder
-from niels_gpt.generation.greedy import greedy_replies
+from niels_gpt.generation.batch import greedy_replies
 from niels_gpt.model.checkpoint import load_checkpoint
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT

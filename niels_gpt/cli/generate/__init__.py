@@ -1,5 +1,6 @@
-"""`python -m niels_gpt.generate_cli`, `niels-generate`: continuations of many prompts, together, in files.
+"""`niels-generate`: answer or continue many prompts, together, in files that can be resumed and sharded.
 
-`options` reads the flags, `prompts` what is to be continued, `journal` keeps an output that can be resumed,
-`replies` runs the engine, `command` puts them together.
+`options` parses the flags, `input_file` reads prompts, `prompts` and `openai_batch` parse them, `plan` says
+how they are continued, `model` runs them, `journal` writes an output that can be resumed, `shards` merges the
+outputs of shards, and `command` runs it all.
 """

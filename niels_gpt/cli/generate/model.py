@@ -1,35 +1,38 @@
-"""A model opened for generation: the engine for samples, the model's own methods for beams.
+"""Open a model for generation: the decoder for samples, beam search on the torch model.
 
 The only module of this package that imports torch.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 
-from niels_gpt.cli.generate.options import GenerateOptions
-from niels_gpt.cli.generate.prompts import Completion, Prompt
-from niels_gpt.cli.generate.replies import Plan, Take, replies, streamed
-from niels_gpt.conversation.errors import ChatError
+from niels_gpt.cli.generate.openai_batch import parse_request
+from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions
+from niels_gpt.cli.generate.plan import Plan
+from niels_gpt.cli.generate.prompts import Completion, Prompt, PromptEncoder, PromptError
 from niels_gpt.decoding.backend import Backend, open_backend
 from niels_gpt.device import device_named
+from niels_gpt.generation.batch import Reply, generate_replies
 from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.beam import beam_search
 from niels_gpt.generation.options import GenerationOptions
 from niels_gpt.model.loading import LoadedModel, load_model
+from niels_gpt.program import report
 from niels_gpt.sampling import Sampling
 from niels_gpt.text.detokenizer import Detokenizer
-from niels_gpt.text.tokenizer import Tokenizer
 
 
 def make_plan(options: GenerateOptions) -> Plan:
-    """Return how prompts are continued, as far as flags say; ValueError for a value out of range."""
+    """Return how prompts are continued, as far as flags decide it; ValueError for a value out of range."""
     sampling = Sampling(
         temperature=options.temperature,
         top_k=options.top_k,
@@ -71,71 +74,155 @@ def _beam_options(options: GenerateOptions, plan: Plan) -> GenerationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenModel:
-    """What continues prompts."""
+    """A loaded model with its decoder, and the command's options."""
 
     loaded: LoadedModel
     backend: Backend
     options: GenerateOptions
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """What turns text into ids."""
-        return self.loaded.tokenizer
+    def answers(self) -> bool:
+        """Whether a text is a message that is answered: a model of chats does, unless --raw is given."""
+        if self.options.chat is not None:
+            return self.options.chat
+        return self.loaded.template.name != "transcript"
 
     @property
-    def context(self) -> int:
-        """Most tokens of prompt and reply together."""
-        return self.loaded.cfg.context
+    def encoder(self) -> PromptEncoder:
+        """The encoder of prompts."""
+        return PromptEncoder(
+            tokenizer=self.loaded.tokenizer,
+            template=self.loaded.template,
+            answers=self.answers,
+            system=self.options.system,
+            context=self.loaded.cfg.context,
+            room=min(1, self.options.max_new_tokens),
+        )
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of what decides a reply beside the plan."""
-        return self.backend.fingerprint.digest
+    def identity(self) -> tuple[object, ...]:
+        """Everything besides flags and prompts that decides a reply's bits, the arithmetic included."""
+        environment = self.backend.environment
+        names = ("path", "device", "weights", "kernel_version")
+        arithmetic = [environment.get(name) for name in names]
+        if environment.get("path") == "torch":
+            arithmetic.append(environment.get("torch"))
+        return (self.backend.fingerprint.digest, *arithmetic)
 
     def complete(self, plan: Plan) -> Plan:
-        """Add what the model's template says: its end token unless one was given, tokens never said."""
+        """Add the template's end tokens, unless one was given, and the tokens that are never generated."""
         template = self.loaded.template
         stops = plan.stop_ids or template.stop_ids
-        return replace(plan, stop_ids=stops, banned_ids=plan.banned_ids | (template.banned_ids - stops))
+        plan = replace(plan, stop_ids=stops, banned_ids=plan.banned_ids | (template.banned_ids - stops))
+        if self.answers:
+            plan = replace(plan, stop_sequences=plan.stop_sequences + template.stop_sequences)
+        return plan
 
-    async def replies(self, prompts: Sequence[Prompt], plan: Plan, take: Take) -> None:
-        """Continue prompts; the samples of each go to `take` together, in the order of the prompts."""
+    def completions(self, prompts: Iterable[Prompt], plan: Plan) -> Iterator[tuple[Prompt, list[Completion]]]:
+        """Yield each prompt with its samples, in order; prompts are read as slots become free.
+
+        A request of an OpenAI batch that fails has its error as its only sample.
+
+        Raises:
+            PromptError: Another prompt fails; the message names it.
+
+        """
         if self.options.num_beams > 1 and plan.max_new_tokens:
-            self._search(prompts, plan, take)
-        else:
-            await replies(self.backend, prompts, plan, take, batch_size=self.options.batch_size)
+            yield from self._search(prompts, plan)
+            return
+        waiting: deque[tuple[Prompt, Plan, Exception | None]] = deque()
+        encoder = self.encoder
 
-    async def stream(self, prompt: Prompt, plan: Plan, show: Callable[[str], None]) -> None:
-        """Show one continuation as it comes."""
-        await streamed(self.backend, prompt, plan, show)
+        def requests() -> Iterator[object]:
+            for prompt in prompts:
+                own, settings, error = prompt, plan, None
+                if prompt.batch_request is not None:
+                    try:
+                        request = parse_request(prompt, encoder, plan)
+                    except PromptError as fault:
+                        error, settings = fault, replace(plan, samples=1, max_new_tokens=0)
+                    else:
+                        own, settings = request.prompt, request.plan
+                waiting.append((own, settings, error))
+                for sample in range(settings.samples):
+                    yield settings.request(own, sample)
 
-    def _search(self, prompts: Sequence[Prompt], plan: Plan, take: Take) -> None:
+        found = generate_replies(
+            self.backend.decoder,
+            requests(),  # pyright: ignore[reportArgumentType] # an iterator of requests
+            batch_size=self.options.batch_size,
+        )
+        with closing(found):
+            for first in found:
+                prompt, settings, error = waiting.popleft()
+                replies = [first, *itertools.islice(found, settings.samples - 1)]
+                yield (
+                    prompt,
+                    [
+                        self._completion(prompt, settings, sample, reply, error)
+                        for sample, reply in enumerate(replies)
+                    ],
+                )
+
+    def _completion(
+        self, prompt: Prompt, plan: Plan, sample: int, reply: Reply, error: Exception | None
+    ) -> Completion:
+        error = error or reply.error
+        if error is not None and prompt.batch_request is None:
+            raise PromptError(f"line {prompt.index + 1}: {error}") from error
+        return Completion(
+            prompt=prompt,
+            sample=sample,
+            text=reply.text,
+            ids=reply.token_ids,
+            finish=reply.finish,
+            seed=plan.seed_of(prompt, sample) if plan.max_new_tokens else None,
+            error=error,
+        )
+
+    def stream(self, prompt: Prompt, plan: Plan, show: Callable[[str], None]) -> Reply:
+        """Show the text of one reply as it is generated, and return the reply."""
+        requests = [plan.request(prompt, 0)]
+        [reply] = generate_replies(self.backend.decoder, requests, on_text=show)
+        if reply.error is not None:
+            raise PromptError(str(reply.error)) from reply.error
+        return reply
+
+    def _search(self, prompts: Iterable[Prompt], plan: Plan) -> Iterator[tuple[Prompt, list[Completion]]]:
         wanted = _beam_options(self.options, plan)
         at_once = max(1, self.options.batch_size // wanted.num_beams)
-        for first in range(0, len(prompts), at_once):
-            some = prompts[first : first + at_once]
+        prompts = iter(prompts)
+        while some := list(itertools.islice(prompts, at_once)):
             found = beam_search(
                 cast("SteppableModel", self.loaded.model), [prompt.ids for prompt in some], wanted
             )
             for prompt, beams in zip(some, found, strict=True):
-                take([self._reply(prompt, i, beam.new_ids, plan) for i, beam in enumerate(beams)])
+                yield prompt, [self._beam(prompt, i, beam.new_ids, plan) for i, beam in enumerate(beams)]
 
-    def _reply(self, prompt: Prompt, sample: int, ids: tuple[int, ...], plan: Plan) -> Completion:
-        text = Detokenizer(self.tokenizer.token_bytes, plan.stop_sequences)
+    def _beam(self, prompt: Prompt, sample: int, ids: Sequence[int], plan: Plan) -> Completion:
+        text = Detokenizer(self.loaded.tokenizer.token_bytes, plan.stop_sequences)
         whole = "".join(map(text.push, ids)) + text.finish()
-        return Completion(prompt=prompt, sample=sample, text=whole, ids=ids, finish="beam", seed=None)
+        return Completion(prompt=prompt, sample=sample, text=whole, ids=tuple(ids), finish="beam", seed=None)
 
 
 @contextmanager
 def opened(options: GenerateOptions) -> Iterator[OpenModel]:
-    """Load the model and open its backend, closed at the end. Raises CheckpointError and ChatError."""
+    """Load the model and open its decoder, which is closed at the end.
+
+    Raises:
+        ValueError: CheckpointError and others; the message says what is wrong.
+
+    """
+    assert options.model is not None  # noqa: S101 - the parser requires it
     device = device_named(options.device)
-    torch.set_num_threads(1)  # the engine's thread owns the compute; see niels_gpt.conversation.model
+    torch.set_num_threads(1)  # the decoder's threads compute; see niels_gpt.conversation.model
     loaded = load_model(options.model, device=device)
     if options.vocab_size is not None and options.vocab_size != loaded.cfg.V:
-        raise ChatError(f"--vocab_size is {options.vocab_size}, the checkpoint has {loaded.cfg.V} ids")
+        raise PromptError(f"--vocab_size is {options.vocab_size}, the checkpoint has {loaded.cfg.V} ids")
     backend = open_backend(loaded, device=device, threads=options.threads, on_progress=_say_preparing)
     try:
+        if backend.notice is not None:
+            report(PROGRAM, backend.notice)
         yield OpenModel(loaded=loaded, backend=backend, options=options)
     finally:
         backend.close()

@@ -1,6 +1,6 @@
-"""The command line of `niels-generate`: flags to one frozen value. A flag's _ and - are the same.
+"""Parse the command line of `niels-generate`. A flag's _ and - are the same.
 
-Imports nothing heavy.
+This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,22 +9,31 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from niels_gpt.cli.parser import OneLineParser
+from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 
 PROGRAM = "niels-generate"
+MODES = ("interactive", "prompt", "prompts", "prompt_tokens", "merge")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """What the user asked for; the fields are the flags."""
+    """The flags, as one value."""
 
-    model: Path
+    model: Path | None
     interactive: bool
     prompt: str | None
     prompts: Path | None
     prompt_tokens: tuple[int, ...] | None
+    merge: bool
+    input_format: str
+    chat: bool | None
+    system: str
     output: Path | None
+    force: bool
+    shard: tuple[int, int] | None
     format: str
     stream: bool
     num_return_sequences: int
@@ -53,10 +62,14 @@ def parse_options(argv: Sequence[str]) -> GenerateOptions:
     """Return the options of a command line; SystemExit as argparse does for --help and wrong flags."""
     parser = _parser()
     values = vars(parser.parse_args([_spelled(word) for word in argv]))
-    modes = [name for name in ("interactive", "prompt", "prompts", "prompt_tokens") if _given(values[name])]
+    modes = [name for name in MODES if _given(values[name])]
     if len(modes) != 1:
         found = " and ".join(f"--{mode}" for mode in modes) or "none of them"
-        parser.error(f"specify one of --interactive, --prompt, --prompts and --prompt_tokens; found {found}")
+        names = [f"--{mode}" for mode in MODES]
+        parser.error(f"please specify one of {', '.join(names[:-1])} and {names[-1]}; found {found}")
+    if values["model"] is None and not values["merge"]:
+        parser.error("--model is missing: give a checkpoint file, or a directory of save_pretrained")
+    _check_output(parser, values)
     if values["stream"] and (values["prompts"] or values["num_return_sequences"] > 1 or values["output"]):
         parser.error(
             "--stream shows one reply as it comes: leave out --prompts, --output and further samples"
@@ -64,10 +77,28 @@ def parse_options(argv: Sequence[str]) -> GenerateOptions:
     if values["stream"] and values["num_beams"] > 1:
         parser.error("--stream has no beams: leave out one of the two")
     if values["format"] is None:
-        as_lines = values["output"] is not None and values["output"].suffix in {".jsonl", ".json"}
-        values["format"] = "jsonl" if as_lines else "text"
+        values["format"] = "jsonl" if _has_json_lines(values["output"]) else "text"
+    if values["input_format"] == "auto":
+        values["input_format"] = "jsonl" if _has_json_lines(values["prompts"]) else "text"
     values["stop"] = tuple(values["stop"])
     return GenerateOptions(**values)
+
+
+def _check_output(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
+    prompts, output = values["prompts"], values["output"]
+    if values["merge"] and output is None:
+        parser.error("--merge needs the --output of the shards")
+    if values["shard"] is not None and (prompts is None or output is None):
+        parser.error("--shard needs --prompts and --output")
+    if values["shard"] is not None and not prompts.is_file():
+        parser.error(f"--shard needs a regular file: --prompts {str(prompts)!r} is not one")
+    is_same = output is not None and prompts is not None and prompts.is_file() and output.exists()
+    if output is not None and is_same and output.samefile(prompts):
+        parser.error(f"--output is the file of --prompts, {str(prompts)!r}; give another one")
+
+
+def _has_json_lines(path: Path | None) -> bool:
+    return path is not None and path.suffix in {".jsonl", ".ndjson", ".json"}
 
 
 def _given(value: object) -> bool:
@@ -75,7 +106,7 @@ def _given(value: object) -> bool:
 
 
 def _spelled(word: str) -> str:
-    """Return a flag with underscores, whatever it was written with; values stay as they are."""
+    """Return a flag with underscores in place of hyphens; values are not changed."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
@@ -85,36 +116,64 @@ def _spelled(word: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog=PROGRAM,
-        description="Continue prompts with a checkpoint: one, a file of them, or interactively.",
+        description="Answer or continue prompts with a checkpoint: one, a file of them, or interactively.",
         epilog="In every flag, _ and - are the same.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add(
-        "--model", "--checkpoint_path", required=True, type=Path, metavar="PATH",
+        "--model", "--checkpoint_path", type=Path, metavar="PATH",
         help="a checkpoint file, or a directory of save_pretrained",
     )  # fmt: skip
-    group = parser.add_argument_group("what to continue")
-    group.add_argument("--interactive", action="store_true", help="talk to it: the chat of niels-chat")
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--interactive", action="store_true", help="start the chat of niels-chat")
     group.add_argument("--prompt", metavar="TEXT", help="one text")
-    group.add_argument("--prompts", type=Path, metavar="FILE", help="a UTF-8 file, one prompt a line")
+    group.add_argument(
+        "--prompts", type=Path, metavar="FILE",
+        help="a UTF-8 file, one prompt a line: text, JSON, or requests of an OpenAI batch",
+    )  # fmt: skip
+    group.add_argument(
+        "--input_format", choices=("auto", "text", "jsonl"), default="auto",
+        help="of --prompts (default: jsonl for a file that ends so, else text)",
+    )  # fmt: skip
     group.add_argument("--prompt_tokens", type=_ids, metavar="IDS", help='token ids, such as "1,2,3"')
     group.add_argument(
         "--num_return_sequences", "--num_samples", type=_from(1), default=1, metavar="N",
         help="samples of each prompt (default 1)",
     )  # fmt: skip
     group.add_argument("--max_new_tokens", type=_from(0), default=100, metavar="N", help="default 100")
-    group = parser.add_argument_group("where it goes")
+    group.add_argument(
+        "--raw", dest="chat", action="store_const", const=False,
+        help="continue the text of a prompt; a model of chats answers it otherwise",
+    )  # fmt: skip
+    group.add_argument(
+        "--chat", dest="chat", action="store_const", const=True, help="answer prompts with any model"
+    )
+    group.add_argument(
+        "--system", default=DEFAULT_SYSTEM_PROMPT, metavar="TEXT",
+        help="system prompt of answers (default: the chat's); '' for none",
+    )  # fmt: skip
+    group = parser.add_argument_group("output")
     group.add_argument(
         "--output", type=Path, metavar="FILE",
-        help="write here instead of to standard output; the same command goes on after an interruption",
+        help="write here instead of to standard output; after an interruption the same command resumes",
     )  # fmt: skip
+    group.add_argument("--force", action="store_true", help="replace an existing --output")
+    group.add_argument(
+        "--shard", type=_shard, metavar="I/N",
+        help="do part I of N of --prompts, counted from 0, and write OUTPUT.I-of-N",
+    )  # fmt: skip
+    group.add_argument(
+        "--merge",
+        action="store_true",
+        help="join the outputs of all shards into --output; nothing is generated",
+    )
     group.add_argument(
         "--format", choices=("text", "jsonl"), help="default: jsonl for an --output that ends so, else text"
     )
-    group.add_argument("--stream", action="store_true", help="show the text as it comes")
-    _add_sampling(parser.add_argument_group("how tokens are chosen"))
-    group = parser.add_argument_group("where it runs")
+    group.add_argument("--stream", action="store_true", help="show the text as it is generated")
+    _add_sampling(parser.add_argument_group("sampling"))
+    group = parser.add_argument_group("computation")
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
         help="auto: an accelerator where there is one",
@@ -123,16 +182,27 @@ def _parser() -> argparse.ArgumentParser:
         "--batch_size", type=_from(1), default=32, metavar="N", help="replies decoded together (default 32)"
     )
     group.add_argument(
-        "--threads", type=_from(1), metavar="N", help="of the kernels; no number changes a bit"
+        "--threads",
+        type=_from(1),
+        metavar="N",
+        help="threads of the kernels; the results are the same",
     )
-    group.add_argument("--vocab_size", type=_from(1), metavar="N", help="refuse a checkpoint of another size")
+    group.add_argument(
+        "--vocab_size",
+        type=_from(1),
+        metavar="N",
+        help="refuse a checkpoint with another number of token ids",
+    )
     return parser
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--temperature", type=float, default=0.8, metavar="X", help="0 is greedy (default 0.8)")
-    add("--top_k", type=int, default=50, metavar="N", help="keep the N likeliest tokens (default 50)")
+    add(
+        "--top_k", type=_top_k, default=50, metavar="N",
+        help="keep the N likeliest tokens (default 50); 0 or none for all",
+    )  # fmt: skip
     add("--top_p", type=float, metavar="P", help="keep the likeliest tokens that sum to P")
     add("--min_p", type=float, metavar="P", help="keep tokens at least P times as likely as the likeliest")
     add("--typical_p", type=float, metavar="P", help="keep the most typical tokens that sum to P")
@@ -150,7 +220,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         type=_from(1),
         default=1,
         metavar="N",
-        help="search with so many beams; nothing is drawn",
+        help="number of beams of a beam search; nothing is sampled",
     )
     add("--length_penalty", type=float, default=1.0, metavar="X", help="of the beams (default 1.0)")
     add("--seed", type=_from(0), default=42, metavar="N", help="default 42")
@@ -167,8 +237,20 @@ def _from(lowest: int):
     return read
 
 
+def _top_k(text: str) -> int | None:
+    value = 0 if text.lower() == "none" else int(text)
+    return value or None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard, such as 0/4 to 3/4")
+    return int(number), int(count)
+
+
 def _ids(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of token ids, such as 1,2,3") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids, such as 1,2,3") from None

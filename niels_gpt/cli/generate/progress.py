@@ -1,7 +1,4 @@
-"""How far a run is, on standard error: a bar in a terminal, one line at the end elsewhere.
-
-Knows counts and seconds, and nothing of what is generated.
-"""
+"""Show the progress of a run on standard error: a bar in a terminal, one line at the end elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ class Progress:
     def __init__(
         self, total: int, stream: TextIO, *, done: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`total` replies, of which `done` are there from before."""
+        """Start with `done` of `total` replies finished by an earlier run."""
         self._total, self._done, self._from_before = total, done, done
         self._stream, self._clock = stream, clock
         self._tokens, self._began = 0, clock()
         self._bar = stream.isatty()
 
     def add(self, *, replies: int, tokens: int) -> None:
-        """Count what was finished."""
+        """Count finished replies."""
         self._done += replies
         self._tokens += tokens
         if self._bar:
@@ -34,7 +31,7 @@ class Progress:
             self._stream.flush()
 
     def finish(self) -> None:
-        """End the bar, or say what was done."""
+        """End the bar, or print the summary."""
         self._stream.write("\n" if self._bar else f"{self._summary()}\n")
         self._stream.flush()
 

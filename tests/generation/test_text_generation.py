@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.inference.conftest import make_model
 
 from niels_gpt.generation.functions import (
     generate_from_text,
@@ -17,7 +18,6 @@ from niels_gpt.model.checkpoint import CheckpointError, save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.registry import Model
 from niels_gpt.text.tokenizer import ByteTokenizer
-from tests.inference.conftest import make_model
 
 SIZES = {
     "vocab_size": 256, "context_length": 32, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 24,

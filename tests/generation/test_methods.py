@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.inference.conftest import CONFIGS, make_model
 
 from niels_gpt.generation.batched_decoder import BatchedDecoder
 from niels_gpt.model.bdh import BDH, BDHConfig
@@ -15,7 +16,6 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import load_model
 from niels_gpt.model.pretrained import from_pretrained
 from niels_gpt.model.registry import Model
-from tests.inference.conftest import CONFIGS, make_model
 
 
 def seeded(seed: int = 7) -> torch.Generator:
