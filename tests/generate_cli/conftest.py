@@ -15,3 +15,10 @@ def _compiled_kernels() -> None:
     """Compile the kernels: on a cold cache, programs print a notice, and take a minute on a busy machine."""
     for arch in ("gpt", "bdh"):
         compile_kernels("float32", arch=arch)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the first test take the time of compiling, on a cold cache and a busy machine."""
+    for item in items:
+        if "tests/generate_cli/" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(300))
