@@ -243,14 +243,11 @@ def test_a_fallback_to_torch_is_said_and_does_not_resume_an_output_of_the_kernel
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("no kernels")
-
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "add", interrupted)
         assert run(*flags)[0] == 130
 
-    monkeypatch.setattr(backend, "compile_kernels", broken)
+    monkeypatch.setattr(backend, "why_unavailable", lambda: "there is no compiler")
     status, _, err = run(*flags)
     assert status == 1
     assert "torch answers instead" in err
