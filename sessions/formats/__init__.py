@@ -1,7 +1,7 @@
-"""Sessions in the files of this and of other programs: what each format reads and writes, in one table.
+"""Read and write sessions in the file formats of this and of other programs, listed in one table.
 
-A format turns files into `SessionArchive` values and back; only `Store` brings them in. What a file holds
-wrongly is an ImportRefused that names the line and the field.
+A format turns files into `SessionArchive` values and back; only `Store` stores them. A value that is not as
+expected is an ImportRefused that names the line and the field.
 """
 
 from __future__ import annotations
@@ -88,19 +88,22 @@ def write_sessions(archives: Sequence[SessionArchive], file: Output, *, format_n
     """Write sessions in a format of WRITABLE. Raises ExportRefused for another name."""
     chosen = FORMATS.get(format_name)
     if chosen is None or chosen.write is None:
-        raise ExportRefused(f"{format_name!r} is no format to write: expected one of {', '.join(WRITABLE)}")
+        raise ExportRefused(f"{format_name!r} cannot be written; expected one of {', '.join(WRITABLE)}")
     chosen.write(archives, file)
 
 
 def read_sessions(source: Source, *, format_name: str = "auto") -> Iterator[SessionArchive]:
     """Yield the sessions of a file in a format of READABLE; "auto" looks at the file.
 
-    Raises ImportRefused for what does not hold, before or between the sessions that it yields.
+    What the format does not take is counted in `source.left_out`; pieces that cannot be read are in
+    `source.skipped` if the source skips them.
+
+    Raises ImportRefused for a value that is not as expected, before or between the sessions that it yields.
     """
     chosen = detected(source) if format_name == "auto" else FORMATS.get(format_name)
     if chosen is None or chosen.read is None:
         raise ImportRefused(
-            source.name, "", f"{format_name!r} is no format to read: expected auto or {', '.join(READABLE)}"
+            source.name, "", f"{format_name!r} cannot be read; expected auto or one of {', '.join(READABLE)}"
         )
     return chosen.read(source)
 
@@ -110,13 +113,14 @@ def detected(source: Source) -> Format:
     if llm_logs.is_sqlite(source):
         return FORMATS["llm"]
     first = next(source.records(), None) if source.looks_like_json() else None
+    source.skipped.clear()  # the reader meets it again
     for each in FORMATS.values():
         if first is not None and each.matches is not None and each.matches(first):
             return each
     raise ImportRefused(
         source.name,
         "",
-        f"looks like none of {', '.join(READABLE)}: name its format, or check the file",
+        f"does not look like any of {', '.join(READABLE)}; give its format, or check the file",
     )
 
 

@@ -1,13 +1,15 @@
 """Read the `conversations.json` of a ChatGPT data export, branches included.
 
-Each conversation is a tree of nodes (`mapping`) and names the node that it stood at (`current_node`). What
-has no text that a person would read (tools, their calls, hidden nodes, thoughts) is left out, and what stood
-below it moves up. Reads only.
+Each conversation is a tree of nodes (`mapping`) and names the node where it stood (`current_node`). Nodes
+without text for a person (tools and calls of them, hidden messages, thoughts, pictures) are left out and
+counted, and their children move up to their parents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 from sessions.formats.builder import Draft, clean_name, room_for_message, session_of
 from sessions.formats.errors import quoted
@@ -22,6 +24,8 @@ _ROLES: dict[str, Role | None] = {
     "tool": None,
 }
 _TEXTS = ("text", "multimodal_text")
+_SOUNDS = ("audio_asset_pointer", "real_time_user_audio_video_asset_pointer")
+"""Recordings; their text stands beside them as a part of its own."""
 _TITLE_BYTES = 1 << 16
 _ID_BYTES = 1 << 10
 
@@ -36,18 +40,20 @@ def read(source: Source) -> Iterator[SessionArchive]:
     for number, conversation in enumerate(source.records(), start=1):
         if number > source.limits.sessions:
             conversation.refuse("", f"is one too many: expected at most {source.limits.sessions:,} sessions")
-        yield _session(conversation, source, f"{source.path.stem}-{number}")
+        archive = source.attempt(partial(_session, conversation, source, f"{source.path.stem}-{number}"))
+        if archive is not None:
+            yield archive
 
 
-def _session(conversation: Fields, source: Source, fallback: str) -> SessionArchive:
+def _session(conversation: Fields, source: Source, fallback: str) -> SessionArchive | None:
     created = conversation.seconds_or_none("create_time") or source.now
     mapping = conversation.inner("mapping")
-    # Where each node's message stands in our tree: its own, or for what is left out its parent's.
+    # The message of each node in our tree: its own, or for a node that is left out its parent's.
     stands: dict[str, str | None] = {}
     drafts: list[Draft] = []
     for key, parent, node in _parents_first(mapping):
         above = None if parent is None else stands[parent]
-        said = _said(node)
+        said = _said(node, source)
         if said is None:
             stands[key] = above
             continue
@@ -58,18 +64,21 @@ def _session(conversation: Fields, source: Source, fallback: str) -> SessionArch
         stands[key] = key
     head = _head(conversation, stands, drafts)
     name = clean_name(conversation.text_or_none("title", most=_TITLE_BYTES), fallback)
+    if not drafts:
+        source.leave_out("sessions without messages", where=conversation.where)
+        return None
     return session_of(name, drafts, head=head, created=created)
 
 
 def _parents_first(mapping: Fields) -> Iterator[tuple[str, str | None, Fields]]:
-    """Yield each node's id, its parent's and the node; refuse what is no tree."""
+    """Yield each node's id, its parent's and the node; refuse nodes that are not a tree."""
     children: dict[str | None, list[str]] = {}
     nodes: dict[str, Fields] = {}
     for key in mapping.values:
         node = mapping.inner(key)
         parent = node.text_or_none("parent", most=_ID_BYTES)
         if parent is not None and parent not in mapping.values:
-            node.refuse("parent", f"{quoted(parent)} is no node of this conversation")
+            node.refuse("parent", f"{quoted(parent)} is not a node of this conversation")
         nodes[key] = node
         children.setdefault(parent, []).append(key)
     reached = 0
@@ -80,7 +89,7 @@ def _parents_first(mapping: Fields) -> Iterator[tuple[str, str | None, Fields]]:
         yield key, parent, nodes[key]
         waiting += [(child, key) for child in reversed(_in_order(nodes[key], children.get(key, [])))]
     if reached < len(nodes):
-        mapping.refuse("", f"{len(nodes) - reached} nodes stand above themselves: a circle of parents")
+        mapping.refuse("", f"{len(nodes) - reached} nodes are their own ancestors: a circle of parents")
 
 
 def _in_order(node: Fields, children: list[str]) -> list[str]:
@@ -90,39 +99,70 @@ def _in_order(node: Fields, children: list[str]) -> list[str]:
     return sorted(children, key=lambda key: order.get(key, len(order)))
 
 
-def _said(node: Fields) -> tuple[Role, str, Fields] | None:
-    """Return role and text of a node's message, and the message; None for what a person does not read."""
+def _said(node: Fields, source: Source) -> tuple[Role, str, Fields] | None:
+    """Return role and text of a node's message, and the message; None, and count it, if it is left out."""
     if not node.has("message"):
-        return None
+        return None  # the root of every conversation
     message = node.inner("message")
-    author = message.inner("author")
-    role = _ROLES[author.one_of("role", _ROLES)]
-    if role is None or not message.has("content") or _hidden(message):
-        return None
-    content = message.inner("content")
-    if content.value("content_type") not in _TEXTS or not content.has("parts"):
-        return None
-    parts = [
-        content.checked(f"parts[{number}]", part)
-        for number, part in enumerate(content.items("parts"))
-        # Pictures and sounds are objects; they lie in other files of the export.
-        if not isinstance(part, dict)
-    ]
-    text = content.checked("parts", "\n".join(parts))
-    return (role, text, message) if text.strip() else None
+    role = _ROLES[message.inner("author").one_of("role", _ROLES)]
+    kind = _kind_left_out(message, role)
+    if kind is None:
+        content = message.inner("content")
+        text = _text(content, source) if content.has("parts") else ""
+        if text.strip():
+            return cast("Role", role), text, message
+        # Each conversation begins with an empty system message, which nobody wrote.
+        kind = "" if role == "system" else "messages without text"
+    if kind:
+        source.leave_out(kind, where=f"{message.where}, {message.path.rstrip('.')}")
+    return None
 
 
-def _hidden(message: Fields) -> bool:
+def _kind_left_out(message: Fields, role: Role | None) -> str | None:
+    """Return what a message is that no person reads, in the plural; None for one to take."""
+    if role is None:
+        return "messages of tools"
     if message.has("recipient") and message.values["recipient"] != "all":
-        return True
+        return "calls of tools"
+    if _is_hidden(message):
+        return "hidden messages"
+    if not message.has("content"):
+        return "messages without text"
+    kind = message.inner("content").value("content_type")
+    if kind in _TEXTS:
+        return None
+    return "thoughts" if kind in {"thoughts", "reasoning_recap"} else "messages of other kinds"
+
+
+def _is_hidden(message: Fields) -> bool:
     metadata = message.values.get("metadata")
-    return isinstance(metadata, dict) and "is_visually_hidden_from_conversation" in metadata
+    if not isinstance(metadata, dict):
+        return False
+    return bool(cast("dict[str, object]", metadata).get("is_visually_hidden_from_conversation"))
+
+
+def _text(content: Fields, source: Source) -> str:
+    """Return the text of a message's parts, what was spoken in it included; count the other parts."""
+    texts: list[str] = []
+    for number, part in enumerate(content.items("parts")):
+        place = f"parts[{number}]"
+        if not isinstance(part, dict):
+            texts.append(content.checked(place, part))
+            continue
+        values = content.inner_of(place, cast("object", part))
+        kind = values.values.get("content_type")
+        if kind == "audio_transcription":
+            texts.append(values.text("text"))
+        elif kind not in _SOUNDS:
+            what = "pictures" if kind == "image_asset_pointer" else "parts of messages that are not text"
+            source.leave_out(what, where=f"{content.where}, {content.path}{place}")
+    return content.checked("parts", "\n".join(texts))
 
 
 def _head(conversation: Fields, stands: dict[str, str | None], drafts: list[Draft]) -> str | None:
     key = conversation.text_or_none("current_node", most=_ID_BYTES)
     if key is not None and key not in stands:
-        conversation.refuse("current_node", f"{quoted(key)} is no node of this conversation")
+        conversation.refuse("current_node", f"{quoted(key)} is not a node of this conversation")
     if key is not None:
         return stands[key]
     return str(drafts[-1].key) if drafts else None

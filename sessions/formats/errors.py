@@ -1,4 +1,4 @@
-"""What goes wrong between files and sessions: a file is refused, or a session cannot be written."""
+"""Errors of imports and exports: a file is refused, or a session cannot be written."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ _TOLD = 400  # characters of a field's name, and of what is wrong with it
 
 
 class ImportRefused(StoreError, ValueError):  # noqa: N818 - named for what happened, as in sessions.errors
-    """A file holds something that cannot be taken; ``where`` names file and line, ``field`` what in it."""
+    """A file has something that cannot be imported.
+
+    Attributes:
+        where: The file and the line or element.
+        field: The field in that, "" for all of it.
+        place: Both.
+        what: What is wrong there.
+
+    """
 
     def __init__(self, where: str, field: str, what: str) -> None:
-        place = f"{where}, {_short(field, _TOLD)}" if field else where
         # Names of fields, and what a library says about a file, can hold anything that the file holds.
-        super().__init__(" ".join(f"{place}: {_short(what, _TOLD)}; nothing was imported".split()))
+        self.place = " ".join((f"{where}, {_short(field, _TOLD)}" if field else where).split())
+        self.what = " ".join(_short(what, _TOLD).split())
+        super().__init__(f"{self.place}: {self.what}; nothing was imported")
         self.where = where
         self.field = field
 

@@ -1,6 +1,6 @@
-"""Typed access to the fields of one JSON object from elsewhere; what is amiss is told by line and field.
+"""Read the fields of one foreign JSON object with their types; an error names the line and the field.
 
-Nothing is taken on trust: presence, type, range, and that text has a UTF-8 form.
+Everything is checked: presence, type, range, and that text has a UTF-8 form.
 """
 
 from __future__ import annotations
@@ -110,22 +110,22 @@ class Fields:
         return cast("list[object]", value)
 
     def integers(self, key: str) -> tuple[int, ...]:
-        """Return a list of token ids: whole numbers from 0 up."""
+        """Return a list of token ids: whole numbers from 0 up, below 2**31."""
         found: list[int] = []
         for number, value in enumerate(self.items(key)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
                 self.refuse(f"{key}[{number}]", f"{quoted(value)} is not a token id")
             found.append(value)
         return tuple(found)
 
     def inner(self, key: str) -> Fields:
         """Return the object at ``key``."""
-        return self._within(key, self.value(key))
+        return self.inner_of(key, self.value(key))
 
     def objects(self, key: str) -> Iterator[Fields]:
         """Yield the objects of a list."""
         for number, value in enumerate(self.items(key)):
-            yield self._within(f"{key}[{number}]", value)
+            yield self.inner_of(f"{key}[{number}]", value)
 
     def moment(self, key: str) -> datetime:
         """Return a moment in UTC: ISO 8601 with its zone."""
@@ -154,7 +154,8 @@ class Fields:
         except (ValueError, OverflowError, OSError):
             self.refuse(key, f"{quoted(value)} is no moment")
 
-    def _within(self, key: str, value: object) -> Fields:
+    def inner_of(self, key: str, value: object) -> Fields:
+        """Return an object that stands at ``key``."""
         if not isinstance(value, dict):
             self.refuse(key, f"{quoted(value)} is not an object")  # pyright: ignore[reportUnknownArgumentType]
         values = cast("dict[str, object]", value)

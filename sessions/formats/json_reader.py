@@ -1,41 +1,81 @@
-"""A file from elsewhere, read piece by piece: JSON lines, or the elements of one JSON array.
+"""Read a foreign file piece by piece: JSON lines, JSON objects over several lines, or one JSON array.
 
-Never more than one record is in memory. A record that is too long is refused before it is read whole, one
-that is nested too deeply before anything looks into it.
+Never more than one record is in memory. A record that is too long is refused before it is read whole, and
+one that is nested too deeply before anything looks into it.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO, cast
+from typing import NoReturn, TextIO, TypeVar, cast
 
 from sessions.formats.errors import ImportRefused, quoted
 from sessions.formats.field_validation import Fields
 from sessions.formats.limits import Limits
 
 _CHUNK = 1 << 16
+_LINE_CHUNK = 1 << 20  # a line of 32 MB is put together from 32 of them
+_BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)+")
 _HEAD = 1 << 14
 _DIGITS = 40  # of a whole number; far below where reading one becomes slow
 _LONGEST_WORD = 16  # characters of a literal or an escape that the end of the window can cut
 _BLANK = " \t\r\n"
+T = TypeVar("T")
 
 
 class Source:
-    """A file to import. ``now`` stands for moments that the file does not tell."""
+    """A file to import, what was left out of it, and what could not be read.
 
-    def __init__(self, path: Path, *, limits: Limits | None = None, name: str | None = None) -> None:
-        """Look at the file; ``name`` is what errors call it. Raises ImportRefused."""
+    Attributes:
+        now: The time that stands for times that the file does not tell.
+        left_out: How much of each kind a reader did not take, such as 2 hidden messages.
+        skipped: The pieces that could not be read and were skipped, as the errors that they would have been.
+
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limits: Limits | None = None,
+        name: str | None = None,
+        strict: bool = False,
+        skip_bad: bool = False,
+    ) -> None:
+        """Look at the file.
+
+        Args:
+            path: The file.
+            limits: How much it may hold.
+            name: What errors call it; None for the name of the file.
+            strict: Refuse a file of which something would be left out.
+            skip_bad: Skip a piece that cannot be read (a line, a session) and take the rest.
+
+        Raises:
+            ImportRefused: The file cannot be opened, or is too large.
+
+        """
         self.path = path
         self.name = name or path.name
         self.limits = limits or Limits()
         self.now = datetime.now(UTC)
+        self.left_out: Counter[str] = Counter()
+        self.skipped: list[ImportRefused] = []
+        self._strict = strict
+        self._skips_bad = skip_bad
         try:
             if not path.is_file():
-                raise ImportRefused(self.name, "", "is not there" if not path.exists() else "is not a file")
+                raise ImportRefused(
+                    self.name, "", "no such file" if not path.exists() else "is not a regular file"
+                )
             size = path.stat().st_size
             with path.open("rb") as file:
                 self.head = file.read(_HEAD)
@@ -45,28 +85,110 @@ class Source:
             what = f"has {size:,} bytes: expected at most {self.limits.file_bytes:,}"
             raise ImportRefused(self.name, "", what)
 
+    def leave_out(self, kind: str, count: int = 1, *, where: str = "") -> None:
+        """Count something that is not taken; refuse the file if it is to be taken whole or not at all.
+
+        Args:
+            kind: What is left out, in the plural: "hidden messages".
+            count: How many.
+            where: The place in the file, for the refusal.
+
+        """
+        if count and self._strict:
+            raise ImportRefused(where or self.name, "", f"{kind} would be left out")
+        self.left_out[kind] += count
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        """Return what `read` gives, or None for a piece that cannot be read and may be skipped."""
+        try:
+            return read()
+        except ImportRefused as error:
+            self.skip(error)
+            return None
+
+    def skip(self, error: ImportRefused) -> None:
+        """Skip the piece that an error is about; raise the error if nothing may be skipped."""
+        if not self._skips_bad:
+            raise error
+        self.skipped.append(error)
+
     def lines(self) -> Iterator[Fields]:
         """Yield the object of each line; blank lines are left out."""
-        most = self.limits.record_bytes
-        with self._opened() as file:
-            number = 0
+        for number, line in self._raw_lines():
+            fields = self.attempt(partial(self._line, number, line))
+            if fields is not None:
+                yield fields
+
+    def _line(self, number: int, line: bytes) -> Fields:
+        where = f"{self.name}, line {number}"
+        if len(line) > self.limits.record_bytes:
+            raise ImportRefused(where, "", f"is longer than {self.limits.record_bytes:,} bytes")
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ImportRefused(where, "", f"is not UTF-8 ({error.reason})") from error
+        return self._fields(where, self._parsed(where, text))
+
+    def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number and the bytes of each line that is not blank; a line that is too long is cut."""
+        longest = self.limits.record_bytes + 1
+        number, rest, is_cut = 0, b"", False
+        for chunk in self._chunks():
+            rest += chunk
+            at = 0
             while True:
+                if blank := _BLANK_LINES.match(rest, at):
+                    number += rest.count(b"\n", at, blank.end())
+                    at = blank.end()
+                end = rest.find(b"\n", at)
+                if end < 0:
+                    break
                 number += 1
-                where = f"{self.name}, line {number}"
-                line = _read(file, where, most + 1, whole_line=True)
-                if not line:
-                    return
-                if len(line) > most:
-                    raise ImportRefused(where, "", f"is longer than {most:,} characters")
-                if line.strip(_BLANK):
-                    yield self._fields(where, self._parsed(where, line))
+                if not is_cut:
+                    yield number, rest[at:end]
+                is_cut, at = False, end + 1
+            rest = rest[at:]
+            if len(rest) >= longest:
+                if not is_cut:
+                    yield number + 1, rest
+                rest, is_cut = b"", True
+        if rest.strip() and not is_cut:
+            yield number + 1, rest
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Yield the file's bytes without a byte order mark; the pieces grow, so that a long line is cheap."""
+        try:
+            with self.path.open("rb") as file:
+                chunk = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
+                while chunk:
+                    yield chunk
+                    chunk = file.read(_LINE_CHUNK)
+        except OSError as error:
+            raise ImportRefused(self.name, "", f"cannot be read ({error.strerror})") from error
 
     def records(self) -> Iterator[Fields]:
-        """Yield the elements of the file's one JSON array, or else the object of each line."""
+        """Yield the elements of the file's one JSON array, or each of its objects.
+
+        Objects stand one on a line, or are written over several lines.
+        """
         if self.is_array():
-            yield from self._elements()
+            yield from self._values(in_array=True)
+        elif self._is_indented():
+            yield from self._values(in_array=False)
         else:
             yield from self.lines()
+
+    def _is_indented(self) -> bool:
+        """Return whether the first object goes on beyond the end of its line."""
+        lines = self._raw_lines()
+        text = next(lines, (0, b""))[1].decode("utf-8", errors="replace").strip(_BLANK)
+        try:
+            _decoder().decode(text)
+        except json.JSONDecodeError as error:
+            return error.pos >= len(text) and next(lines, None) is not None
+        except (ValueError, RecursionError):
+            return False
+        return False
 
     def is_array(self) -> bool:
         """Return whether the file holds one JSON array."""
@@ -83,22 +205,30 @@ class Source:
         # utf-8-sig: a byte order mark at the beginning is no text.
         return self.path.open(encoding="utf-8-sig", errors="strict", newline="\n")
 
-    def _elements(self) -> Iterator[Fields]:
+    def _values(self, *, in_array: bool) -> Iterator[Fields]:
         decoder = _decoder()
+        kind, ends = ("element", {"]", ""}) if in_array else ("object", {""})
         with self._opened() as file:
             reader = _Window(self, file)
-            reader.skip("[")
+            if in_array:
+                reader.skip("[")
             number = 0
-            while reader.peek() not in {"]", ""}:
+            while reader.peek() not in ends:
                 number += 1
-                where = f"{self.name}, element {number}"
-                if number > 1:
+                where = f"{self.name}, {kind} {number}"
+                if in_array and number > 1:
                     reader.skip(",")
                 value = reader.decode(decoder, where)
-                yield self._fields(where, self._shallow(where, value))
-            reader.skip("]")
-            if reader.peek():
-                raise ImportRefused(self.name, "", f"goes on after its array with {reader.peek()!r}")
+                fields = self.attempt(partial(self._element, where, value))
+                if fields is not None:
+                    yield fields
+            if in_array:
+                reader.skip("]")
+                if reader.peek():
+                    raise ImportRefused(self.name, "", f"has {reader.peek()!r} after the end of its array")
+
+    def _element(self, where: str, value: object) -> Fields:
+        return self._fields(where, self._shallow(where, value))
 
     def _parsed(self, where: str, text: str) -> object:
         try:
@@ -146,13 +276,15 @@ class _Window:
         """Take one character that must be there."""
         if (found := self.peek()) != expected:
             what = (
-                f"has {found!r} where {expected!r} is expected" if found else "ends in the midst of its array"
+                f"has {found!r} where {expected!r} is expected"
+                if found
+                else "ends in the middle of its array"
             )
             raise ImportRefused(self._source.name, "", what)
         self._at += 1
 
     def decode(self, decoder: json.JSONDecoder, where: str) -> object:
-        """Take one JSON object; the window doubles until it holds all of it."""
+        """Take one JSON object; the window grows until it holds all of it."""
         if (found := self.peek()) != "{":
             raise ImportRefused(where, "", f"begins with {found!r}: expected an object")
         while True:
@@ -163,7 +295,9 @@ class _Window:
                 if have > self._source.limits.record_bytes:
                     most = f"{self._source.limits.record_bytes:,}"
                     raise ImportRefused(where, "", f"is longer than {most} characters, or no JSON") from error
-                if not (self._may_be_cut(error) and self._grow(max(have, _CHUNK), where)):
+                # Each attempt starts over: few of them, so that a long value is not decoded ten times.
+                more = min(7 * have, self._source.limits.record_bytes - have)
+                if not (self._may_be_cut(error) and self._grow(max(more, _CHUNK), where)):
                     raise _no_json(where, error) from error
             else:
                 return cast("object", value)
@@ -184,9 +318,9 @@ class _Window:
         return bool(more)
 
 
-def _read(file: TextIO, where: str, most: int, *, whole_line: bool = False) -> str:
+def _read(file: TextIO, where: str, most: int) -> str:
     try:
-        return file.readline(most) if whole_line else file.read(most)
+        return file.read(most)
     except UnicodeDecodeError as error:
         raise ImportRefused(where, "", f"is not UTF-8 ({error.reason})") from error
     except OSError as error:
@@ -220,11 +354,10 @@ def _finite(text: str) -> float:
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the field {quoted(name)} is there twice")
-        found[name] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the field {quoted(twice)} is there twice")
     return found
 
 

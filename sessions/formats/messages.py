@@ -1,13 +1,14 @@
-"""Formats in which a conversation is a list of role and text: OpenAI's `messages`, and ShareGPT.
+"""Read and write conversations as lists of role and text: OpenAI's `messages`, and ShareGPT.
 
-Only the path to the head is written, without ids, settings or digests. Roles that have no place here, such
-as those of tools, are refused.
+Only the path to the head is written, without ids, settings or digests. Messages and calls of tools, and
+parts of messages that are not text, are left out and counted; an unknown role is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sessions.formats.builder import clean_name, in_a_row, path_of, room_for_message
 from sessions.formats.field_validation import Fields
@@ -16,6 +17,17 @@ from sessions.formats.json_reader import Source
 from sessions.records import Role, SessionArchive
 
 _TITLE_BYTES = 1 << 16
+_TEXTS = ("text", "input_text", "output_text")
+_PARTS = {
+    **dict.fromkeys(_TEXTS, ""),
+    "image_url": "pictures",
+    "input_image": "pictures",
+    "input_audio": "sounds",
+    "file": "files",
+    "input_file": "files",
+    "refusal": "refusals",
+}
+"""Kinds of parts of a message, and what those without text are called in the plural."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +35,8 @@ class TurnList:
     """How one format spells a conversation.
 
     ``named`` is the field for the session's name that is written, ``titles`` those that are read;
-    ``writes`` has the name of each role, ``reads`` the role of each name.
+    ``writes`` has the name of each role, ``reads`` the role of each name. Messages of the roles ``tools``
+    are left out.
     """
 
     turns: str
@@ -33,6 +46,7 @@ class TurnList:
     titles: tuple[str, ...]
     writes: Mapping[Role, str]
     reads: Mapping[str, Role]
+    tools: tuple[str, ...]
 
     def write(self, archives: Sequence[SessionArchive], file: Output) -> None:
         """Write each session's path as one line."""
@@ -52,26 +66,47 @@ class TurnList:
         for number, record in enumerate(source.records(), start=1):
             if number > source.limits.sessions:
                 record.refuse("", f"is one too many: expected at most {source.limits.sessions:,} sessions")
-            title = next((record.values[key] for key in self.titles if key in record.values), None)
-            name = clean_name(
-                title[:_TITLE_BYTES] if isinstance(title, str) else None, f"{source.path.stem}-{number}"
-            )
-            yield in_a_row(name, list(self._said(record)), created=source.now)
+            archive = source.attempt(partial(self._session, record, source, number))
+            if archive is not None:
+                yield archive
 
-    def _said(self, record: Fields) -> Iterator[tuple[Role, str]]:
+    def _session(self, record: Fields, source: Source, number: int) -> SessionArchive | None:
+        title = next((record.values[key] for key in self.titles if key in record.values), None)
+        name = clean_name(
+            title[:_TITLE_BYTES] if isinstance(title, str) else None, f"{source.path.stem}-{number}"
+        )
+        said = list(self._said(record, source))
+        if not said:
+            source.leave_out("sessions without messages", where=record.where)
+            return None
+        return in_a_row(name, said, created=source.now)
+
+    def _said(self, record: Fields, source: Source) -> Iterator[tuple[Role, str]]:
         for count, turn in enumerate(record.objects(self.turns)):
             room_for_message(turn, count)
-            yield self.reads[turn.one_of(self.role, self.reads)], _text(turn, self.text)
+            where = f"{turn.where}, {turn.path.rstrip('.')}"
+            if turn.values.get(self.role) in self.tools:
+                source.leave_out("messages of tools", where=where)
+                continue
+            role = self.reads[turn.one_of(self.role, self.reads)]
+            calls = turn.has("tool_calls") or turn.has("function_call")
+            if calls:
+                source.leave_out("calls of tools", where=where)
+            if not calls or turn.values.get(self.text):
+                yield role, _text(turn, self.text, source)
 
 
-def _text(turn: Fields, key: str) -> str:
-    """Return a text, also where it comes as a list of parts."""
+def _text(turn: Fields, key: str, source: Source) -> str:
+    """Return a text, also where it comes as a list of parts; parts without text are left out."""
     if not isinstance(turn.value(key), list):
         return turn.text(key)
     parts: list[str] = []
     for part in turn.objects(key):
-        part.one_of("type", ["text"])
-        parts.append(part.text("text"))
+        kind = part.one_of("type", _PARTS)
+        if kind in _TEXTS:
+            parts.append(part.text("text"))
+        else:
+            source.leave_out(_PARTS[kind], where=f"{part.where}, {part.path.rstrip('.')}")
     return turn.checked(key, "".join(parts))
 
 
@@ -79,11 +114,12 @@ OPENAI = TurnList(
     turns="messages",
     role="role",
     text="content",
-    # Those who read this format refuse lines with a field that they do not know.
+    # Readers of this format refuse lines with an unknown field.
     named=None,
     titles=("title", "name", "id"),
     writes={"system": "system", "user": "user", "assistant": "assistant"},
     reads={"system": "system", "developer": "system", "user": "user", "assistant": "assistant"},
+    tools=("tool", "function"),
 )
 
 SHAREGPT = TurnList(
@@ -103,4 +139,5 @@ SHAREGPT = TurnList(
         "bing": "assistant",
         "bard": "assistant",
     },
+    tools=("tool", "function_call", "observation"),
 )

@@ -1,4 +1,4 @@
-"""Our own format: sessions as JSON lines that lose nothing. What comes back verifies and replays.
+"""Read and write sessions as JSON lines that lose nothing: what is imported verifies and replays.
 
 The first line names the format, its version and the number of sessions. Each session is then one line of
 type "session", which counts what follows it, and one line for each checkpoint, message and generation. Ids
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
+from functools import partial
 from typing import Literal, TypeVar, cast, get_args
 
-from sessions.errors import InvalidName
+from sessions.archive_validation import admit
+from sessions.errors import InvalidName, InvalidValue
 from sessions.formats.builder import room_for_message
 from sessions.formats.errors import ImportRefused, quoted
 from sessions.formats.field_validation import Fields
@@ -35,6 +37,9 @@ FORMAT, VERSION = "niels-gpt sessions", 1
 
 _Part = Literal["checkpoint", "message", "generation"]
 _PARTS: tuple[_Part, ...] = get_args(_Part)
+_ENVIRONMENT_TEXTS = ("weights", "device", "path", "dtype", "cpu", "torch", "numba")
+_ENVIRONMENT_NUMBERS = ("threads", "kernel_version", "context_rule")
+_LONGEST = 1e9  # seconds that a reply can have taken
 _SHORT = 1 << 12  # bytes of what is neither a message nor made of tokens: names, hashes, paths
 T = TypeVar("T")
 
@@ -62,8 +67,8 @@ def is_ours(first: Fields) -> bool:
 
 def read(source: Source) -> Iterator[SessionArchive]:
     """Yield the sessions of a file. Raises ImportRefused for the first line that does not hold."""
-    lines = source.lines()
-    header = next(lines, None)
+    lines = _Lines(source)
+    header = lines.next()
     if header is None or not is_ours(header):
         raise ImportRefused(f"{source.name}, line 1", "format", f"is not {FORMAT!r}")
     version = header.integer("version")
@@ -73,23 +78,58 @@ def read(source: Source) -> Iterator[SessionArchive]:
     if not 0 <= count <= source.limits.sessions:
         header.refuse("sessions", f"{count:,}: expected at most {source.limits.sessions:,}")
     for number in range(count):
-        first = next(lines, None)
+        first = lines.next()
         if first is None:
-            raise ImportRefused(
-                source.name, "", f"ends after {number} of its {count} sessions: it is cut off"
-            )
-        yield _session(first, lines)
-    for more in lines:
-        more.refuse("", "comes after the last session of the file")
+            what = f"ends after {number} of its {count} sessions: it is cut off"
+            source.skip(ImportRefused(source.name, "", what))
+            return
+        archive = source.attempt(partial(_session, first, lines))
+        if archive is None:
+            lines.skip_to_session()
+        else:
+            yield archive
+    more = lines.next()
+    if more is not None:
+        source.attempt(partial(more.refuse, "", "comes after the last session of the file"))
 
 
-def _session(first: Fields, lines: Iterator[Fields]) -> SessionArchive:
+class _Lines:
+    """The lines of a file, of which the last one can be given back."""
+
+    def __init__(self, source: Source) -> None:
+        self._lines = source.lines()
+        self._given_back: Fields | None = None
+
+    def next(self) -> Fields | None:
+        """Return the next line; None at the end."""
+        line, self._given_back = self._given_back, None
+        return next(self._lines, None) if line is None else line
+
+    def next_of(self, part: _Part) -> Fields | None:
+        """Return the next line, which must be of a type; None at the end, or where another session begins."""
+        line = self.next()
+        if line is not None and line.values.get("type") == "session":
+            self._given_back = line
+            return None
+        if line is not None:
+            line.one_of("type", [part])
+        return line
+
+    def skip_to_session(self) -> None:
+        """Pass over lines until one that begins a session is the next."""
+        while (line := self.next()) is not None:
+            if line.values.get("type") == "session":
+                self._given_back = line
+                return
+
+
+def _session(first: Fields, lines: _Lines) -> SessionArchive:
     first.one_of("type", ["session"])
     session = Session(
         id=first.integer("id"),
         name=_name(first),
         seed=first.integer("seed"),
-        settings=first.mapping("settings"),
+        settings=_plain(first, "settings"),
         head_id=first.integer_or_none("head_id"),
         forked_from=first.integer_or_none("forked_from"),
         forked_at=first.integer_or_none("forked_at"),
@@ -124,6 +164,10 @@ def _session(first: Fields, lines: Iterator[Fields]) -> SessionArchive:
     found = verified(session.head_id, archive.messages, archive.generations, archive.checkpoints).digest
     if digest != found:
         first.refuse("digest", f"is {quoted(digest)}, but its messages give {found!r}: it was changed")
+    try:
+        admit(archive)
+    except InvalidValue as error:
+        first.refuse("", str(error))
     return archive
 
 
@@ -136,19 +180,18 @@ def _name(first: Fields) -> str:
 
 
 def _records(
-    first: Fields, lines: Iterator[Fields], part: _Part, record: Callable[[Fields], T]
+    first: Fields, lines: _Lines, part: _Part, record: Callable[[Fields], T]
 ) -> dict[int, tuple[Fields, T]]:
     """Read as many lines of one type as the session's line says."""
     count = first.integer(f"{part}s")
     found: dict[int, tuple[Fields, T]] = {}
     for number in range(count):
-        line = next(lines, None)
+        line = lines.next_of(part)
         if line is None:
-            first.refuse(f"{part}s", f"the file ends after {number} of {count}: it is cut off")
-        line.one_of("type", [part])
+            first.refuse(f"{part}s", f"there are {number} of {count}: the file is cut off")
         key = line.integer("id")
         if key in found:
-            line.refuse("id", f"{key} is that of another {part} too")
+            line.refuse("id", f"{key} is the id of two {part}s")
         found[key] = (line, record(line))
     return found
 
@@ -193,19 +236,63 @@ def _generation(line: Fields) -> Generation:
         max_new_tokens=line.integer("max_new_tokens"),
         prompt_hash=line.text("prompt_hash", most=_SHORT),
         trimmed_turns=line.integer("trimmed_turns"),
-        environment=line.mapping("environment"),
+        environment=_environment(line),
         forced_ids=line.integers("forced_ids"),
         # Absent in files from before a generation had a path.
         checkpoint_path=line.text_or_none("checkpoint_path", most=_SHORT),
         status=cast("GenerationStatus", line.one_of("status", get_args(GenerationStatus))),
         finish_reason=line.text_or_none("finish_reason", most=_SHORT),
-        receipt=line.mapping_or_none("receipt"),
-        timings=line.mapping_or_none("timings"),
+        receipt=_receipt(line) if line.has("receipt") else None,
+        timings=_timings(line) if line.has("timings") else None,
         error=line.text_or_none("error"),
         digest=line.text_or_none("digest", most=_SHORT),
         created=line.moment("created"),
         finished=line.moment_or_none("finished"),
     )
+
+
+def _plain(line: Fields, key: str) -> dict[str, object]:
+    """Return an object of names and plain values; a list may hold plain values."""
+    values = line.mapping(key)
+    inner = line.inner(key)
+    for name, value in values.items():
+        members = cast("list[object]", value) if isinstance(value, list) else [value]
+        if any(isinstance(each, dict | list) for each in members):
+            inner.refuse(name, f"{quoted(cast('object', value))} is not a plain value")
+    return values
+
+
+def _receipt(line: Fields) -> dict[str, object]:
+    """Return what the decoder reported; the hash of the logits is text."""
+    line.inner("receipt").text_or_none("logits_hash", most=_SHORT)
+    return line.mapping("receipt")
+
+
+def _timings(line: Fields) -> dict[str, object]:
+    """Return an object of seconds."""
+    values = line.mapping("timings")
+    inner = line.inner("timings")
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST:
+            inner.refuse(name, f"{quoted(value)} is not a number of seconds")
+    return values
+
+
+def _environment(line: Fields) -> dict[str, object]:
+    """Return what explains a reply; the values that a replay reads have their types."""
+    values = line.mapping("environment")
+    inner = line.inner("environment")
+    for key in _ENVIRONMENT_TEXTS:
+        inner.text_or_none(key, most=_SHORT)
+    for key in _ENVIRONMENT_NUMBERS:
+        inner.integer_or_none(key)
+    if inner.has("seed_source"):
+        source = inner.inner("seed_source")
+        for key in ("session_seed", "turn", "attempt"):
+            source.integer(key)
+    return values
 
 
 def _check_message(line: Fields, message: Message, before: Mapping[int, Message]) -> None:

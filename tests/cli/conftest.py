@@ -54,7 +54,7 @@ def command(store_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
     def run(*words: str, columns: int = 80) -> Printed:
         monkeypatch.setenv("COLUMNS", str(columns))
-        status = run_chat_cli([*words, "--store", str(store_path)])
+        status = run_chat_cli([words[0], "--store", str(store_path), *words[1:]])
         printed = capsys.readouterr()
         return Printed(status, printed.out, printed.err)
 

@@ -33,7 +33,7 @@ def test_what_was_exported_is_imported_as_it_was(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     done = command("import", str(file))
     assert (done.status, done.out) == (0, "talk-2\n")
-    assert "'talk' was taken: imported as 'talk-2'" in done.err
+    assert "name 'talk' already in use; imported as 'talk-2'" in done.err
     assert "imported 1 session with 3 messages" in done.err
     assert store.verify(store.session("talk-2").id) == before
 

@@ -88,5 +88,5 @@ def test_a_fence_that_is_never_closed_ends_with_its_message(store: Store) -> Non
 
 @pytest.mark.parametrize("format_name", ["chatgpt", "llm", "nonsense"])
 def test_a_format_that_only_reads_is_no_format_to_write(archive: SessionArchive, format_name: str) -> None:
-    with pytest.raises(ExportRefused, match=f"'{format_name}' is no format to write: expected one of jsonl"):
+    with pytest.raises(ExportRefused, match=f"'{format_name}' cannot be written; expected one of jsonl"):
         write_sessions([archive], io.StringIO(), format_name=format_name)

@@ -28,15 +28,15 @@ TURN = '{"role": "user", "content": "x"}'
         ('{"messages": ' + "9" * 10_000 + "}", "line 1: .*a number has 10000 digits"),
         ('{"messages": [], "messages": []}', "line 1: .*the field 'messages' is there twice"),
         ('{"messages": [' + TURN, "line 1: is not whole JSON"),
-        ('[{"messages": [' + TURN + "]}", "ends in the midst of its array"),
-        ('[{"messages": [' + TURN + "]}] x", "goes on after its array with 'x'"),
+        ('[{"messages": [' + TURN + "]}", "ends in the middle of its array"),
+        ('[{"messages": [' + TURN + "]}] x", "has 'x' after the end of its array"),
         ('[{"messages": [' + TURN + "]} {}]", "has '{' where ',' is expected"),
         ('[{"messages": [' + TURN + "]},]", "element 2: begins with '\\]'"),
         ('[{"messages" []}]', "element 1: is not whole JSON"),
         (b'{"messages": "\xff"}', "line 1: is not UTF-8"),
-        ("", "looks like none of jsonl, openai"),
-        ("PK\x03\x04", "looks like none of jsonl, openai"),
-        ("{}", "looks like none of jsonl, openai"),
+        ("", "does not look like any of jsonl, openai"),
+        ("PK\x03\x04", "does not look like any of jsonl, openai"),
+        ("{}", "does not look like any of jsonl, openai"),
     ],
 )
 def test_what_is_no_json_of_ours_is_refused_in_one_short_line(
@@ -65,7 +65,7 @@ def test_a_record_beyond_its_cap_is_not_even_read(tmp_path: Path, beginning: str
         file.write("a" * (40 << 20))
     source = Source(path)
     tracemalloc.start()
-    with pytest.raises(ImportRefused, match="is longer than 33,554,432 characters"):
+    with pytest.raises(ImportRefused, match=r"is longer than 33,554,432 (bytes|characters)"):
         list(read_sessions(source, format_name="openai"))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -86,7 +86,7 @@ def test_sessions_beyond_their_cap_are_refused(read: Read) -> None:
         read(line * 5, sessions=3)
 
 
-@pytest.mark.parametrize(("name", "said"), [("missing", "is not there"), (".", "is not a file")])
+@pytest.mark.parametrize(("name", "said"), [("missing", "no such file"), (".", "is not a regular file")])
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(ImportRefused, match=said):
         Source(tmp_path / name)
@@ -110,7 +110,7 @@ def test_a_byte_order_mark_and_blank_lines_are_no_trouble(read: Read) -> None:
 
 @pytest.mark.parametrize("name", ["markdown", "html", "nonsense"])
 def test_a_format_that_is_not_read_is_refused_with_those_that_are(read: Read, name: str) -> None:
-    with pytest.raises(ImportRefused, match=f"'{name}' is no format to read: expected auto or jsonl, openai"):
+    with pytest.raises(ImportRefused, match=f"'{name}' cannot be read; expected auto or one of jsonl"):
         read("{}", format_name=name)
 
 

@@ -1,20 +1,23 @@
-"""`niels-chat import FILE`: the sessions of a file, all of them or none.
+"""`niels-chat import FILE`: store the sessions of a file.
 
-A name that is taken gets a number.
+The file is read to its end before anything is stored, so that a file that is refused leaves nothing. Storing
+takes short transactions, so that no other program waits, and a large file is read a second time for it, so
+that memory does not grow with the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.exit_codes import FAILED, OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import SessionTrouble
 from niels_gpt.paths import user_path
@@ -22,59 +25,176 @@ from niels_gpt.terminal.table import counted
 
 if TYPE_CHECKING:
     from sessions import SessionArchive, Store
+    from sessions.formats import Source
 
 _CHUNK = 1 << 20
 _FORMATS = ("auto", "jsonl", "openai", "sharegpt", "chatgpt", "llm")
+_BATCH_SESSIONS, _BATCH_MESSAGES = 200, 2_000  # of one transaction: about a tenth of a second
+_MOST_KEPT = 32 << 20  # characters of sessions that are kept in memory between reading and storing
+_OF_EACH = 1_000  # what a message takes beside its text, in the same measure
+_SHOWN = 10  # remarks of one kind, before the rest is counted
+_TRIES = 3  # to find names while another program takes them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("file", metavar="FILE", help="what to read; - for standard input")
-    parser.add_argument(
-        "--format", choices=_FORMATS, default="auto", help="what it is (default: auto, which looks at it)"
+    add = parser.add_argument
+    add("file", metavar="FILE", help="the file to read; - for standard input")
+    add("--format", choices=_FORMATS, default="auto", help="its format (default: auto, detected)")
+    add("--name", metavar="NAME", help="session name, for a file with one session")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--strict", action="store_true", help="refuse a file of which a part would be left out")
+    kind.add_argument(
+        "--skip-bad", action="store_true", help="skip sessions that cannot be read, and take the rest"
     )
-    parser.add_argument("--name", metavar="NAME", help="how to call the session of a file that has one")
     helpers.add_store(parser)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Import the file and print the names of the new sessions."""
-    with helpers.opened_store(flags, make=True) as store, _file(flags.file) as path:
-        from sessions.formats import Source, read_sessions  # noqa: PLC0415 - heavy, as the store is
-
-        source = Source(path, name="standard input" if flags.file == "-" else path.name)
-        archives = list(read_sessions(source, format_name=flags.format))
-        names = _names(store, archives, flags.name)
-        imported = store.import_sessions(archives, names=names)
-    for session, archive in zip(imported, archives, strict=True):
-        helpers.emit(session.name)
-        if flags.name is None and session.name != archive.session.name:
-            helpers.remark(f"{archive.session.name!r} was taken: imported as {session.name!r}")
-    messages = sum(len(archive.messages) for archive in archives)
-    helpers.remark(f"imported {counted(len(imported), 'session')} with {counted(messages, 'message')}")
-    return OK
+    """Import the file and print the names of the new sessions. FAILED if there is none in it."""
+    with _file(flags.file) as path:
+        found = _Found(path, flags)
+        if not found.count:
+            _say_left_out(found.source)
+            raise SessionTrouble(f"{found.source.name}: there is no session with a message in it")
+        if flags.name is not None and found.count != 1:
+            raise SessionTrouble(f"--name is for a file with one session; this one has {found.count:,}")
+        with helpers.opened_store(flags, make=True) as store:
+            messages = _store(store, found.archives(), flags.name)
+    _say_left_out(found.source)
+    helpers.remark(f"imported {counted(found.count, 'session')} with {counted(messages, 'message')}")
+    return FAILED if found.source.skipped else OK
 
 
-def _names(store: Store, archives: Sequence[SessionArchive], name: str | None) -> list[str]:
-    """Return a name for each session that no other one has."""
-    if name is not None:
-        if len(archives) != 1:
-            sessions = counted(len(archives), "session")
-            raise SessionTrouble(f"--name {name!r} is for a file with one session, and this has {sessions}")
-        return [name]
-    taken = {each.name for each in store.sessions(archived=True)}
-    found: list[str] = []
+class _Found:
+    """The sessions of a file that was read once to its end."""
+
+    def __init__(self, path: Path, flags: argparse.Namespace) -> None:
+        from sessions.formats import detected  # noqa: PLC0415 - heavy, as the store is
+
+        self._path = path
+        self._flags = flags
+        self.source = self._opened()
+        self._format = detected(self.source).name if flags.format == "auto" else flags.format
+        self._kept: list[SessionArchive] | None = []
+        self.count = characters = 0
+        for archive in self._read(self.source):
+            self.count += 1
+            characters += sum(len(message.content) + _OF_EACH for message in archive.messages)
+            if characters > _MOST_KEPT:
+                self._kept = None
+            elif self._kept is not None:
+                self._kept.append(archive)
+
+    def archives(self) -> Iterator[SessionArchive]:
+        """Return the sessions; a large file is read again."""
+        return self._read(self._opened()) if self._kept is None else iter(self._kept)
+
+    def _opened(self) -> Source:
+        from sessions.formats import Source  # noqa: PLC0415 - heavy, as the store is
+
+        name = "standard input" if self._flags.file == "-" else self._path.name
+        return Source(self._path, name=name, strict=self._flags.strict, skip_bad=self._flags.skip_bad)
+
+    def _read(self, source: Source) -> Iterator[SessionArchive]:
+        from sessions.formats import read_sessions  # noqa: PLC0415 - heavy, as the store is
+
+        return read_sessions(source, format_name=self._format)
+
+
+def _store(store: Store, archives: Iterator[SessionArchive], name: str | None) -> int:
+    """Store the archives and print their names as they are stored; return the number of messages."""
+    names = _Names(store, name)
+    messages = renamed = 0
+    for batch in _batches(archives):
+        messages += sum(len(archive.messages) for archive in batch)
+        for archive, stored in zip(batch, _stored(store, batch, names), strict=True):
+            helpers.emit(stored)
+            if name is None and stored != archive.session.name:
+                renamed += 1
+                if renamed <= _SHOWN:
+                    helpers.remark(f"name {archive.session.name!r} already in use; imported as {stored!r}")
+    if renamed > _SHOWN:
+        helpers.remark(f"{renamed - _SHOWN:,} more names already in use; imported with a number")
+    return messages
+
+
+def _batches(archives: Iterator[SessionArchive]) -> Iterator[list[SessionArchive]]:
+    batch: list[SessionArchive] = []
+    messages = 0
     for archive in archives:
-        wanted = archive.session.name
-        numbered = (wanted if number == 1 else f"{wanted}-{number}" for number in count(1))
-        found.append(next(each for each in numbered if each not in taken))
-        taken.add(found[-1])
-    return found
+        batch.append(archive)
+        messages += len(archive.messages)
+        if len(batch) >= _BATCH_SESSIONS or messages >= _BATCH_MESSAGES:
+            yield batch
+            batch, messages = [], 0
+    if batch:
+        yield batch
+
+
+def _stored(store: Store, batch: Sequence[SessionArchive], names: _Names) -> list[str]:
+    """Store a batch under names that no other session has; return them."""
+    from sessions import SessionExists  # noqa: PLC0415 - heavy, as the store is
+
+    for attempt in range(_TRIES):
+        try:
+            stored = store.import_sessions(batch, names=[names.new(each.session.name) for each in batch])
+        except SessionExists:
+            # Another program took a name since they were read.
+            if names.given is not None or attempt == _TRIES - 1:
+                raise
+            names.read()
+        else:
+            return [each.name for each in stored]
+    raise AssertionError
+
+
+class _Names:
+    """The names that are in use, and new ones that are not."""
+
+    def __init__(self, store: Store, given: str | None) -> None:
+        self._store = store
+        self.given = given
+        self._taken: set[str] = set()
+        self._tried: Counter[str] = Counter()
+        if given is None:
+            self.read()
+
+    def read(self) -> None:
+        """Read the names that are in use."""
+        self._taken = {each.name for each in self._store.sessions(archived=True)}
+        self._tried.clear()
+
+    def new(self, wanted: str) -> str:
+        """Return the given name, or the wanted one with a number behind it if it is in use."""
+        if self.given is not None:
+            return self.given
+        name = wanted
+        while name in self._taken:
+            # Counted on for each name, so that many equal names take no longer than others.
+            self._tried[wanted] += 1
+            name = f"{wanted}-{self._tried[wanted] + 1}"
+        self._taken.add(name)
+        return name
+
+
+def _say_left_out(source: Source) -> None:
+    for error in source.skipped[:_SHOWN]:
+        helpers.remark(f"skipped: {error.place}: {error.what}")
+    if len(source.skipped) > _SHOWN:
+        helpers.remark(f"skipped: {len(source.skipped) - _SHOWN:,} more")
+    if source.left_out:
+        # In the singular, the first word that has an s at its end lacks it: "1 message of tools".
+        kinds = [
+            f"{count:,} {re.sub('s$|s(?= )', '', kind, count=1) if count == 1 else kind}"
+            for kind, count in sorted(source.left_out.items())
+        ]
+        helpers.remark(f"left out: {', '.join(kinds)}")
 
 
 @contextmanager
 def _file(name: str) -> Iterator[Path]:
-    """Lend the file; standard input is copied to one, because formats are told apart by looking twice."""
+    """Give the path of the file; standard input is copied to one, because the file is read more than once."""
     if name != "-":
         yield user_path(name)
         return
