@@ -13,7 +13,7 @@ from dataclasses import fields as fields_of
 from functools import partial
 from typing import Literal, TypeVar, cast, get_args
 
-from sessions.archive_validation import admit
+from sessions.archive_validation import checked_archive
 from sessions.errors import InvalidName, InvalidValue
 from sessions.formats.builder import room_for_message
 from sessions.formats.errors import ImportRefused, quoted
@@ -165,7 +165,7 @@ def _session(first: Fields, lines: _Lines) -> SessionArchive:
     if digest != found:
         first.refuse("digest", f"is {quoted(digest)}, but its messages give {found!r}: it was changed")
     try:
-        admit(archive)
+        checked_archive(archive)
     except InvalidValue as error:
         first.refuse("", str(error))
     return archive
