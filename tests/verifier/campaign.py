@@ -1,7 +1,7 @@
 """Record replies of the shipped model and have the verifier re-execute all of them.
 
-`python -m tests.verifier.campaign [--turns N]` asks N questions of the held-out dialogues with float32 and N with
-int8 weights, two to a conversation, at temperature 0.9, exports the sessions and verifies every reply.
+`python -m tests.verifier.campaign [--turns N]` asks N questions of the held-out dialogues with float32 and N
+with int8 weights, two to a conversation, at temperature 0.9, exports the sessions and verifies every reply.
 """
 
 from __future__ import annotations
