@@ -9,8 +9,10 @@ SOURCES := engine niels_gpt sessions verifier tests tools bench examples
 
 .PHONY: chat test check train format clean
 
+# MODEL=NAME talks to a model that `niels-chat models get NAME` knows, fetched first if it is not there yet.
 chat: $(VENV)/.chat
-	@$(BIN)/niels-chat $(ARGS)
+	@$(if $(MODEL),$(BIN)/niels-chat models get $(MODEL) >/dev/null)
+	@$(BIN)/niels-chat $(if $(MODEL),--ckpt $(MODEL)) $(ARGS)
 
 # One process a core, one thread each: threads inside of processes that share the cores only wait for each other.
 test: check

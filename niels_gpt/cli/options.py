@@ -135,9 +135,10 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     elsewhere = frozenset(
         key for key, each in everything.items() if key not in flags and each.source != "default"
     )
+    checkpoint = _checkpoint(values["ckpt"])
     system = _readable(cast("str | None", values["system"]))
     return ChatOptions(
-        checkpoint=_path(values["ckpt"]) or DEFAULT_CHECKPOINT,
+        checkpoint=checkpoint,
         checkpoint_given=values["ckpt"] is not None,
         session=flags["session"],
         latest=flags["latest"],
@@ -149,7 +150,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         threads=cast("int | None", values["threads"]),
         use_cache=not flags["no_kv_cache"],
         system=_system_prompt(system if "system" in flags else None, flags["system_file"]),
-        default_system=system,
+        default_system=_default_system(system, checkpoint),
         settings={key: flags[key] for key in SETTINGS if key in flags},
         defaults={key: values[key] for key in SETTINGS if key in elsewhere},
         configured=elsewhere,
@@ -161,8 +162,20 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     )
 
 
-def _path(value: Value) -> Path | None:
-    return None if value is None else user_path(str(value))
+def _default_system(configured: str | None, checkpoint: Path) -> str | None:
+    """Return the system prompt of new sessions; "" for none, None for the shipped model's.
+
+    Models of other projects start without one, so that what their own template says counts.
+    """
+    from niels_gpt.model.catalogue import is_from_elsewhere  # noqa: PLC0415 - --help needs none of this
+
+    return "" if configured is None and is_from_elsewhere(checkpoint) else configured
+
+
+def _checkpoint(value: Value) -> Path:
+    from niels_gpt.model.catalogue import resolve  # noqa: PLC0415 - --help needs none of this
+
+    return DEFAULT_CHECKPOINT if value is None else resolve(user_path(str(value)))
 
 
 def _readable(system: str | None) -> str | None:

@@ -16,6 +16,8 @@ from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
+MODEL_FILES = ("config.json", "*.gguf", "ckpt.pt", "model_*.pt")
+"""What a folder of a model has one of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +67,14 @@ class ChatOptions:
 
 def check_checkpoint(options: ChatOptions) -> None:
     """Raise LoadFailed when there is no checkpoint at the path; its content is checked while loading."""
-    if options.checkpoint.is_file() or (options.checkpoint / "config.json").is_file():
+    folder = options.checkpoint
+    if folder.is_file() or any(any(folder.glob(name)) for name in MODEL_FILES):
         return
-    path = str(options.checkpoint)
-    if options.checkpoint.is_dir():
-        raise LoadFailed(f"{path!r} is a folder without a model in it (no config.json)")
+    path = str(folder)
+    if folder.is_dir():
+        raise LoadFailed(f"{path!r} is a folder without a model in it (no {', '.join(MODEL_FILES)})")
     advice = (
-        "give the path of a .pt file, or of a folder that save_pretrained wrote"
+        "give the path of a .pt or .gguf file or of a model folder, or a name (niels-chat models get NAME)"
         if options.checkpoint_given
         else "train one with `python -m niels_gpt.train --config configs/primer.json` or give --ckpt PATH"
     )

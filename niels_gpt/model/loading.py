@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from niels_gpt.model.catalogue import resolve
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.families.config_reader import read_json_object
 from niels_gpt.model.families.mapping import without_wrappers
@@ -132,7 +133,7 @@ def load_model(path: str | Path, *, device: str = "cpu") -> LoadedModel:
         CheckpointError: something is missing, not supported, damaged or inconsistent.
 
     """
-    path = Path(path)
+    path = resolve(Path(path))
     try:
         return _load(path, device)
     except CheckpointError:

@@ -66,6 +66,11 @@ SUBCOMMANDS: dict[str, Subcommand] = {
             summary="say what else a reply could have said, in numbers or as a picture",
             module=f"{__name__}.why",
         ),
+        Subcommand(
+            name="models",
+            summary="list the models on this machine, or fetch one",
+            module=f"{__name__}.models",
+        ),
         Subcommand(name="backup", summary="copy the store to a new file", module=f"{__name__}.backup"),
         Subcommand(
             name="doctor",
