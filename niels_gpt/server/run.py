@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.model import ChatModel, load_model
 from niels_gpt.conversation.session import open_store
 from niels_gpt.server.app import Drain, make_app
 from niels_gpt.server.options import ServeOptions
+from sessions import Store
 
 HEADER_BYTES = 32 * 1024
 
@@ -21,17 +23,18 @@ HEADER_BYTES = 32 * 1024
 class _Server(uvicorn.Server):
     """A uvicorn server that says when it listens, and notes when it was asked to end."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, announce: Callable[[str], object]) -> None:
         super().__init__(config)
         self._drain = drain
+        self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load, listen, and print the address."""
+        """Load, listen, and announce the address."""
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print(f"niels-serve: http://{shown}:{port}/", file=sys.stderr, flush=True)
+            self._announce(f"http://{shown}:{port}/")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain."""
@@ -41,19 +44,30 @@ class _Server(uvicorn.Server):
 
 def serve(options: ServeOptions) -> int:
     """Load the model, serve until asked to end, and return 0. Raises LoadFailed."""
-    drain = Drain()
     with open_store(options.chat) as store:
         model = load_model(options.chat, on_progress=_say_preparing)
         try:
-            app = make_app(options, store, model, drain=drain)
-            config = configured(app, options)
-            try:
-                _Server(config, drain).run([config.bind_socket()])
-            except SystemExit as stop:  # uvicorn has said why it cannot listen
-                raise LoadFailed(f"cannot listen on {options.host}:{options.port}") from stop
+            run_server(
+                options,
+                store,
+                model,
+                announce=lambda url: print(f"niels-serve: {url}", file=sys.stderr, flush=True),
+            )
         finally:
             model.close()
     return 0
+
+
+def run_server(
+    options: ServeOptions, store: Store, model: ChatModel, *, announce: Callable[[str], object]
+) -> None:
+    """Serve until asked to end; `announce` hears the address. Raises LoadFailed where it cannot listen."""
+    drain = Drain()
+    config = configured(make_app(options, store, model, drain=drain), options)
+    try:
+        _Server(config, drain, announce).run([config.bind_socket()])
+    except SystemExit as stop:  # uvicorn has said why
+        raise LoadFailed(f"cannot listen on {options.host}:{options.port}") from stop
 
 
 def configured(app: FastAPI, options: ServeOptions) -> uvicorn.Config:
