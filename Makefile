@@ -1,5 +1,5 @@
-# Two commands do everything: `make chat` talks to the shipped checkpoint, `make test` runs all checks.
-# Both make their own virtual environment in .venv; nothing outside this folder is touched.
+# `make chat` talks to the shipped checkpoint, `make serve` serves it, `make test` runs all checks.
+# All make their own virtual environment in .venv; nothing outside this folder is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SOURCES := engine niels_gpt sessions verifier tests tools bench examples
 
-.PHONY: chat test check train format clean
+.PHONY: chat serve test check train format clean
 
 # MODEL=NAME talks to a model that `niels-chat models get NAME` knows, fetched first if it is not there yet.
 chat: $(VENV)/.chat
@@ -23,6 +23,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
+
+serve: $(VENV)/.serve
+	@$(BIN)/niels-serve $(ARGS)
 
 train: $(VENV)/.dev
 	$(BIN)/python -m niels_gpt.train --config configs/primer.json $(ARGS)
@@ -47,7 +50,12 @@ $(VENV)/.chat: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python -m niels_gpt.decoding.compile
 	@touch $@
 
+$(VENV)/.serve: $(VENV)/.chat
+	@echo "Installing what the server needs (once)"
+	@$(PIP) --editable '.[serve]'
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing what the checks need (once, a few minutes: most of it is torch)"
 	@$(PIP) --editable '.[dev]'
-	@touch $@ $(VENV)/.chat
+	@touch $@ $(VENV)/.chat $(VENV)/.serve

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import threading
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from sessions import open_store
 from tests.server.conftest import ThreadServer
 from tests.server.server_process import Client, ServerProcess, chat, frames_of, number_of
 
@@ -63,6 +70,32 @@ def test_a_killed_server_continues_with_the_bytes_of_an_undisturbed_run(server: 
     assert texts(got) == texts(undisturbed)
     other_seed = frames_of(stream(server, {**body, "seed": 8}))
     assert texts(got) != texts(other_seed)
+
+
+def test_a_reply_that_does_not_end_in_time_is_left_for_the_next_start(tmp_path: Path, model: Any) -> None:
+    with open_store(tmp_path / "sessions.db") as store:
+        first = ThreadServer(tmp_path, store, model, drain_seconds=0.0)
+        first.start()
+        model.decoder.moving.clear()
+        with first.request("POST", "/v1/chat/completions", {**chat(**LONG), "stream": True}) as answer:
+            before = answer.read1()
+            ending = threading.Thread(target=first.stop)
+            ending.start()
+            # The step that runs is waited for; uvicorn gives the connection a second.
+            threading.Timer(1.3, model.decoder.moving.set).start()
+            with contextlib.suppress(http.client.HTTPException, OSError):
+                before += answer.read()
+            ending.join()
+        got = frames_of(before)
+        reply = reply_of(got[0])
+        assert store.pending(store.session(reply).id) is not None
+        second = ThreadServer(tmp_path, store, model)
+        second.start()
+        try:
+            got += frames_of(events(second, reply, number_of(got[-1])))
+            assert texts(got) == texts(frames_of(stream(second, chat(**LONG))))
+        finally:
+            second.stop()
 
 
 def texts(frames: list[bytes]) -> list[bytes]:
