@@ -1,4 +1,4 @@
-"""The server's speed beside the engine's own, its first-token latency, and what connections cost in memory.
+"""Measure the server's speed as a share of the engine's, its first-token latency and its memory.
 
     python -m bench.serve --streams 1,8,32,64
 
@@ -99,7 +99,7 @@ async def lag(port: int, ended: asyncio.Event) -> list[float]:
 async def served_rate(
     port: int, streams: int, tokens: int, *, store: bool
 ) -> tuple[float, list[float], list[float]]:
-    """Return tokens/s, the seconds to each first token, and the waits of a request beside them."""
+    """Return tokens/s, the seconds to each first token, and the waits of a request meanwhile."""
     ended = asyncio.Event()
     watching = asyncio.create_task(lag(port, ended))
     began = time.perf_counter()

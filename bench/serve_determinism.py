@@ -66,7 +66,7 @@ def ask(server: Client, number: int) -> Answer:
 
 
 def crowd(server: Client, numbers: Sequence[int], clients: int) -> dict[int, Answer]:
-    """Return the answers to requests that many clients send at once, with unseeded load beside them."""
+    """Return the answers to requests that many clients send at once, with unseeded load between them."""
     ended = threading.Event()
 
     def load() -> None:

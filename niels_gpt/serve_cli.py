@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="a name under which clients reach the server, beside localhost and addresses",
+        help="a name under which clients reach the server, in addition to localhost and addresses",
     )
     add(
         "--allow-origin",

@@ -1,13 +1,14 @@
 """Server-sent events: an append-only list of numbered frames, and the response that follows it.
 
-A frame is rendered once, whoever reads it and however often. A reader is a position in the list, so that one
-that is slow, late or gone costs nothing but its connection.
+A frame is rendered once for all readers. A reader is a position in the list, so that one that is slow, late
+or gone costs nothing but its connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import anyio
 from starlette.responses import Response
@@ -65,10 +66,11 @@ class EventStream(Response):
         frames: Frames,
         *,
         start: int = 0,
-        following: Callable[[], AbstractContextManager[object]],
+        following: Callable[[], AbstractContextManager[object]] = nullcontext,
+        work: Callable[[], Coroutine[Any, Any, object]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`following` is entered while the client is connected."""
+        """`following` is entered, and `work` runs, while the client is connected."""
         # X-Accel-Buffering: a proxy must not hold events back.
         kept = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
         super().__init__(headers=kept, media_type="text/event-stream")
@@ -76,6 +78,7 @@ class EventStream(Response):
         self._frames = frames
         self._start = start
         self._following = following
+        self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Serve one client."""
@@ -85,6 +88,8 @@ class EventStream(Response):
             )
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                if self._work is not None:
+                    tasks.start_soon(self._work)
                 await self._send_frames(send)
                 tasks.cancel_scope.cancel()
 

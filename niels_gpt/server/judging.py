@@ -1,16 +1,14 @@
 """Replays and explanations over HTTP: the same functions as the commands', on this server's checkpoint.
 
 A replay reads the store and decodes on a thread of its own, with a decoder of its own over the same weights,
-so that running replies go on. No checkpoint is loaded because a session names it: what another one made is
-unverifiable here.
+so that running replies are not held up. No checkpoint is loaded because a session names it: replies of
+another checkpoint are unverifiable here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +34,6 @@ if TYPE_CHECKING:
     from niels_gpt.server.state import ServerState
 
 
-@dataclass(kw_only=True)
-class Judging:
-    """A replay that runs while its client is connected."""
-
-    frames: Frames
-    following: Callable[[], Any]
-
-
 class _Shared:
     """A loaded model with a decoder of its own, for a thread of its own; closing it leaves the model open."""
 
@@ -67,23 +57,11 @@ def _second_decoder(model: ChatModel) -> Any:
     return KernelDecoder(decoder.model, model.tokenizer, threads=1)
 
 
-def replaying(state: ServerState, session: Session, *, every_branch: bool) -> Judging:
-    """Begin a replay once its client is connected; leaving ends the stream, the thread finishes its turn."""
-    frames = Frames(f"replay-{session.id}")
-    tasks: list[asyncio.Task[None]] = []
+async def judge(state: ServerState, session: Session, frames: Frames, *, every_branch: bool) -> None:
+    """Replay a session into frames: progress, a verdict for each turn, and a summary.
 
-    @contextmanager
-    def following() -> Iterator[None]:
-        tasks.append(asyncio.get_running_loop().create_task(_judge(state, session, frames, every_branch)))
-        try:
-            yield
-        finally:
-            tasks[0].cancel()
-
-    return Judging(frames=frames, following=following)
-
-
-async def _judge(state: ServerState, session: Session, frames: Frames, every_branch: bool) -> None:  # noqa: FBT001
+    A client that leaves waits out the replay, so that no more than one runs at a time.
+    """
     loop = asyncio.get_running_loop()
 
     def on_progress(done: int, total: int) -> None:
@@ -106,7 +84,7 @@ async def _judge(state: ServerState, session: Session, frames: Frames, every_bra
 
     try:
         async with state.judging:
-            found = await anyio.to_thread.run_sync(partial(anyio.run, work), abandon_on_cancel=True)
+            found = await anyio.to_thread.run_sync(partial(anyio.run, work))
     except (StoreError, ChatError) as error:
         frames.append(dumps(as_api_error(error).body()), "failed")
     else:

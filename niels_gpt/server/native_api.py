@@ -24,7 +24,7 @@ from niels_gpt.conversation.conversation import SeedSource
 from niels_gpt.conversation.settings import SETTINGS, Settings, show
 from niels_gpt.server import judging
 from niels_gpt.server.errors import ApiError
-from niels_gpt.server.event_stream import EventStream
+from niels_gpt.server.event_stream import EventStream, Frames
 from niels_gpt.server.forms import ReplyInfo
 from niels_gpt.server.openai_api import continued, event_id
 from niels_gpt.server.replies import Choice, Reply
@@ -550,8 +550,8 @@ async def replay_session(
 ) -> Response:
     """Generate every reply of the session again and stream a verdict on each."""
     session = await state.replies.call(state.store.session_by_id, session_id)
-    frames = judging.replaying(state, session, every_branch=every_branch)
-    return EventStream(frames.frames, following=frames.following)
+    frames = Frames(f"replay-{session.id}")
+    return EventStream(frames, work=partial(judging.judge, state, session, frames, every_branch=every_branch))
 
 
 @router.get("/sessions/{session_id}/why")

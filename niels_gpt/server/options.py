@@ -17,7 +17,7 @@ class ServeOptions:
     api_key: str | None = None
     """What clients show as their bearer token; None only where nobody else can reach the server."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names that the Host header may have beside localhost and addresses."""
+    """Names that the Host header may have in addition to localhost and addresses."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of other pages whose scripts may call the server."""
     max_batch: int = 64

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from niels_gpt.conversation.model import ChatModel
     from niels_gpt.decoding.request import GenerationRequest
 
-# What decides a reply beside the checkpoint's fingerprint: by the kernels, the version of their arithmetic
-# alone; by torch, whatever may change its last bits.
+# What decides a reply in addition to the checkpoint's fingerprint: by the kernels, the version of their
+# arithmetic alone; by torch, whatever may change its last bits.
 _OF_KERNELS = ("path", "weights", "kernel_version", "context_rule")
 _OF_TORCH = ("path", "device", "torch", "cpu", "threads", "dtype", "context_rule")
 

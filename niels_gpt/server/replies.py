@@ -370,7 +370,7 @@ class Replies:
         )
         for turn in turns:
             if turn.generation.status == "failed":
-                raise ApiError(409, "this reply failed; ask for another one", code="generation_failed")
+                raise ApiError(409, "this reply failed; ask for a new one", code="generation_failed")
         if any(turn.generation.status == "pending" for turn in turns):
             return self.start(info, [await self._choice_again(turn) for turn in turns])
         return await self._render(info, turns)

@@ -50,7 +50,7 @@ class ChatMessage(Body):
 
 
 class StreamOptions(Body):
-    """What a stream holds beside its text."""
+    """What a stream holds in addition to its text."""
 
     include_usage: bool | None = None
 

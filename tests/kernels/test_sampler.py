@@ -57,6 +57,8 @@ SAMPLINGS = [
     Sampling(frequency_penalty=0.7, presence_penalty=0.4),
     Sampling(temperature=0.0, frequency_penalty=1.5),
     Sampling(temperature=0.0, presence_penalty=-2.0),
+    Sampling(logit_bias=((3, 4.5), (7, -100.0)), frequency_penalty=0.5),
+    Sampling(temperature=0.0, logit_bias=((299, 100.0),)),
     Sampling(repetition_penalty=1.3, frequency_penalty=-0.2, presence_penalty=0.9),
 ]
 

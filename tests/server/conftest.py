@@ -22,6 +22,13 @@ from tests.server.server_process import Client
 PATIENCE = 20
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The first test may wait for the kernels to be compiled.
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(240))
+
+
 class Brake:
     """A decoder that a test can hold between two steps."""
 

@@ -3,10 +3,10 @@
     python tests/server/kill_campaign.py --kills 1000
 
 Each round several clients stream at once, of every form there is. The server is killed after a random number
-of frames and started again on the same store, and each client goes on behind its last event, maybe to be cut
-off again, until its stream ends. Then the frames must be numbered without a gap or a repetition, and must be
-those of the same request on a server that nobody killed. With --other-seed that one gets another seed: the
-comparison must then fail for every stream, and the exit is 1.
+of frames and started again on the same store, and each client continues behind its last event, maybe to be
+cut off again, until its stream ends. Then the frames must be numbered without a gap or a repetition, and
+must be those of the same request on a server that nobody killed. With --other-seed that one gets
+another seed: the comparison must then fail for every stream, and the exit is 1.
 
 Servers are forked from a process that has loaded the model, so that a start takes milliseconds.
 """
@@ -38,7 +38,8 @@ from tests.server.server_process import Client, chat, frames_of, number_of
 
 OWN = re.compile(rb"(chatcmpl-|resp_|msg_)[0-9a-f]{24}|\"created(_at)?\":\d+|\"reply\":\"?\d+\"?|^id: \d+")
 """What differs between two replies to one request: ids and moments."""
-LONG = {"temperature": 1.5, "logit_bias": {"3": -100}, "max_tokens": 160}
+TOKENS = 80
+LONG = {"temperature": 1.5, "logit_bias": {"3": -100}, "max_tokens": TOKENS}
 
 
 class ForkedServer(Client):
@@ -78,7 +79,7 @@ def bodies(seed: int) -> list[tuple[str, dict[str, Any]]]:
         (
             "/v1/responses",
             {"input": "who is niels?", "seed": seed, "stream": True, "temperature": 1.5,
-             "logit_bias": {"3": -100}, "max_output_tokens": 160},
+             "logit_bias": {"3": -100}, "max_output_tokens": TOKENS},
         ),
     ]  # fmt: skip
 
@@ -126,6 +127,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument(
+        "--seconds", type=float, default=1e9, help="end sooner, after the round that runs then"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--other-seed", action="store_true", help="control: compare with another seed")
     options = parser.parse_args()
@@ -135,7 +139,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = ForkedServer(Path(folder) / "undisturbed.db", model)
         server = ForkedServer(Path(folder) / "killed.db", model)
-        while kills < options.kills:
+        while kills < options.kills and time.monotonic() < began + options.seconds:
             seed = chance.randrange(10**6)
             readers = [Reader(path, body) for path, body in bodies(seed)]
             while not all(reader.whole for reader in readers):
@@ -145,7 +149,7 @@ def main() -> int:
                 for thread in threads:
                     thread.start()
                 if kills < options.kills:
-                    wanted = before + chance.randrange(1, 160 * len(left))
+                    wanted = before + chance.randrange(1, TOKENS * len(left))
                     while sum(len(reader.frames) for reader in left) < wanted and any(
                         thread.is_alive() for thread in threads
                     ):

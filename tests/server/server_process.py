@@ -94,7 +94,7 @@ class ServerProcess(Client):
         return status
 
     def restart(self) -> None:
-        """Start it again on the same store; the port is another one."""
+        """Start it again on the same store; on a different port."""
         self._start()
 
     def __enter__(self) -> Self:

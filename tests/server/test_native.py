@@ -1,4 +1,4 @@
-"""The native surface: sessions, the tree, forks at a token, replays, files; and who may call it."""
+"""The native surface: sessions, the tree, forks at a token, replays, files, and refused callers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.server.conftest import ThreadServer
 from tests.server.server_process import Client, ServerProcess, chat, frames_of, number_of
 
 LONG = {"max_tokens": 400, "stop": None, "temperature": 1.5, "logit_bias": {"3": -100}}
-"""No end of a turn: the reply goes on until it has its tokens."""
+"""The end of a turn is ruled out: the reply has exactly so many tokens."""
 
 
 def stream(server: Client, body: dict[str, object], **headers: str) -> bytes:

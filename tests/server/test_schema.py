@@ -1,4 +1,4 @@
-"""A few requests out of the schema; the campaign beside this file sends thousands."""
+"""A few requests out of the schema; `schema_campaign.py` sends thousands."""
 
 from __future__ import annotations
 

@@ -201,3 +201,21 @@ def test_the_default_store_lies_in_the_users_data_folder(tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     open_store().close()
     assert (tmp_path / "niels-gpt" / "sessions.db").is_file()
+
+
+def test_a_session_begins_with_a_whole_conversation_and_its_pending_reply_or_not_at_all(store, asked):
+    messages = [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c")]
+    turn = store.begin_session(
+        "whole", seed=3, settings={}, messages=messages, generation=asked(store), archived=True
+    )
+    assert said(store, turn.session) == messages
+    assert store.sessions() == []
+    assert store.pending(turn.session.id) == store.turn(turn.generation.id) == turn
+    assert store.session_by_id(turn.session.id) == turn.session
+    for wrong in ([], [("assistant", "b")], [("tool", "a"), ("user", "b")]):
+        with pytest.raises(InvalidValue):
+            store.begin_session("half", seed=3, settings={}, messages=wrong, generation=asked(store))
+    with pytest.raises(SessionNotFound):
+        store.session("half")
+    with pytest.raises(RecordNotFound):
+        store.turn(10**6)
