@@ -106,6 +106,8 @@ async def goto(session: ConversationSession, message_id: int) -> Message:
     Raises:
         SessionTrouble: The session has no such message.
     """
+    if not session.exists:
+        raise SessionTrouble("no messages yet")
     try:
         await session.step_back(message_id)
     except SessionTrouble as error:

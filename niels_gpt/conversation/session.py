@@ -209,6 +209,7 @@ class ConversationSession:
 
     async def set_system(self, text: str) -> None:
         """Make `text` the system prompt from the next message on; an empty one is none at all."""
+        await self.save()
         if self._stored is not None:
             await self._move(
                 self._store.set_system, self._stored.id, text, expected_head=self._stored.head_id
@@ -217,6 +218,7 @@ class ConversationSession:
 
     async def reset(self) -> None:
         """Start a new conversation under the same system prompt; the old one stays in the store."""
+        await self.save()
         if self._stored is not None:
             left = self._stored.head_id
             await self._move(
@@ -249,6 +251,7 @@ class ConversationSession:
 
     async def begin_turn(self, content: str, generation: NewGeneration) -> Turn:
         """Store a user's message and the generation that it asks for, durably."""
+        await self.save()
         session = self._stored or await self._create()
         turn = await self._changing(
             self._store.begin_turn,
@@ -267,6 +270,7 @@ class ConversationSession:
 
         If the store refuses the message, the session stays where it was.
         """
+        await self.save()
         session = self._required()
 
         def work() -> Turn:
@@ -281,13 +285,13 @@ class ConversationSession:
                 raise
 
         turn = await self._changing(work)
-        self._stored = turn.session
-        self.messages = [*self.messages[: user.position], turn.user]
+        self._take(turn.session, [*self.messages[: user.position], turn.user])
         self._left.clear()
         return turn
 
     async def begin_retry(self, user: Message, generation: NewGeneration) -> Turn:
         """Store another attempt at the reply to a message that is stored already."""
+        await self.save()
         turn = await self._changing(
             self._store.begin_retry,
             user.session_id if self._stored is None else self._stored.id,
@@ -300,12 +304,14 @@ class ConversationSession:
 
     async def move_head(self, to: int | None) -> None:
         """Continue from another message of the session's tree, None for its very beginning."""
+        await self.save()
         if self._stored is not None:
             head = self._stored.head_id
             await self._move(self._store.move_head, self._stored.id, to=to, expected_head=head)
 
     async def step_back(self, to: int | None) -> None:
         """Move to an earlier message, so that `step_forward` comes back."""
+        await self.save()
         left = None if self._stored is None else self._stored.head_id
         await self.move_head(to)
         self._remember_left(left)
@@ -320,8 +326,10 @@ class ConversationSession:
 
     async def fork(self, name: str, *, at: int | None = None, seed: int | None = None) -> None:
         """Continue in a new session that shares this one's messages up to `at` (None: all of the path)."""
-        origin = self._required("there is nothing to fork: nothing was said yet")
         await self.save()
+        origin = self._required("nothing to fork yet")
+        # At this path's own end: another program may have continued the session meanwhile.
+        at = origin.head_id if at is None else at
         session, path = await self._with_path(self._store.fork, origin.id, name=name, at=at, seed=seed)
         self._take(session, path)
         self._left.clear()
@@ -345,24 +353,19 @@ class ConversationSession:
 
     async def last_turn(self) -> RecordedTurn | None:
         """Return the last answered turn of the path, with how it was made; None if there is none."""
-        turns = await self.recorded_turns()
-        return turns[-1] if turns else None
+        return None if self._stored is None else await self._call(self._store.last_turn, self._stored.id)
 
     async def variants(self, user: Message) -> list[RecordedTurn]:
         """Return every answered turn in the place of a message, edited ones too, oldest first."""
-        turns = await self.recorded_turns(every_branch=True)
-        return [turn for turn in turns if turn.user.parent_id == user.parent_id]
+        if self._stored is None:
+            return []
+        return await self._call(self._store.variants, self._stored.id, user.id)
 
     async def next_attempt(self, user: Message) -> int:
         """Return the number of the next attempt at a reply to a message, whatever became of those before."""
         if self._stored is None:
             return 0
-        made = await self._call(self._store.generations, self._stored.id)
-        known = [
-            *(each.attempt for each in made if each.user_message_id == user.id),
-            *(each.generation.attempt for each in await self.variants(user) if each.user.id == user.id),
-        ]
-        return max(known, default=-1) + 1
+        return await self._call(self._store.next_attempt, self._stored.id, user.id)
 
     async def pending(self) -> Turn | None:
         """Return the turn whose reply was interrupted, if there is one at the head."""
@@ -514,8 +517,7 @@ class ConversationSession:
         return await self._call(work)
 
     async def _changing(self, function: Callable[..., T], *args: object, **values: object) -> T:
-        """Call what may find that another program continued the session."""
-        await self.save()
+        """Call what may find that another program continued the session; `save` comes before."""
         try:
             return await self._call(function, *args, **values)
         except (HeadMoved, ReplyPending) as error:

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import io
 import itertools
+import os
 import random
 import re
 import tempfile
@@ -228,6 +229,8 @@ def main() -> None:
     parser.add_argument("--per-chat", type=int, default=100, help="how many of them in one chat")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
+    # Random keys may open the editor: one that leaves the message as it is.
+    os.environ["VISUAL"] = os.environ["EDITOR"] = "true"
     started = time.perf_counter()
     for seed in range(flags.seed, flags.seed + flags.replies):
         check_reply(seed)

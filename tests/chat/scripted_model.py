@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import Step
 from niels_gpt.conversation.settings import Settings
+from sessions.digest import PARTS, fingerprint_of
 
 
 @dataclass
@@ -70,7 +71,9 @@ class ScriptedModel:
 
     @property
     def checkpoint(self) -> dict[str, Any]:
-        return {"fingerprint": self.fingerprint, "parts": {}, "config": {}, "step": 1, "path": "x.pt"}
+        parts = dict.fromkeys(PARTS, self.fingerprint)
+        fingerprint = fingerprint_of(parts)
+        return {"fingerprint": fingerprint, "parts": parts, "config": {}, "step": 1, "path": "x.pt"}
 
     def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
         return session_seed * 10_000 + turn * 100 + attempt

@@ -6,14 +6,17 @@ import asyncio
 import io
 import itertools
 import os
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine import TokenGenerated, from_json
-from niels_gpt.chat.pipe import run_pipe
+from niels_gpt.chat import pipe
+from niels_gpt.chat.pipe import read_lines, run_pipe
 from niels_gpt.cli.exit_codes import OK
+from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
@@ -155,3 +158,87 @@ def test_turns_that_no_longer_fit_are_named(tmp_path: Path, scripted: Any) -> No
     # Once: from then on the status line counts them.
     assert notices.count("the context is full") == 1
     assert "(the context is full: the oldest turn 'first question' does not fit, and more will" in notices
+
+
+def test_an_input_that_cannot_be_read_is_one_line_and_never_hangs(tmp_path: Path) -> None:
+    async def first_line() -> bytes:
+        return await anext(read_lines(descriptor))
+
+    descriptor = os.open(tmp_path, os.O_RDONLY)  # a folder: EISDIR
+    try:
+        with pytest.raises(LoadFailed, match="standard input cannot be read: Is a directory"):
+            asyncio.run(asyncio.wait_for(first_line(), 20))
+    finally:
+        os.close(descriptor)
+
+
+def test_an_input_that_would_not_wait_is_waited_for() -> None:
+    source, sink = os.pipe()
+    os.set_blocking(source, False)
+
+    async def lines() -> list[bytes]:
+        asyncio.get_running_loop().call_later(0.01, lambda: (os.write(sink, b"one\ntwo"), os.close(sink)))
+        return [line async for line in read_lines(source)]
+
+    try:
+        assert asyncio.run(asyncio.wait_for(lines(), 20)) == [b"one", b"two"]
+    finally:
+        os.close(source)
+
+
+def test_lines_are_read_only_a_little_ahead() -> None:
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    written = 0
+
+    async def first_line() -> bytes:
+        nonlocal written
+        async with aclosing(read_lines(source)) as lines:
+            line = await anext(lines)
+            with suppress(BlockingIOError):
+                while written < 1 << 24:
+                    written += os.write(sink, b"y\n" * 2048)
+            return line
+
+    os.write(sink, b"first\n")
+    try:
+        assert asyncio.run(asyncio.wait_for(first_line(), 20)) == b"first"
+        assert written < 1 << 22
+    finally:
+        os.close(sink)
+        os.close(source)
+
+
+def test_a_long_line_is_read_in_time_in_proportion_to_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = 0
+    monkeypatch.setattr(pipe, "_LONGEST", 1 << 23)
+
+    class Counted(bytes):
+        def split(self, *arguments: Any) -> Any:
+            nonlocal copied
+            copied += len(self)
+            return super().split(*arguments)
+
+    chunks = iter([*[Counted(b"x" * (1 << 16))] * 300, b"\nend\n", b""])
+    monkeypatch.setattr(pipe, "_read", lambda _: next(chunks))
+    longest, end = pipe._lines_of(0)
+    assert copied == 300 << 16
+    # No more is kept of a line than shows that it is too long.
+    assert (len(longest), end) == ((1 << 23) + 1, b"end")
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_next_answered(
+    tmp_path: Path, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "_LONGEST", 1 << 20)
+    fine, replies, notices = piped(tmp_path, b"w" * (1 << 21) + b"\nhi\n", scripted(["hello"]))
+    assert (fine, replies) == (False, "hello\n")
+    assert "line 1 is longer than 1 MiB: not sent" in notices
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, scripted: Any) -> None:
+    model = scripted(["ok"])
+    piped(tmp_path, b"\xef\xbb\xbf/temp 0\nhi\n", model)
+    assert model.requests[0].settings.temperature == 0

@@ -234,3 +234,52 @@ def test_markdown_is_rendered_when_asked(typist: Typist, scripted: Any) -> None:
 def test_without_a_session_nothing_is_said_about_resuming(typist: Typist, scripted: Any) -> None:
     shown = typist.type("hi\r", scripted(), session=None, ephemeral=True, later=(("ok\n", CTRL_D),))
     assert shown == WELCOME + "ok\n"
+
+
+def test_a_line_typed_before_the_session_was_there_stands_above_its_reply(
+    typist: Typist, scripted: Any
+) -> None:
+    typist.type("one\r", scripted(["first"]), later=(("first\n", CTRL_D),))
+    shown = typist.type("two\r", scripted(["second"]), later=(("second\n", CTRL_D),))
+    assert shown.startswith("resumed 'a': 1 turn\n> one\nfirst\n> two\nsecond\n")
+
+
+def test_lines_typed_before_the_first_prompt_are_sent(typist: Typist, scripted: Any) -> None:
+    shown = typist.type(
+        "", scripted(["first"], ["second"]), typed=b"one\rtwo\r", later=(("second\n", CTRL_D),)
+    )
+    assert "first\nsecond\n" in shown
+    assert [content for _, content in typist.messages()] == ["one", "first", "two", "second"]
+
+
+def test_another_checkpoint_that_answers_is_named(typist: Typist, scripted: Any, tmp_path: Path) -> None:
+    typist.type("one\r", scripted(["first"]), later=(("first\n", CTRL_D),))
+    shown = typist.type("two\r", scripted(["second"], fingerprint="f2"), later=(("second\n", CTRL_D),))
+    assert "(the replies so far are by x.pt; niels-gpt.pt answers now, and /model x.pt goes back)\n" in shown
+    again = typist.type("three\r", scripted(["third"], fingerprint="f2"), later=(("third\n", CTRL_D),))
+    assert "the replies so far" not in again
+
+
+def test_the_same_text_again_is_named(typist: Typist, scripted: Any) -> None:
+    model = scripted(["first"], ["other"], ["first"])
+    later = (("varies more)\n", "/alt\r/undo\r/redo\r/tree\r"), ("/goto ID", CTRL_D))
+    shown = typist.type("one\r/retry\r/retry\r", model, later=later)
+    assert "other\nfirst\n(the same text as version 1; a higher /temp varies more)\n" in shown
+    assert "  1  first\n  2  other\n* 3  first (the same as 1)\n" in shown
+    assert "back to before 'one'; /redo brings it back\n> one\nfirst\n" in shown
+    assert "[5, head]\n" in shown
+
+
+def test_every_message_and_its_lines_are_told_apart(typist: Typist, scripted: Any) -> None:
+    shown = typist.type("a\x1b\rb\r/history\r", scripted(["c"]), later=(("\nc\n", ""), ("  b\nc", CTRL_D)))
+    assert "> a\n  b\nc\n" in shown
+
+
+def test_the_context_figure_follows_the_conversation(typist: Typist, scripted: Any) -> None:
+    shown = typist.type(
+        "/stats\rone two three\r/stats\r/undo\r/stats\r",
+        scripted(["four five"]),
+        later=(("back to before", ""), ("back to before 'one two three'", CTRL_D)),
+    )
+    figures = [int(line.split()[1]) for line in shown.splitlines() if line.startswith("context ")]
+    assert figures[-1] == figures[-2] - 7  # two roles, three words and two

@@ -57,6 +57,7 @@ class Typist:
     ) -> str:
         out = Watched()
         columns = options.pop("columns", None)
+        typed = options.pop("typed", b"")
         chosen = ChatOptions(session=session, **options)
         workspace = Workspace(
             chosen, open_store=lambda _: open_store(self.path), load_model=lambda _: self._load(model)
@@ -67,7 +68,9 @@ class Typist:
             out.when = [(text, lambda more=more: self._send(keyboard, more)) for text, more in later]
             self._send(keyboard, keys)
             screen = Screen(out, out, styled=columns is not None, columns=columns)
-            repl = Repl(workspace, screen, history=self.history, keyboard=keyboard, display=DummyOutput())
+            repl = Repl(
+                workspace, screen, history=self.history, typed=typed, keyboard=keyboard, display=DummyOutput()
+            )
             try:
                 asyncio.run(asyncio.wait_for(repl.run(), 20))
             finally:
