@@ -124,7 +124,7 @@ def _replaced_input() -> str:
         lines: list[str] = []
         with suppress(EOFError, OSError, StopIteration):
             while not lines or lines[-1].strip() not in _LEAVES:
-                lines.append(input("> "))
+                lines.append(input(""))
         return "\n".join(lines)
 
 
