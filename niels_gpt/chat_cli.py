@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 
-from niels_gpt.chat import app
 from niels_gpt.cli.exit_codes import run_to_status
 from niels_gpt.cli.options import parse_options
 from niels_gpt.cli.subcommands import is_subcommand, run_subcommand
@@ -23,7 +22,11 @@ def run_chat_cli(argv: list[str]) -> int:
     """
 
     def work() -> int:
-        return run_subcommand(argv) if is_subcommand(argv) else app.run(parse_options(argv))
+        if is_subcommand(argv):
+            return run_subcommand(argv)
+        from niels_gpt.chat import app  # noqa: PLC0415 - asyncio takes as long as all of a subcommand
+
+        return app.run(parse_options(argv))
 
     return run_to_status("niels-chat", work)
 

@@ -52,7 +52,8 @@ class ChatModel:
             "parts": asdict(backend.fingerprint),
             "config": to_dict(loaded.cfg) if isinstance(loaded.cfg, ModelConfig) else loaded.cfg.to_dict(),
             "step": loaded.step,
-            "path": str(loaded.path),
+            # A relative path would mean another file in another folder.
+            "path": str(loaded.path.absolute()),
         }
         self.environment: Mapping[str, object] = backend.environment
         self.decoder = backend.decoder

@@ -56,7 +56,7 @@ def test_a_turn_is_a_message_then_a_reply_with_its_generation(store, session, as
         reply.id,
     )
     assert generation.sampling == {"temperature": 0.9, "top_k": 50}
-    assert generation.receipt == {"reply_tokens": 5}
+    assert (generation.receipt, generation.timings) == ({"reply_tokens": 5}, {"total_s": 0.5})
     assert generation.seed == 2**63 - 1
     assert generation.finished is not None
     assert generation.finished.tzinfo is UTC
