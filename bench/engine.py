@@ -35,7 +35,7 @@ from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 JOBS = (1, 32)
 SHORT = 16  # tokens of a short prompt
-POOL_BYTES = 64 * 2**20
+PREFIX_CACHE_BYTES = 64 * 2**20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,14 +155,14 @@ def _first_tokens(place: figures.Place) -> Table:
 
 
 def _follow_ups(place: figures.Place) -> Table:
-    async def once(pool_bytes: int, history: int) -> float:
-        return await figures.follow_up(place, pool_bytes=pool_bytes, history=history)
+    async def once(prefix_cache_bytes: int, history: int) -> float:
+        return await figures.follow_up(place, prefix_cache_bytes=prefix_cache_bytes, history=history)
 
     rows: list[list[str]] = []
     for history in (place.packed.T // 4, place.packed.T * 3 // 4):
         cells = [
             _milliseconds(place, lambda pool=pool, history=history: place.run(once, pool, history))
-            for pool in (0, POOL_BYTES)
+            for pool in (0, PREFIX_CACHE_BYTES)
         ]
         rows.append([str(history), *cells, f"{float(cells[0]) / float(cells[1]):.1f}"])
     return ["tokens before the question", "first token without the pool, ms", "with it", "times sooner"], rows

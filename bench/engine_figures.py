@@ -39,9 +39,9 @@ class Place:
     seconds: float
     """For which the event loop's lag is watched."""
 
-    def decoder(self, *, pool_bytes: int = 0) -> KernelDecoder:
+    def decoder(self, *, prefix_cache_bytes: int = 0) -> KernelDecoder:
         """A fresh decoder."""
-        return KernelDecoder(self.packed, self.tokenizer, threads=1, pool_bytes=pool_bytes)
+        return KernelDecoder(self.packed, self.tokenizer, threads=1, prefix_cache_bytes=prefix_cache_bytes)
 
     def request(self, *, prompt: int | Sequence[int] = 16, new: int | None = None, seed: int = 0) -> Any:
         """A reply of exactly `new` tokens after `prompt`, or after so many random tokens."""
@@ -242,9 +242,9 @@ async def first_token(place: Place, *, ahead: int, prompt: int) -> float:
         return job.statistics().first_token or 0.0
 
 
-async def follow_up(place: Place, *, pool_bytes: int, history: int, question: int = 16) -> float:
+async def follow_up(place: Place, *, prefix_cache_bytes: int, history: int, question: int = 16) -> float:
     """Seconds until the first token of a question after a conversation of `history` tokens."""
-    async with Engine(place.decoder(pool_bytes=pool_bytes)) as engine:
+    async with Engine(place.decoder(prefix_cache_bytes=prefix_cache_bytes)) as engine:
         first = place.request(prompt=history - 32, new=32, seed=1)
         reply = (await engine.submit(first).result()).token_ids
         prompt = [*first.prompt_ids, *reply, *place.request(prompt=question, seed=2).prompt_ids]

@@ -133,7 +133,7 @@ def decoder_for(name: str, form: WeightForm, loaded: LoadedModel, place: Circums
     return KernelDecoder(
         pack_model(cast("Model", loaded.model), form),
         loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads,
-        pool_bytes=2**30 if place.pooled else 0,
+        prefix_cache_bytes=2**30 if place.pooled else 0,
     )  # fmt: skip
 
 

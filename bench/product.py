@@ -84,7 +84,7 @@ class KernelCandidate:
 
     def _new_decoder(self, chunk: int | None) -> KernelDecoder:
         return KernelDecoder(  # without a pool: every prompt is read whole, as the other candidates read it
-            self.packed, self._tokenizer, prefill_chunk=chunk, threads=self._threads, pool_bytes=0
+            self.packed, self._tokenizer, prefill_chunk=chunk, threads=self._threads, prefix_cache_bytes=0
         )
 
 

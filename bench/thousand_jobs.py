@@ -180,7 +180,7 @@ class Crowd:
 async def measure(packed: PackedModel, loaded: LoadedModel, count: int, seed: int) -> list[str]:
     """Run both ways, print what there was, return the faults."""
     wanted = requests(loaded, count, seed)
-    lonely = KernelDecoder(packed, loaded.tokenizer, pool_bytes=0)
+    lonely = KernelDecoder(packed, loaded.tokenizer, prefix_cache_bytes=0)
     began = time.perf_counter()
     solo = [alone(lonely, request) for request in wanted]
     took = time.perf_counter() - began

@@ -4,8 +4,7 @@
         async for event in engine.submit(request).events():
             print(to_json(event))
 
-Runs on asyncio and trio. Knows a model only through the `Decoder` protocol, and no torch, SQL or terminal
-at all.
+Runs on asyncio and trio. A model is any object that has the methods of `Decoder`.
 """
 
 from __future__ import annotations

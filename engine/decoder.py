@@ -1,8 +1,7 @@
-"""What the engine knows of a model: two protocols, and a plain `Step` for decoders that need no own.
+"""The interface between the engine and a model: two protocols, and a plain `Step`.
 
 The engine calls a decoder on one thread of its own, always the same, never two calls at once, so a decoder
-needs no locks. Requests and sequences are opaque here: the engine hands the first in and the second back,
-and knows nothing of text, tokenizers, sampling or tensors.
+needs no locks. Requests and sequences are opaque here: the engine passes the first in and the second back.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ SequenceT = TypeVar("SequenceT")
 
 
 class StepLike(Protocol):
-    """What one sequence did in one step; any object with these attributes serves."""
+    """The result of one step for one sequence; any object with these attributes will do."""
 
     @property
     def tokens(self) -> Sequence[tuple[int, str]]:
@@ -28,7 +27,7 @@ class StepLike(Protocol):
 
     @property
     def finish(self) -> str | None:
-        """`"stop"`, `"length"` or `"context"` ends the job after these tokens; None goes on."""
+        """`"stop"`, `"length"` or `"context"` ends the job after these tokens; None continues it."""
         ...
 
     @property
@@ -47,7 +46,7 @@ class Step:
 
 
 class Decoder(Protocol[RequestT_contra, SequenceT]):
-    """A model, as the engine drives it. Every call happens on the engine's compute thread."""
+    """A model to drive. Every call happens on the engine's compute thread."""
 
     def admit(self, request: RequestT_contra) -> SequenceT:
         """Return the state of a new sequence. Cheap: the prompt is prefilled by `advance`, chunk by chunk.
@@ -59,15 +58,15 @@ class Decoder(Protocol[RequestT_contra, SequenceT]):
     def advance(self, sequences: Sequence[SequenceT]) -> Sequence[StepLike]:
         """Advance all sequences by one step; one result each, in the same order.
 
-        The batch is what is running: never empty, and other sequences from step to step. Whatever it raises
-        fails every job of the batch; a fault of one sequence belongs into its step's `error`.
+        The batch holds the running sequences: it is never empty, and it changes from step to step. Whatever
+        this raises fails every job of the batch; a fault of one sequence belongs in its step's `error`.
         """
         ...
 
     def release(self, sequence: SequenceT) -> Mapping[str, object]:
         """Free a sequence and return its receipt, which goes onto the job's terminal event.
 
-        Called exactly once for each admitted sequence, finished, failed or cancelled. The receipt must be
-        made of JSON values; a release that raises fails that job.
+        Called exactly once for each admitted sequence, whether it finished, failed or was cancelled. The
+        receipt must be made of JSON values; a release that raises fails that job.
         """
         ...

@@ -1,7 +1,7 @@
 """Define every error that the engine raises, under one base class.
 
-An error that a decoder raised is never replaced: it is the `__cause__` of what a caller sees, and its
-class name travels on the event.
+An error that a decoder raised is never replaced: it is the `__cause__` of the error that a caller sees, and
+the event has its class name.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class EngineError(Exception):
 
 
 class EngineClosed(EngineError):  # noqa: N818  # the name says it better
-    """The engine takes no jobs: not entered yet, or draining, or being left, or left."""
+    """The engine accepts no jobs: it is not entered yet, draining, being left, or left."""
 
 
 class EngineFull(EngineError):  # noqa: N818  # the name says it better
-    """As many jobs wait for a place in the batch as may: `limit`, the engine's `max_queue`."""
+    """The queue is full: `limit` jobs, the engine's `max_queue`, wait for a place in the batch."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -50,8 +50,8 @@ class DecoderContractError(EngineError):
 class GenerationFailed(EngineError):  # noqa: N818  # the name says it better
     """A job failed; raised by `Job.result()` from the error that failed it.
 
-    `job_id` is the job, `kind` the class name of the cause and `scope` who failed with it ("job", "batch" or
-    "engine"): the same texts as on `JobFailed`.
+    `job_id` is the job, `kind` the class name of the cause, and `scope` what failed with it: "job", "batch"
+    or "engine", as on `JobFailed`.
     """
 
     def __init__(self, *, job_id: str, kind: str, error: str, scope: str) -> None:
@@ -61,7 +61,7 @@ class GenerationFailed(EngineError):  # noqa: N818  # the name says it better
             + (
                 "the engine is gone: make a new one."
                 if scope == "engine"
-                else "the engine goes on, so the request can be submitted again."
+                else "the engine still runs, so the request can be submitted again."
             )
         )
         self.job_id = job_id
@@ -72,17 +72,17 @@ class GenerationFailed(EngineError):  # noqa: N818  # the name says it better
 class SubscriberLagged(EngineError):  # noqa: N818  # the name says it better
     """A subscriber of `Engine.subscribe()` was too slow: `missed` events are gone from the bounded history.
 
-    Raised once per gap. The same iterator goes on afterwards with the oldest event that is still held, and
-    every job's own log (`job.events()`) is complete.
+    Raised once per gap. The same iterator continues with the oldest event that is still held, and every job's
+    own log (`job.events()`) is complete.
     """
 
     def __init__(self, missed: int) -> None:
         super().__init__(
             f"this subscriber missed {missed} event(s): it fell behind the engine's bounded history. "
-            "Go on with the same iterator, or follow single jobs with job.events(): it never loses one."
+            "Continue with the same iterator, or follow single jobs with job.events(): it never loses one."
         )
         self.missed = missed
 
 
 class EventFormatError(EngineError, ValueError):
-    """A line is not the JSON form of an event."""
+    """A line is not an event in JSON."""

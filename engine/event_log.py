@@ -1,10 +1,9 @@
 """Append-only logs of events, and cursors that follow them from any offset.
 
-A log is written by the engine and read by any number of cursors, each with its own position: a slow or
-vanished reader costs nobody anything, a late one starts where it likes, and an event is handed over without
-an await between taking and counting it, so no cancellation can lose one. A job's log keeps everything; the
-log over all jobs is bounded by `capacity` events, whatever its readers do. Everything happens on the event
-loop's thread.
+The engine writes a log, and any number of cursors read it, each with its own position. A slow or dropped
+reader costs the others nothing, and a late one starts at any event. A cursor returns an event without an
+await between reading and counting it, so no cancellation can lose one. A job's log keeps everything; the log
+over all jobs keeps the newest `capacity` events. Everything happens on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from engine.errors import SubscriberLagged
 from engine.events import Event
 from engine.notifier import Notifier
 
-# A cursor over events that are already there still lets other tasks run once in so many events.
+# After this many events without waiting, a cursor lets other tasks run.
 YIELD_EVERY = 32
 
 
@@ -27,7 +26,7 @@ class EventLog:
 
     def __init__(self, capacity: int | None = None) -> None:
         self._capacity = capacity
-        self._slots: list[Event] = []  # a ring once `capacity` events are there
+        self._slots: list[Event] = []  # circular once it holds `capacity` events
         self._notifier = Notifier()
         self.end = 0
         """Number of the next event: how many were ever appended."""
@@ -49,7 +48,7 @@ class EventLog:
         self._notifier.notify_all()
 
     def close(self) -> None:
-        """Let cursors end after the last event; again: no effect."""
+        """Let cursors end after the last event; closing again has no effect."""
         self.closed = True
         self._notifier.notify_all()
 
@@ -71,27 +70,27 @@ class EventLog:
 class Cursor(AsyncIterator[Event]):
     """An iterator object over a log, from `position` on.
 
-    Dropping it at any time is fine; `close`, or leaving its `with` block, says at once that this follower is
+    It may be dropped at any time. `close`, or leaving its `with` block, reports at once that this follower is
     gone, which matters to a job that is cancelled when abandoned. After the last event of a closed log, or
-    once it is closed itself, it raises `StopAsyncIteration`, and again whenever asked. Where the log has
-    dropped what this cursor had not read yet, it raises `SubscriberLagged` once and goes on with the oldest
-    event held. One task at a time may wait on a cursor.
+    once it is closed itself, it raises `StopAsyncIteration`, every time. If the log has dropped events that
+    this cursor has not read, it raises `SubscriberLagged` once and continues with the oldest event held. One
+    task at a time may wait on a cursor.
     """
 
     def __init__(self, log: EventLog, position: int, on_left: Callable[[], object] | None = None) -> None:
-        """`on_left` is called once when the cursor is closed, or dropped on whichever thread."""
-        self._on_left = None  # nothing to say for a cursor that was never made
+        """`on_left` is called once when the cursor is closed, or dropped on any thread."""
+        self._on_left = None  # for a cursor whose constructor raises
         if position < 0:
             raise ValueError(f"events are numbered from 0, so a cursor cannot start at {position!r}")
         self._log = log
-        self._unbroken = 0  # events handed out since other tasks last had a chance to run
+        self._unbroken = 0  # events returned since other tasks last had a chance to run
         self.position = position
         """Number of the event that comes next."""
         self._closed = False
         self._on_left = on_left
 
     def close(self) -> None:
-        """Follow no more; again: no effect."""
+        """Stop following; closing again has no effect."""
         self._closed = True
         on_left, self._on_left = self._on_left, None
         if on_left is not None:

@@ -1,9 +1,8 @@
-"""What happened to a job, as values, and their form as JSON lines.
+"""Events of a job as frozen values, and their JSON lines.
 
-Events are frozen records without behaviour or live objects: each tells one thing that is already true.
-Every job has `seq` 0, 1, 2, ... without a gap and exactly one terminal event, the last. `at` is
-`time.monotonic()` seconds (or the clock given to the engine): good for differences within one process, not
-a date.
+Events have no behaviour and hold no live objects: each states one thing that is already true. Every job has
+`seq` 0, 1, 2, ... without a gap and exactly one terminal event, the last. `at` is `time.monotonic()` seconds
+(or the clock given to the engine): good for differences within one process, not a date.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class TokenGenerated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobDone:
-    """The reply is complete and its sequence released; `receipt` is what the decoder says of it."""
+    """The reply is complete and its sequence released; `receipt` is the decoder's account of it."""
 
     job_id: str
     seq: int
@@ -82,8 +81,8 @@ class JobCancelled:
 class JobFailed:
     """The job ended with an error: its message and the name of its class.
 
-    `scope`: the error is of this "job" alone, of the whole "batch", whose jobs all failed with it, or of the
-    "engine", which is gone.
+    `scope`: the error concerns this "job" alone, the whole "batch", whose jobs all failed with it, or the
+    "engine", which has ended.
     """
 
     job_id: str
@@ -97,7 +96,7 @@ class JobFailed:
 Event = JobQueued | JobStarted | TokenGenerated | JobDone | JobCancelled | JobFailed
 TerminalEvent = JobDone | JobCancelled | JobFailed
 
-# The name on the wire is the name of the class.
+# The name in JSON is the name of the class.
 EVENT_TYPES: Mapping[str, type[Event]] = {
     "JobQueued": JobQueued,
     "JobStarted": JobStarted,
@@ -184,4 +183,4 @@ def _is_finite(number: float) -> bool:
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")

@@ -1,7 +1,7 @@
-"""What a caller of the engine holds: a job, and the result it comes to.
+"""A job as its caller sees it, and its result.
 
-A job goes on whether or not anybody follows it, unless its submitter said otherwise, and stays readable
-after the engine is gone. For the event loop's thread only.
+A job runs whether or not it has followers, unless it was submitted with `cancel_when_abandoned`, and stays
+readable after the engine is left. For the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """A reply, whole or cancelled; what a cancelled job said before the cancel is here too."""
+    """A reply, complete or cancelled; of a cancelled job, the tokens that came before the cancel."""
 
     job_id: str
     token_ids: tuple[int, ...]
@@ -47,7 +47,7 @@ class Result:
 class Job:
     """A submitted request. Made by `Engine.submit`."""
 
-    # The record may carry any type of request: a job's caller never gets it back.
+    # The record may hold any type of request: a job's caller never gets it back.
     def __init__(
         self, record: JobRecord[object], *, cancel: Callable[[], None], clock: Callable[[], float]
     ) -> None:
@@ -65,23 +65,23 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """Where the job stands now."""
+        """State of the job now."""
         return self._record.state
 
     def events(self, start: int = 0) -> Cursor:
         """Return an iterator over the job's events from `seq` `start` through the terminal one.
 
-        As many and as late as you like, also after the end or after the engine is left; each has its own
-        position. A negative `start` is a `ValueError`; one beyond the last event ends the iteration when
-        the job ends.
+        There may be any number of iterators, also after the engine is left; each has its own position. A
+        negative `start` is a `ValueError`. With a `start` beyond the last event the iteration ends when the
+        job does.
         """
         return self._record.follow(start)
 
     async def result(self) -> Result:
         """Wait for the end and return the reply; `GenerationFailed`, from its cause, if the job failed.
 
-        Cancelling the wait does not cancel the job, unless it is cancelled when abandoned: who waits here is
-        a follower like a cursor.
+        Cancelling the wait does not cancel the job, unless it was submitted with `cancel_when_abandoned`: a
+        waiting task is a follower, as a cursor is.
         """
         record = self._record
         with self.events():
@@ -97,7 +97,7 @@ class Job:
                 failed = GenerationFailed(job_id=self.id, kind=kind, error=error, scope=scope)
                 raise failed from record.failure
             case other:
-                raise RuntimeError(f"job {self.id!r} ended with {other!r}, which is no terminal event")
+                raise RuntimeError(f"job {self.id!r} ended with {other!r}, which is not a terminal event")
         tokens = [event for event in events if isinstance(event, TokenGenerated)]
         times = self.statistics()
         return Result(
@@ -111,7 +111,7 @@ class Job:
         )
 
     def statistics(self) -> JobStatistics:
-        """Return what there is to say of the job's speed now; after its end it stays the same."""
+        """Return the job's timings and counts now; after its end they stay the same."""
         return job_statistics(self._record, now=self._clock())
 
     def cancel(self) -> None:
@@ -119,6 +119,6 @@ class Job:
 
         A queued job is cancelled on the spot. A running one within one decode step: its sequence is
         released, then `JobCancelled` follows the tokens decoded until then. A job whose last step was
-        already in flight ends as `JobDone`, because its reply is whole.
+        already in flight ends as `JobDone`, because its reply is complete.
         """
         self._cancel()

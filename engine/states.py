@@ -7,11 +7,11 @@ from enum import Enum
 
 
 class JobState(Enum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"  # accepted, waiting for a place in the batch
     RUNNING = "running"  # handed to the compute thread
-    CANCELLING = "cancelling"  # cancel asked for while running; the compute thread has not released it yet
+    CANCELLING = "cancelling"  # cancel requested while running; the compute thread has not released it yet
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -26,7 +26,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     # A queued job fails only if the engine itself dies.
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
     JobState.RUNNING: frozenset({JobState.CANCELLING, JobState.DONE, JobState.FAILED}),
-    # DONE: the step that was in flight when the cancel came was the last one; the reply is whole and says so.
+    # DONE: the step that was in flight when the cancel came was the last one; the reply is complete.
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.DONE, JobState.FAILED}),
     JobState.DONE: frozenset(),
     JobState.CANCELLED: frozenset(),

@@ -1,6 +1,6 @@
-"""How busy an engine is and how fast a job was: plain values, counted while events are published.
+"""Statistics of an engine and of a job, counted while events are published.
 
-`dataclasses.asdict` of any of them is JSON.
+They are plain values: `dataclasses.asdict` of any of them is JSON.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from engine.states import JobState
 
 REMEMBERED = 1024  # ended jobs whose times make the percentiles
 
-# Optional keys of a decoder's receipt, for decoders that need not read a prompt that they have read before.
+# Optional keys of a decoder's receipt, for decoders that reuse the prompts that they have read.
 PROMPT_TOKENS, REUSED_TOKENS = "prompt_tokens", "reused_tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobStatistics:
-    """One job; seconds count from the moment of `submit`, and go on for as long as the job does."""
+    """Statistics of one job; seconds count from the moment of `submit`, until the job ends."""
 
     state: str
     queued: float
@@ -32,11 +32,11 @@ class JobStatistics:
     """Seconds until its end."""
     tokens: int
     tokens_per_second: float | None
-    """After the first token; None while there are no two at different times."""
+    """After the first token; None until two tokens have different times."""
     prompt_tokens: int | None
-    """What the decoder's receipt says, once the job has ended; None if it says nothing."""
+    """From the decoder's receipt, once the job has ended; None if it does not say."""
     reused_tokens: int | None
-    """Of these, how many the decoder did not have to read again; likewise."""
+    """How many of these the decoder did not have to read again, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Percentiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
-    """An engine, from its entering to now."""
+    """Statistics of an engine, from its start to now."""
 
     queued: int
     """Jobs that wait for a place now."""
@@ -88,7 +88,7 @@ class Statistics:
 
 
 class Counters:
-    """What an engine counts of its jobs."""
+    """Counts of an engine's jobs."""
 
     def __init__(self) -> None:
         self.submitted = self.rejected = self.batch_failures = self.tokens = 0
@@ -109,7 +109,7 @@ class Counters:
     def statistics(
         self, *, queued: int, running: int, steps: int, advanced: int, busy_seconds: float, max_batch: int
     ) -> Statistics:
-        """Return everything; `advanced` is the sum of the sequences of all steps."""
+        """Return the statistics; `advanced` is the sum of the sequences of all steps."""
         return Statistics(
             queued=queued,
             running=running,
@@ -133,7 +133,7 @@ class Counters:
 
 
 def job_statistics(record: JobRecord[Any], *, now: float) -> JobStatistics:
-    """Read a job's statistics off its record; `now` matters only while it runs."""
+    """Return a job's statistics; `now` matters only while it runs."""
     submitted = record.queued_at
     end = now if record.ended_at is None else record.ended_at
     first, last = record.first_token_at, record.last_token_at

@@ -1,7 +1,7 @@
-"""For tests of what uses the engine: a decoder that follows scripts, a gate, the check of a job's history.
+"""Test helpers for users of the engine: a scripted decoder, a gate, and a check of a job's history.
 
-Not imported by the engine itself. Everything is deterministic: a request is the script of its own reply,
-and a gate holds the compute thread at an exact step, so that no test needs to sleep.
+The engine itself does not import them. Everything is deterministic: a request is the script of its own reply,
+and a gate stops the compute thread at an exact step, so that no test needs to sleep.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from engine.events import (
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A request that says what its reply will be, and where it goes wrong if it does."""
+    """A request that states its own reply, and its failures."""
 
     tokens: Sequence[tuple[int, str]] = ()
     finish: str = "stop"
@@ -38,12 +38,12 @@ class Script:
     receipt: Mapping[str, object] = field(default_factory=dict[str, object])
     admit_error: Exception | None = None
     step_error: Exception | None = None
-    """Comes in place of the finish, on the step of the last token."""
+    """Replaces the finish, on the step of the last token."""
     release_error: Exception | None = None
 
     @classmethod
     def of(cls, text: str) -> Script:
-        """Return a script of one token a character, its code point as id."""
+        """Return a script with one token for each character, its code point as id."""
         return cls(tokens=[(ord(character), character) for character in text])
 
     @property
@@ -54,21 +54,21 @@ class Script:
 
 @dataclass(eq=False)
 class ScriptedSequence:
-    """Where a script stands."""
+    """Position in a script."""
 
     script: Script
     prefilled: int = 0
-    said: int = 0
+    emitted: int = 0
 
     def step(self) -> Step:
-        """Go one step on."""
+        """Return the next step."""
         script = self.script
         if self.prefilled < script.prefill_steps:
             self.prefilled += 1
             return Step()
-        tokens = script.tokens[self.said : self.said + script.tokens_a_step]
-        self.said += len(tokens)
-        if self.said < len(script.tokens):
+        tokens = script.tokens[self.emitted : self.emitted + script.tokens_a_step]
+        self.emitted += len(tokens)
+        if self.emitted < len(script.tokens):
             return Step(tokens)
         if script.step_error is not None:
             return Step(tokens, error=script.step_error)
@@ -76,7 +76,7 @@ class ScriptedSequence:
 
 
 class ScriptedDecoder:
-    """Replies to a `Script` with what it says, and keeps account of how it was called."""
+    """Replies to a `Script` as it states, and records how it was called."""
 
     def __init__(self) -> None:
         self.admitted: list[Script] = []
@@ -89,7 +89,7 @@ class ScriptedDecoder:
         """Identifiers of the threads that called."""
 
     def admit(self, request: Script) -> ScriptedSequence:
-        """Begin a script."""
+        """Start a script."""
         self.threads.add(threading.get_ident())
         self.admitted.append(request)
         if request.admit_error is not None:
@@ -99,25 +99,25 @@ class ScriptedDecoder:
         return sequence
 
     def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
-        """Go one step on with each."""
+        """Return the next step of each."""
         self.threads.add(threading.get_ident())
         self.batches.append(tuple(sequence.script.text for sequence in sequences))
         return [sequence.step() for sequence in sequences]
 
     def release(self, sequence: ScriptedSequence) -> Mapping[str, object]:
-        """End a script; `ValueError` if it was ended before."""
+        """End a script; `ValueError` if it has ended before."""
         self.threads.add(threading.get_ident())
         self.live.remove(sequence)
         if sequence.script.release_error is not None:
             raise sequence.script.release_error
-        return {**sequence.script.receipt, "said": sequence.said}
+        return {**sequence.script.receipt, "said": sequence.emitted}
 
 
 class Gate:
-    """Holds the compute thread before each step until a test lets it through.
+    """Stops the compute thread before each step until a test lets it through.
 
-    Enter it as a context manager inside of the engine's block: leaving opens it for good, so that a failing
-    test does not leave the engine waiting. A step held for longer than `patience` seconds raises
+    Enter it as a context manager inside the engine's block: leaving opens it permanently, so that a failing
+    test does not leave the engine waiting. A step that waits longer than `patience` seconds raises
     `TimeoutError`.
     """
 
@@ -134,7 +134,7 @@ class Gate:
         self.open()
 
     def allow(self, steps: int = 1) -> None:
-        """Let so many more steps through."""
+        """Let this many more steps through."""
         with self._changed:
             self._allowed += steps
             self._changed.notify_all()
@@ -146,16 +146,16 @@ class Gate:
             self._changed.notify_all()
 
     def pass_through(self) -> None:
-        """Arrive and wait to be let through; for the compute thread."""
+        """Wait to be let through; for the compute thread."""
         with self._changed:
             self._arrived += 1
             ticket = self._arrived
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: ticket <= self._allowed, self._patience):
-                raise TimeoutError(f"step {ticket} was held at the gate for {self._patience} seconds")
+                raise TimeoutError(f"step {ticket} waited at the gate for {self._patience} seconds")
 
     async def reached(self, step: int) -> None:
-        """Wait until the compute thread stands before step number `step`, counted from 1, or is past it."""
+        """Wait until the compute thread has reached step number `step`, counted from 1."""
 
         def wait() -> None:
             with self._changed:
@@ -172,7 +172,7 @@ class GatedDecoder(ScriptedDecoder):
         self._gate = gate
 
     def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
-        """Go one step on with each once the gate lets it."""
+        """Return the next step of each once the gate lets it."""
         self._gate.pass_through()
         return super().advance(sequences)
 
@@ -196,8 +196,12 @@ def check_history(events: Iterable[Event]) -> None:
     indexes = [event.index for event in history if isinstance(event, TokenGenerated)]
     _require(history, indexes == list(range(len(indexes))), "token indexes are 0, 1, 2, ...")
     times = [event.at for event in history]
-    _require(history, times == sorted(times), "time does not run backwards")
-    _require(history, [from_json(to_json(event)) for event in history] == history, "JSON gives them back")
+    _require(history, times == sorted(times), "times do not decrease")
+    _require(
+        history,
+        [from_json(to_json(event)) for event in history] == history,
+        "events survive a JSON round trip",
+    )
 
 
 def _require(history: Sequence[Event], holds: bool, rule: str) -> None:  # noqa: FBT001  # the claim itself

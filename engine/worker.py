@@ -74,7 +74,7 @@ class _Call(Generic[T]):
         try:
             self._post(self._done.set)
         except RuntimeError:
-            # The event loop is gone, so nobody waits any more; a loop that was torn down must not kill the
+            # The event loop is gone, so no task waits any more; a loop that was torn down must not kill the
             # thread.
             return
 

@@ -1,4 +1,4 @@
-"""Which device computes: the one that is named, or the best there is."""
+"""Choose the device that computes: the one that is named, or the best available."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from niels_gpt.errors import NielsGptError
 
 
 class DeviceError(NielsGptError):
-    """A device was named that this machine does not have."""
+    """The named device is not available on this machine."""
 
 
 def get_device() -> str:
-    """Return "mps" on a Mac that has it, else "cpu"; other devices are used when they are named."""
+    """Return "mps" on a Mac that has it, else "cpu"; other devices are used only by name."""
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def device_named(name: str) -> str:
-    """Return the device that `name` stands for, "auto" being the fastest; DeviceError if it is not here."""
+    """Return the device that `name` stands for, "auto" being the fastest; DeviceError if not available."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else get_device()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

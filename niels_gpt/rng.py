@@ -1,7 +1,6 @@
-"""Seeds and generators. All randomness of the product comes from a torch.Generator that someone made here.
+"""Seeds and generators: all randomness of the product comes from generators that are made from a seed.
 
-`reply_seed` is the stated function that gives every reply its own seed, so that a reply can be made again
-without its conversation.
+`reply_seed` derives the seed of one reply, so that a reply can be generated again without its conversation.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ def set_seed(seed: int) -> None:
 
 
 def make_generator(seed: int, device: str | torch.device | None = None) -> torch.Generator:
-    """Return a generator of its own with this seed, on the CPU unless a device is named."""
+    """Return a new generator with this seed, on the CPU unless a device is named."""
     import torch  # noqa: PLC0415 - as above
 
     generator = torch.Generator(device="cpu" if device is None else device)
@@ -34,6 +33,9 @@ def reply_seed(session_seed: int, turn: int, attempt: int) -> int:
     `turn` is the position of the reply on its path of messages, `attempt` counts from 0. The first 8 bytes
     (big-endian) of SHA-256 over the three numbers in decimal, with the top bit cleared: changing any of them
     changes the seed, and the function can be written again in any language.
+
+    Generators keep the low 32 bits of a seed. Those of SHA-256 are as good as random, so no structure of the
+    numbers is lost, but among some 65,000 replies two are likely to draw the same uniform numbers.
     """
     text = f"niels-gpt reply seed 1\0{session_seed}\0{turn}\0{attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & (2**63 - 1)

@@ -1,1 +1,1 @@
-"""Inference: decode states and the decoders that drive them."""
+"""Decoding: decoders for the engine, sequences, the prefix cache, step threads, and the backend choice."""

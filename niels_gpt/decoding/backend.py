@@ -1,7 +1,7 @@
-"""Which arithmetic decodes: the kernels on a CPU, torch on other devices and where Numba cannot run.
+"""Choose what decodes: the kernels on a CPU, torch on other devices and where Numba cannot run.
 
-int8 weights are the kernels' own: nothing else answers for them, since its replies would be another
-model's.
+Only the kernels multiply int8 weights. torch does not replace them there: its replies would be those of a
+different model.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ AnyTorchDecoder = TorchDecoder | TorchStateDecoder
 
 
 class BackendError(NielsGptError):
-    """What was asked for cannot be computed on this device or machine."""
+    """The requested arithmetic is not available on this device or machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A decoder, what its replies depend on, and what explains their bits beside that."""
+    """A decoder, the fingerprint of what its replies depend on, and the environment that produced them."""
 
     decoder: AnyTorchDecoder | KernelDecoder
     fingerprint: Fingerprint
     """The checkpoint's, with the digest of the weights in the form that the decoder multiplies."""
     environment: dict[str, str | int]
     notice: str | None = None
-    """What a person should know of the choice."""
+    """A message about the choice for the user, or None."""
 
     def close(self) -> None:
-        """End the decoder's threads, once nothing uses it any more; closing again does nothing."""
+        """End the decoder's threads; closing again has no effect."""
         self.decoder.close()
 
 
@@ -60,10 +60,18 @@ def open_backend(
 ) -> Backend:
     """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
 
-    `threads` compute a step of the kernels; None: one, or two where that measures faster while they run
-    (`crew`). No number changes a bit. While kernels are compiled, which happens once, `on_progress` hears
-    (how many are done, of how many), first with none done. `BackendError` if `weights` are int8 and the
-    kernels cannot run, or if `threads` is below 1.
+    Args:
+        loaded: The model with its tokenizer.
+        device: Where to compute.
+        weights: The form in which the weights are multiplied.
+        threads: Threads that share a step of the kernels; None: one, or two where that measures faster
+            (`decoding.threads`). The number changes no bit of a reply.
+        on_progress: Called with (kernels compiled, kernels in all) while they are compiled, which happens
+            once; first with none compiled.
+
+    Raises:
+        BackendError: The weights are int8 and the kernels cannot run, or `threads` is below 1.
+
     """
     if threads is not None and threads < 1:
         raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")

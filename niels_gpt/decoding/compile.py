@@ -1,8 +1,7 @@
 """Compile the kernels for this processor, once: `python -m niels_gpt.decoding.compile [--weights int8]`.
 
-A chat does the same behind its first prompt; this is for those who would rather wait before it. It does
-depend on the form of the weights, so what multiplies int8 weights is compiled only for those who ask for
-them.
+A chat compiles them behind its first prompt; this command does it beforehand. Kernels for int8 weights are
+compiled only on request.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PREPARING = "preparing the kernels for this processor (once)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile what is not compiled yet; 0, also where the kernels cannot run: a chat says what that means."""
+    """Compile what is not compiled yet; return 0, also where the kernels cannot run, since torch can."""
     return program.run("niels_gpt.decoding.compile", lambda: _compile(argv))
 
 
@@ -47,7 +46,7 @@ def _compile(argv: Sequence[str] | None) -> int:
 
 
 def _show(done: int, total: int) -> None:
-    # Where nobody watches, in a log, the first and the last line are enough.
+    # In a log the first and the last line are enough.
     if sys.stderr.isatty():
         _say(f"{PREPARING}: {done} of {total}")
     elif done == 0:
@@ -65,10 +64,10 @@ def compile_kernels(
     arch: str = "gpt",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Run one token through everything there is, in a model of the smallest size of an architecture.
+    """Compile all kernels of an architecture by generating one token with a model of the smallest size.
 
-    `on_progress` hears (how many of the large kernels are compiled, of how many), first with none done, and
-    nothing where all are compiled already.
+    `on_progress` is called with (large kernels compiled, large kernels in all), first with none compiled, and
+    not at all if none has to be compiled.
     """
     from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
     from niels_gpt.decoding.request import GenerationRequest  # noqa: PLC0415
@@ -91,7 +90,7 @@ def compile_kernels(
     decoder.release(sequence)
     if step.error is not None:
         raise step.error
-    if arch == "gpt":  # what nearly every chat runs, and so what it asks for
+    if arch == "gpt":  # the architecture that `is_prepared` is about
         mark_prepared(form)
     forget_other_versions()
 

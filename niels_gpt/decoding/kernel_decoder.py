@@ -1,8 +1,8 @@
-"""The kernels' decoder: what the engine drives on a CPU. Exact whatever else runs, and fast for that reason.
+"""The decoder that runs the kernels on a CPU; the engine drives it.
 
-One step reads at most one chunk of waiting prompts and moves every running reply by one token, all as rows
+One step reads at most one chunk of waiting prompts and advances every running reply by one token, all as rows
 of one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into
-about a millisecond. A reply is the same bits alone, in any batch, in any chunks, on any number of threads.
+about a millisecond. A reply has the same bits alone, in any batch, in any chunks, on any number of threads.
 Synchronous, to be called from one thread.
 
 N sequences that draw, V vocabulary, T context window.
@@ -21,7 +21,7 @@ from niels_gpt.decoding.prefill_budget import PrefillBudget
 from niels_gpt.decoding.prefix_cache import PrefixCache, State
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
 from niels_gpt.decoding.sequence import SequenceState
-from niels_gpt.decoding.slots import doubled, new_drawn, new_slots, take_back
+from niels_gpt.decoding.slots import doubled, new_drawn, new_slots, undo_draws
 from niels_gpt.decoding.threads import StepThreads
 from niels_gpt.kernels.barrier import release
 from niels_gpt.kernels.bdh_packing import PackedBDH
@@ -31,15 +31,15 @@ from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.kernels.sampler import set_slot
 from niels_gpt.text.tokenizer import Tokenizer
 
-# How long a call without the GIL may last: short beside what a person or the event loop notices, long
-# beside the work in Python between two calls.
+# How long a call without the GIL may last: short for a person or the event loop, long compared with the work
+# in Python between two calls.
 CALL_SECONDS = 0.001
 MOST_STEPS = 8
 CHUNK = 64
-RELEASED = -1  # the slot of a sequence that has none any more
+RELEASED = -1  # the slot of a released sequence
 NO_STATE = State(np.zeros(0, np.float32), 0)
-POOL_BYTES = 64 * 2**20
-LEAST_REUSED = 8  # to copy fewer tokens' keys and values costs as much as to read them
+PREFIX_CACHE_BYTES = 64 * 2**20
+LEAST_REUSED = 8  # copying the keys and values of fewer tokens costs as much as reading them
 
 
 @dataclass(eq=False)
@@ -53,14 +53,14 @@ class KernelSequence:
     """(tokens known before the first draw,) int32."""
     read: int = 0
     """Tokens whose keys and values are in the state, those of the step that runs included."""
-    settled: int = 0
+    committed: int = 0
     """Tokens whose keys and values are in the state for certain: no step that failed wrote them."""
     reused: int = 0
-    """Of these, how many have keys and values that came out of the pool."""
-    loan: int | None = None
-    """What the pool wants to know when the state is not this reply's any more."""
+    """How many of these came from the prefix cache."""
+    pinned: int | None = None
+    """The argument of `PrefixCache.unpin`, once the state is in the prefix cache."""
     draft: list[int] = field(default_factory=list)
-    """Tokens that are expected to be drawn next; they are read ahead as a prompt is."""
+    """Expected next tokens; they are read ahead as a prompt is."""
 
     @property
     def unread(self) -> int:
@@ -68,7 +68,7 @@ class KernelSequence:
         return len(self.reply.ids) + len(self.draft) - self.read
 
     def agreed(self, drawn: Sequence[int]) -> int:
-        """How many of these draws count: none after the first that was not expected, and no draft then."""
+        """Return how many of these draws count: up to the first unexpected one, which ends the draft."""
         for n, (token_id, expected) in enumerate(zip(drawn, self.draft, strict=False)):
             if token_id != expected:
                 self.draft = []
@@ -85,11 +85,11 @@ class _Batch:
     positions: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     wanted: list[int] = field(default_factory=list)
-    """The rows that are drawn from, and whose they are."""
+    """The rows that are drawn from, and their sequences."""
     drawing: list[KernelSequence] = field(default_factory=list)
 
     def add(self, sequence: KernelSequence, count: int) -> None:
-        """The next `count` unread tokens of a sequence, which draws after its last and all of its draft."""
+        """Add the next `count` unread tokens; the sequence draws after its last one and after its draft's."""
         reply_ids, first, row = sequence.reply.ids, sequence.read, len(self.ids)
         sequence.read += count
         self.ids += (reply_ids + sequence.draft if sequence.draft else reply_ids)[first : sequence.read]
@@ -110,13 +110,21 @@ class KernelDecoder:
         *,
         prefill_chunk: int | None = None,
         threads: int | None = None,
-        pool_bytes: int = POOL_BYTES,
+        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
     ) -> None:
-        """At most `prefill_chunk` tokens of prompts are read a step, which `threads` share where they can.
+        """Make a decoder for a packed model.
 
-        None: a number that suits a chat, larger where a prompt is alone (`portions`), and threads share a
-        step where that measures faster (`crew`).
-        States of replies that ended, up to `pool_bytes` of them, serve prompts that begin alike; 0: none do.
+        Args:
+            model: The packed weights.
+            tokenizer: One with as many ids as the model.
+            prefill_chunk: Tokens of prompts that a step reads, at most; None: a number that suits a chat,
+                larger where a prompt is alone (`prefill_budget`).
+            threads: Threads that share a step where they can; None: as many as measure faster (`threads`).
+            prefix_cache_bytes: Bytes of states of ended replies to keep for prompts that begin alike.
+
+        Raises:
+            DecoderError: The tokenizer does not fit, or a number is below 1.
+
         """
         if tokenizer.vocab_size != model.shape.V:
             raise DecoderError(
@@ -127,36 +135,36 @@ class KernelDecoder:
         self._model = model
         self._tokenizer = tokenizer
         self._chunk = prefill_chunk or CHUNK
-        self._portions = PrefillBudget(CHUNK) if prefill_chunk is None else None
-        self._crew = StepThreads(threads if model.may_split else 1)
-        self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._crew.threads)
+        self._prefill_budget = PrefillBudget(CHUNK) if prefill_chunk is None else None
+        self._threads = StepThreads(threads if model.may_split else 1)
+        self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._threads.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
         self._slots = new_slots(4, model.shape.V)
         self._free = [3, 2, 1, 0]
         self._drawn = new_drawn(1, 1, model.shape.head_row)
         self._step_seconds = CALL_SECONDS
-        # A BDH's state is of all tokens that it has read: it serves no prompt that shares a beginning alone.
-        self._pool: PrefixCache | None = None
-        if pool_bytes and isinstance(model, PackedModel):
-            self._pool = PrefixCache(model.shape, most_bytes=pool_bytes)
+        # A BDH's state depends on all tokens that it has read: it cannot be cut to a shared prefix.
+        self._prefix_cache: PrefixCache | None = None
+        if prefix_cache_bytes and isinstance(model, PackedModel):
+            self._prefix_cache = PrefixCache(model.shape, most_bytes=prefix_cache_bytes)
 
     @property
     def model(self) -> PackedModel | PackedBDH:
-        """The packed weights that it decodes with."""
+        """The packed weights."""
         return self._model
 
     @property
     def reads_drafts(self) -> bool:
-        """Whether a draft makes it faster: a BDH cannot forget what it has read."""
+        """Whether a draft makes decoding faster: a BDH cannot undo what it has read."""
         return isinstance(self._model, PackedModel)
 
     @property
     def threads(self) -> int:
         """The most threads that share a step."""
-        return self._crew.threads
+        return self._threads.threads
 
     def admit(self, request: GenerationRequest) -> KernelSequence:
-        """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
+        """Admit a request; nothing is computed yet. RequestError if it cannot be served."""
         reply = SequenceState(request, self._tokenizer, context=self._model.T)
         request = reply.request
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
@@ -177,19 +185,19 @@ class KernelDecoder:
         return sequence
 
     def release(self, sequence: KernelSequence) -> dict[str, object]:
-        """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
+        """Free what the sequence holds, at any time, and return its reply's metadata."""
         if sequence.slot != RELEASED:
             self._free.append(sequence.slot)
-            if self._pool is not None and sequence.reply.request.use_cache:
-                if sequence.loan is not None:
-                    self._pool.take_back(sequence.loan)
-                self._pool.keep(sequence.reply.ids[: sequence.settled], sequence.state)
+            if self._prefix_cache is not None and sequence.reply.request.use_cache:
+                if sequence.pinned is not None:
+                    self._prefix_cache.unpin(sequence.pinned)
+                self._prefix_cache.keep(sequence.reply.ids[: sequence.committed], sequence.state)
             sequence.slot, sequence.state = RELEASED, NO_STATE
         return sequence.reply.receipt("kernels") | {"reused_tokens": sequence.reused}
 
     def close(self) -> None:
         """End the threads that share steps."""
-        self._crew.close()
+        self._threads.close()
 
     def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
         """One step or more for each, in order; none of them may have finished or failed before."""
@@ -198,31 +206,31 @@ class KernelDecoder:
         batch, shares = _Batch(), self._shares(sequences)
         for sequence in sequences:
             if not sequence.reply.request.use_cache:
-                sequence.read = 0  # everything anew, however long
+                sequence.read = 0  # read everything again
             batch.add(sequence, shares.get(sequence, sequence.unread))
         results = self._run(batch)
         for sequence in sequences:
-            sequence.settled = sequence.read
-        if self._pool is not None:
+            sequence.committed = sequence.read
+        if self._prefix_cache is not None:
             for sequence in shares:
-                if sequence.settled >= len(sequence.prompt):
-                    sequence.loan = self._pool.lend(sequence.prompt, sequence.state)
+                if sequence.committed >= len(sequence.prompt):
+                    sequence.pinned = self._prefix_cache.pin(sequence.prompt, sequence.state)
         return [results.get(sequence, Step()) for sequence in sequences]
 
     def _shares(self, sequences: Sequence[KernelSequence]) -> dict[KernelSequence, int]:
-        """How many tokens each prompt that is being read gets of this step's chunk.
+        """Return how many tokens of this step's chunk each prompt in prefill gets.
 
-        Half of the chunk is for the prompt that came first, so that none waits for ever; the rest goes to
-        those that have the least left, so that a short one never waits until a long one has been read.
+        Half of the chunk is for the prompt that came first, so that none starves; the rest goes to those with
+        the least left, so that a short prompt never waits until a long one has been read.
         """
         reading = [s for s in sequences if s.reply.request.use_cache and s.unread > 1]
         shares, budget = dict.fromkeys(reading, 0), self._chunk
-        if self._portions is not None and len(reading) == len(sequences) == 1:
+        if self._prefill_budget is not None and len(reading) == len(sequences) == 1:
             self._reuse(reading[0])
-            budget = self._portions.next(reading[0].unread)
+            budget = self._prefill_budget.next(reading[0].unread)
 
         def give(sequence: KernelSequence, most: int) -> int:
-            self._reuse(sequence)  # what others have read since this one came
+            self._reuse(sequence)  # other sequences may have read it since this one came
             share = min(self._readable(sequence) - shares[sequence], most)
             shares[sequence] += share
             return share
@@ -236,22 +244,22 @@ class KernelDecoder:
         return shares
 
     def _readable(self, sequence: KernelSequence) -> int:
-        """How many unread tokens can be read now: of a draft as many as there are draws for."""
+        """Return how many unread tokens can be read now: of a draft as many as there are draws for."""
         used = self._slots.used[sequence.slot]
         draws = UNIFORMS - (0 if used == UNIFORMS else int(used))
         return min(sequence.unread, len(sequence.reply.ids) - 1 + draws - sequence.read)
 
     def _reuse(self, sequence: KernelSequence) -> None:
-        """Copy what the pool holds of the unread prompt but not its last token, whose logits are needed."""
+        """Copy the longest cached prefix of the prompt, without its last token: its logits are needed."""
         model = self._model
-        if self._pool is None or isinstance(model, PackedBDH) or not sequence.reply.request.use_cache:
+        if self._prefix_cache is None or isinstance(model, PackedBDH) or not sequence.reply.request.use_cache:
             return
-        state, length = self._pool.longest(sequence.prompt)
+        state, length = self._prefix_cache.longest(sequence.prompt)
         length = min(length, len(sequence.prompt) - 1)
         if state is not None and length >= sequence.read + LEAST_REUSED:
             sequence.state.copy_from(state, model.shape, sequence.read, length)
             sequence.reused += length - sequence.read
-            sequence.read = sequence.settled = length
+            sequence.read = sequence.committed = length
 
     def _run(self, batch: _Batch) -> dict[KernelSequence, Step]:
         slots, drawing = self._slots, np.array([sequence.slot for sequence in batch.drawing], np.int64)
@@ -267,7 +275,7 @@ class KernelDecoder:
         slots.position[drawing] = rows.positions[batch.wanted]
         steps = 1
         if len(batch.ids) == len(batch.drawing) and not any(each.draft for each in batch.drawing):
-            # Nobody reads a prompt or a draft.
+            # No sequence reads a prompt or a draft.
             steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
         done = self._share(
@@ -284,30 +292,30 @@ class KernelDecoder:
         return results
 
     def _share(self, rows: int, steps: int, *arguments: object) -> int:
-        """Run the steps on all threads; how many were done."""
+        """Run the steps on all threads; return how many were done."""
         memory = self._memory
         try:
-            done, self._step_seconds = self._crew.run(
+            done, self._step_seconds = self._threads.run(
                 run, *arguments, rows=rows, steps=steps, release=lambda: release(memory.work.barrier)
             )
-        except BaseException:  # a part failed: the others may have left its barrier and data half-way
+        except BaseException:  # a part failed: the barrier and the data may be in any state
             self._memory = self._model.new_memory(
-                rows=memory.rows, room=memory.room, parts=self._crew.threads
+                rows=memory.rows, room=memory.room, parts=self._threads.threads
             )
             raise
-        if self._portions is not None and done == 1:
-            self._portions.took(rows, self._step_seconds)
+        if self._prefill_budget is not None and done == 1:
+            self._prefill_budget.record(rows, self._step_seconds)
         return done
 
     def _take(self, sequence: KernelSequence, columns: slice, steps: int) -> Step:
-        """What was drawn for a sequence, in one column by step or in one step by column."""
+        """Return what was drawn for a sequence, in one column by step or in one step by column."""
         drawn, V = self._drawn, self._model.shape.V
         ids, margins, sums = (
             each[:steps, columns].ravel().tolist() for each in (drawn.ids, drawn.margins, drawn.sums)
         )
         logits = drawn.logits[:steps, columns, :V].reshape(len(ids), V)
         agreed = sequence.agreed(ids)
-        take_back(self._slots, sequence.slot, ids[agreed:])
+        undo_draws(self._slots, sequence.slot, ids[agreed:])
         try:
             rows = zip(ids[:agreed], logits, sums, margins, strict=False)
             return sequence.reply.accept(rows)
@@ -326,7 +334,7 @@ class KernelDecoder:
         memory = self._memory
         if rows > memory.rows or room > memory.room:
             self._memory = self._model.new_memory(
-                rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._crew.threads
+                rows=max(rows, memory.rows), room=max(room, memory.room), parts=self._threads.threads
             )
         have = self._drawn.ids.shape
         if steps > have[0] or drawing > have[1]:

@@ -1,4 +1,4 @@
-"""One number for a row of logits, and one line for all rows of a reply: a replay has the same bits, or not.
+"""A sum of each row of logits, and a hash over the rows of a reply: equal hashes mean equal bits.
 
 The sum of a row is taken modulo 2**64: the 32 bits of each number, as a whole number, times a multiplier of
 its place. Rows that differ in one number have different sums; others collide with 2**-33 at worst. SHA-256

@@ -1,9 +1,8 @@
-"""Keys and values that another prompt may begin with: what one reply has read, the next need not read again.
+"""The prefix cache: keys and values of prompts, reused by prompts that begin alike.
 
 A position's keys and values depend on the tokens up to it and on nothing else, bit for bit, so a copy of them
-is what reading the tokens anew would give. States that ended are kept, the least recently used dropped first
-once their bytes exceed the bound; states of running replies are lent while they run, at no cost. Knows
-the layout of a state (`kernels.attention`), and nothing of requests, batches or sampling.
+equals reading the tokens again. States of ended replies are kept, and the least recently used are dropped
+first once their bytes exceed the bound. States of running replies are pinned while they run, at no cost.
 
 n tokens, L layers, H heads, D head width, E = D in whole vectors, S room of a state.
 """
@@ -21,7 +20,7 @@ from niels_gpt.kernels.gpt_packing import new_state
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.simd_ir import LANES
 
-NO_ID = -1  # behind a row's tokens; no prompt holds it
+NO_ID = -1  # after a row's tokens; not the id of any token
 
 Ids = Sequence[int] | np.ndarray  # (n,)
 
@@ -76,19 +75,19 @@ class PrefixCache:
             self._kept.move_to_end(row)
         return self._states.get(row, (None, 0))[0], int(lengths[row])
 
-    def lend(self, ids: Ids, state: State) -> int:
-        """Offer a running reply's positions, which must stay as they are; returns what `take_back` wants."""
+    def pin(self, ids: Ids, state: State) -> int:
+        """Offer the positions of a running reply, which must not change; return the argument of `unpin`."""
         return self._add(ids, state)
 
-    def take_back(self, row: int) -> None:
-        """End a loan."""
+    def unpin(self, row: int) -> None:
+        """Withdraw a pinned state."""
         self._drop(row)
 
     def keep(self, ids: Ids, state: State) -> None:
-        """Keep a state that its reply is done with, ids (n,) being all that it has read.
+        """Keep the state of an ended reply; ids (n,) are all tokens that it has read.
 
-        One that a kept state covers is left out, and what it covers itself makes room for it. Mostly empty
-        states are cut down first.
+        A state that an existing entry already covers is skipped; entries that it covers are evicted. Mostly
+        empty states are cut down first.
         """
         n = len(ids)
         if n == 0:

@@ -1,7 +1,6 @@
-"""What a decoder is asked for, and what it answers step by step. Values only.
+"""Requests to a decoder and the steps that it returns. Values only.
 
-Every choice that decides a reply stands in its request, so that the same request gives the same reply
-again.
+A request holds every choice that decides a reply, so that the same request gives the same reply again.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ FinishReason = Literal["stop", "length", "context"]
 
 
 class RequestError(NielsGptError):
-    """A request that no decoder, or not this one, can serve; the message names the field."""
+    """A request that this decoder, or any, cannot serve; the message names the field."""
 
 
 class DecoderError(NielsGptError):
-    """A decoder that cannot be made as asked, or cannot take one more reply."""
+    """A decoder cannot be made with these arguments, or cannot admit one more reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class GenerationRequest:
     """One reply to generate. A value out of range raises `RequestError`."""
 
     prompt_ids: tuple[int, ...]
-    """What the model reads first; at least one id."""
+    """The prompt; at least one id."""
     max_new_tokens: int
     """The reply ends with "length" after this many tokens; at least 1."""
     sampling: Sampling
@@ -45,16 +44,16 @@ class GenerationRequest:
     banned_ids: frozenset[int]
     """Ids that are never drawn."""
     forced_ids: tuple[int, ...] = ()
-    """The reply's first tokens, taken instead of drawn; each still spends one draw of the generator, so that
-    a reply that is forked after its first k tokens goes on as it did before. Fewer than max_new_tokens."""
+    """The reply's first tokens, given instead of drawn. Each still uses one draw of the generator, so that a
+    reply that is forked after its first k tokens continues as before. Fewer than max_new_tokens."""
     draft_ids: tuple[int, ...] = ()
-    """What the reply, after its forced tokens, is expected to be. A decoder may read it ahead, many tokens a
-    step, and draws all the same: where the draft is wrong nothing changes but the speed."""
+    """The expected reply, after its forced tokens. A decoder may read it ahead, many tokens a step, and still
+    draws every token: a wrong draft changes nothing but the speed."""
     watch: Callable[[int, np.ndarray], None] | None = field(default=None, compare=False)
     """Sees each drawn token and the logits (V,) that it was drawn from, on the compute thread, before the
     token is published. The array is reused afterwards. Decides nothing."""
     use_cache: bool = True
-    """False computes the whole sequence anew for every token: the slow twin of the cached way."""
+    """False recomputes the whole sequence for every token: the reference for the cached way."""
 
     def __post_init__(self) -> None:
         self._check_ids(None)
@@ -99,7 +98,7 @@ class GenerationRequest:
 
 
 def first_outside(ids: Sequence[object], V: int | None) -> int | None:
-    """Return the index of the first of `ids` that is no whole number in [0, V), or None if all are.
+    """Return the index of the first of `ids` that is not a whole number in [0, V), or None if all are.
 
     V None: whole numbers from 0.
     """
@@ -127,11 +126,11 @@ def _is_id(value: object, V: int | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one sequence did in one step."""
+    """The result of one step for one sequence."""
 
     tokens: tuple[tuple[int, str], ...] = ()
-    """(token id, text that became certain with it); none while the prompt is being read."""
+    """(token id, text that became certain with it); none while the prompt is prefilled."""
     finish: FinishReason | None = None
     """Why the reply ends with this step, or None."""
     error: Exception | None = None
-    """Why this sequence, and no other, cannot go on, or None."""
+    """Why this sequence, and no other, cannot continue, or None."""

@@ -1,9 +1,8 @@
-"""A finished reply seen again: the logits that each of its tokens was drawn from, and what a token looked at.
+"""Recompute the logits that each token of a finished reply was drawn from, and a token's attention.
 
-The logits come from the decoder's own arithmetic: over the kernels they are the bits that the reply was
-drawn from, read in batches as a prompt is, so that a reply of hundreds of tokens takes milliseconds.
-Attention rows come from the torch model, whose numbers are within about 1e-6 of the kernels'; they are to
-be looked at.
+The logits come from the decoder's own arithmetic. With the kernels they are the bits that the reply was drawn
+from, read in batches as a prompt is, so that a reply of hundreds of tokens takes milliseconds. Attention rows
+come from the torch model, whose numbers are within about 1e-6 of the kernels'; they are for display.
 
 n tokens of a reply, t of prompt and reply, V vocabulary, H heads.
 """
@@ -31,9 +30,13 @@ def logits_rows(
 ) -> np.ndarray:
     """(n, V) float32: row i is what token i of the reply was drawn from, after the prompt and i tokens.
 
-    Of the kernels, every bit of it. A torch decoder reads everything in one forward, so its rows may differ
-    from those of the reply in the last bits. `RequestError` for a prompt or a reply without tokens, an id
-    outside of the vocabulary, or more tokens than the context window holds.
+    With the kernels they have the same bits. A torch decoder reads everything in one forward, so its rows may
+    differ from those of the reply in the last bits.
+
+    Raises:
+        RequestError: A prompt or a reply without tokens, an id outside of the vocabulary, or more tokens than
+            the context window holds.
+
     """
     decoder = source.decoder if isinstance(source, Backend) else source
     model = decoder.model

@@ -1,4 +1,4 @@
-"""One reply in the making: from a row of logits to a token, its text, and whether the reply ends with it.
+"""The state of one sequence: from a row of logits to a token, its text, and whether the reply ends with it.
 
 Every decoder uses it, so that all of them draw, stop and count in the same way.
 """
@@ -39,7 +39,7 @@ class SequenceState:
             )
         self.request = request
         self.watch: Callable[[np.ndarray], None] | None = None
-        """Sees every row of logits (V,) that a token was drawn from, in order; the row is gone afterwards."""
+        """Called with every row of logits (V,) that a token was drawn from, in order; do not keep the row."""
         self.ids = [*request.prompt_ids, *request.forced_ids]
         self._context = context
         self._generator = UniformGenerator(request.seed)
@@ -49,7 +49,7 @@ class SequenceState:
         self._opening = self._forced()
 
     def _forced(self) -> list[tuple[int, str]]:
-        """The forced ids with their texts; each spends the draw that it stands in for."""
+        """Return the forced ids with their texts; each uses the draw that it replaces."""
         forced_ids = self.request.forced_ids
         self.uniforms(len(forced_ids))
         opening = [(token_id, self._text.push(token_id)) for token_id in forced_ids]
@@ -71,7 +71,7 @@ class SequenceState:
 
         row = logits.numpy()
         if not np.isfinite(row).all():
-            raise self._spoiled(row)
+            raise self._unusable(row)
         request = self.request
         token_id = draw(logits, request.sampling, self.ids, request.banned_ids, self._generator)
         # The torch path does not know how close the draw was.
@@ -88,7 +88,7 @@ class SequenceState:
         finish: FinishReason | None = None
         for token_id, logits, row_sum, margin in drawn:
             if token_id < 0:
-                raise self._spoiled(logits)
+                raise self._unusable(logits)
             if self.watch is not None:
                 self.watch(logits)
             if self.request.watch is not None:
@@ -103,17 +103,17 @@ class SequenceState:
         return Step(tokens=tuple(tokens), finish=finish)
 
     def uniforms(self, count: int) -> np.ndarray:
-        """The next doubles (count,) of the reply's generator, the same ones that `take` would draw singly."""
+        """Return the next doubles (count,) of the reply's generator, those that `take` would draw singly."""
         return self._generator.uniforms(count)
 
     def _append(self, token_id: int) -> tuple[str, FinishReason | None]:
-        """Give the token's text and what it ends."""
+        """Append a token; return its text and the finish reason, if it ends the reply."""
         self.ids.append(token_id)
         text = self._text.push(token_id)
         finish = self._finish(token_id)
         return (text if finish is None else text + self._text.finish()), finish
 
-    def _spoiled(self, logits: np.ndarray) -> LogitsError:
+    def _unusable(self, logits: np.ndarray) -> LogitsError:
         bad = np.flatnonzero(~np.isfinite(logits))
         if len(bad) == 0:
             everything = len(self.request.banned_ids) == len(logits)
@@ -131,12 +131,12 @@ class SequenceState:
         return "context" if len(self.ids) >= self._context else None
 
     def receipt(self, path: str) -> dict[str, object]:
-        """Give a JSON-able account of the reply; `path` names the arithmetic behind its logits.
+        """Return the reply's metadata as JSON values; `path` names the arithmetic behind its logits.
 
         `logits_hash` stands for the rows that were drawn from, in order (see `decoding.logits_hash`).
         `smallest_margin` is the closest decision, {"value", "index" in the reply}: how far the draw was from
         the nearest other token, as a share of the probability (of the logits for temperature 0); None where
-        the arithmetic does not tell.
+        the arithmetic does not report it.
         """
         closest = {"value": self._smallest_margin, "index": self._smallest_index}
         return {

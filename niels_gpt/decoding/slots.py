@@ -1,4 +1,4 @@
-"""Room for what the kernels know of sequences and for what they draw: made, doubled, and draws taken back.
+"""Allocate and grow the arrays that the kernels use for sequences and draws, and undo draws.
 
 V vocabulary.
 """
@@ -29,7 +29,7 @@ def new_slots(count: int, V: int) -> Slots:
 
 
 def doubled(slots: Slots, V: int) -> Slots:
-    """Return twice as many slots, the first half of them these."""
+    """Return twice as many slots; the first half are copies of these."""
     count = len(slots.position)
     larger = new_slots(2 * count, V)
     for old, new in zip(_arrays(slots), _arrays(larger), strict=True):
@@ -37,8 +37,8 @@ def doubled(slots: Slots, V: int) -> Slots:
     return larger
 
 
-def take_back(slots: Slots, slot: int, drawn: Sequence[int]) -> None:
-    """Undo the last draws of a slot: they were made from rows that turned out not to be its reply's."""
+def undo_draws(slots: Slots, slot: int, drawn: Sequence[int]) -> None:
+    """Undo the last draws of a slot, made from rows of a draft that turned out to be wrong."""
     undone = [token_id for token_id in drawn if token_id >= 0]
     if not undone:
         return
@@ -49,7 +49,7 @@ def take_back(slots: Slots, slot: int, drawn: Sequence[int]) -> None:
 
 
 def new_drawn(steps: int, sequences: int, row: int) -> Drawn:
-    """Make room for the draws of so many steps; `row` is V in whole vectors."""
+    """Allocate the draws of `steps` steps; `row` is V in whole vectors."""
     return Drawn(
         np.zeros((steps, sequences), np.int64),
         np.zeros((steps, sequences)),

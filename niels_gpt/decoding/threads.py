@@ -1,9 +1,9 @@
-"""The threads that share a step, and how many of them do: more than one only where that measures faster.
+"""Threads that share a step, and a tuner that uses more than one only where that measures faster.
 
-On a machine with nothing else to do two threads need about two thirds of the time of one; on a busy one
-they wait for each other longer than they save. So where nobody said how many, steps are timed as they run:
-both ways are tried in turns, the faster one is kept, and they are tried again after a while, the more
-seldom the more often it went the same way. Time alone depends on this, never a bit.
+On an idle machine two threads need about two thirds of the time of one; on a busy one they wait for each
+other longer than they save. So unless the number is given, steps are timed as they run: both ways are tried
+in turns and the faster one is kept. Trials are repeated, less and less often while they have the same result.
+Only the time depends on this, never a bit.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 MOST = 2
-"""Threads where nobody said how many: more were never measured to pay."""
+"""Threads by default, at most: more were never measured to be faster."""
 TURNS = 4  # calls of each way in a trial
 FEWEST_CALLS, MOST_CALLS = 64, 8192  # from one trial to the next
-WORTH = 0.9  # of one thread's time: two keep two processors busy, which is not worth a few percent
+WORTH = 0.9  # share of one thread's time: a few percent are not worth a second busy processor
 
 
 def default_threads() -> int:
-    """How many threads may share a step where nobody said: one for each usable processor, at most MOST."""
+    """Return how many threads may share a step by default: one for each usable processor, at most MOST."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST, usable)
 
 
 class ThreadTuner:
-    """Whether one thread or `many` take less time, from the times that calls of one kind took."""
+    """Chooses between one thread and `many`, from the times that calls of one kind took."""
 
     def __init__(self, many: int) -> None:
         self._many = many
@@ -39,7 +39,7 @@ class ThreadTuner:
         self._bar = self._lately = 0.0
 
     def next(self) -> int:
-        """How many threads the next call should have; `took` must follow."""
+        """Return how many threads the next call should have; `record` must follow."""
         if self._rest:
             return self._chosen
         turns = len(self._together) + self._probed
@@ -50,8 +50,8 @@ class ThreadTuner:
         """Whether the next call is a trial's first with many: on a busy machine it may take very long."""
         return self._rest == 0 and not self._probed and bool(self._alone)
 
-    def took(self, threads: int, seconds: float) -> None:
-        """Hear how long that call took, for each of its steps."""
+    def record(self, threads: int, seconds: float) -> None:
+        """Record how long that call took, for each of its steps."""
         if self._rest == 0:
             self._try(threads, seconds)
             return
@@ -85,10 +85,10 @@ class StepThreads:
     """Runs steps on one thread or on several, this one among them."""
 
     def __init__(self, threads: int | None) -> None:
-        """Exactly as many threads, or None: up to `default_threads`, as many as are faster."""
+        """Use exactly `threads` threads, or None: up to `default_threads`, as many as are faster."""
         self.threads = default_threads() if threads is None else threads
-        """The most that share a step."""
-        self._paces: dict[int, ThreadTuner] | None = {} if threads is None and self.threads > 1 else None
+        """Threads that share a step, at most."""
+        self._tuners: dict[int, ThreadTuner] | None = {} if threads is None and self.threads > 1 else None
         self._helpers = ThreadPoolExecutor(self.threads - 1, "kernels") if self.threads > 1 else None
 
     def run(
@@ -105,19 +105,19 @@ class StepThreads:
         part raises, `release` must let the others end that wait for it; its error is raised once all have
         ended.
         """
-        pace = (
+        tuner = (
             None
-            if self._paces is None
-            else self._paces.setdefault(rows.bit_length(), ThreadTuner(self.threads))
+            if self._tuners is None
+            else self._tuners.setdefault(rows.bit_length(), ThreadTuner(self.threads))
         )
-        parts = self.threads if pace is None else pace.next()
-        if pace is not None and pace.probing:
+        parts = self.threads if tuner is None else tuner.next()
+        if tuner is not None and tuner.probing:
             steps = 1
         began = time.perf_counter()
         done = self._together(work, (*arguments, steps), parts, release)
         seconds = (time.perf_counter() - began) / done
-        if pace is not None:
-            pace.took(parts, seconds)
+        if tuner is not None:
+            tuner.record(parts, seconds)
         return done, seconds
 
     def _together(
@@ -146,11 +146,11 @@ class StepThreads:
                 other.result()
         except BaseException:
             release()
-            wait(others)  # none may go on computing in memory that the caller uses again
+            wait(others)  # none may still compute in memory that the caller uses again
             raise
         return done
 
     def close(self) -> None:
-        """End the other threads; closing again does nothing."""
+        """End the other threads; closing again has no effect."""
         if self._helpers is not None:
             self._helpers.shutdown()

@@ -1,7 +1,7 @@
-"""The torch decoder: many replies at once over one model, each exactly where it stands.
+"""The torch decoder: many replies at once over one model, each at its own position.
 
 One step reads at most one chunk of waiting prompts and then moves every running reply by one token in a
-single forward, however far each has come. Made for the engine, whose protocol it fits by its shape alone;
+single forward, at whatever position each is. It has the methods of the engine's `Decoder` protocol; it is
 synchronous, to be called from one thread.
 
 B sequences of a step, t tokens of one, V vocabulary.
@@ -38,7 +38,7 @@ class CachedSequence:
 
 @dataclass(frozen=True, eq=False)
 class RecomputedSequence:
-    """A reply whose tokens are all read anew at every step: the slow twin."""
+    """A reply whose tokens are all read again at every step: the reference for the cached way."""
 
     reply: SequenceState
 
@@ -86,9 +86,12 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def admit(self, request: GenerationRequest) -> TorchSequence:
-        """Take a request in; nothing is computed yet.
+        """Admit a request; nothing is computed yet.
 
-        One that cannot be served raises `RequestError`, a full decoder `DecoderError`.
+        Raises:
+            RequestError: The request cannot be served.
+            DecoderError: The decoder is full.
+
         """
         if self._max_batch is not None and len(self._held) >= self._max_batch:
             raise DecoderError(f"all {self._max_batch} places are taken, expected a release first")
@@ -121,7 +124,7 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def release(self, sequence: TorchSequence) -> dict[str, object]:
-        """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
+        """Free what the sequence holds, at any time, and return its reply's metadata."""
         if isinstance(sequence, CachedSequence):
             self._slab.free(sequence.row)
         self._held.discard(sequence)
@@ -131,7 +134,7 @@ class TorchDecoder:
         """Nothing to end: torch's threads are the process's."""
 
     def _affordable(self, reading: Sequence[CachedSequence]) -> Iterator[CachedSequence]:
-        # Chunks are never cut to fit: where a prompt is cut must not depend on who else is there.
+        # Chunks are never cut to fit: where a prompt is cut must not depend on the other sequences.
         budget = self._prefill_chunk
         for sequence in reading:
             budget -= min(sequence.unread, self._prefill_chunk)

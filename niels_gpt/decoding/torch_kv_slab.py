@@ -1,8 +1,8 @@
 """Keys and values of many sequences in one tensor: a step of all of them is one forward without a copy.
 
 A sequence owns a row. Sequences that step together must lie in the first rows: `pack` moves only those that
-do not, which happens when somebody joins or leaves, not at every step. Free rows are zero: what is masked
-out of an attention must still be finite, and nobody may meet what another one left.
+do not, which happens when a sequence joins or leaves, not at every step. Free rows are zero: values that an
+attention masks out must still be finite, and no sequence may see what another one left.
 
 L layers, R rows, H heads, T context window, D head width.
 """
@@ -17,7 +17,7 @@ import torch
 
 @dataclass(eq=False)
 class Row:
-    """A sequence's place in the slab: where it lies now, and how many positions hold keys and values."""
+    """A sequence's row: its index now, and how many positions hold keys and values."""
 
     index: int
     length: int = 0
@@ -32,7 +32,7 @@ class KVSlab:
         self._rows: list[Row | None] = []
 
     def take(self) -> Row:
-        """Give an empty row."""
+        """Return an empty row."""
         if None not in self._rows:
             self._grow()
         row = Row(self._rows.index(None))
@@ -40,7 +40,7 @@ class KVSlab:
         return row
 
     def free(self, row: Row) -> None:
-        """Take a row back and wipe it. A row that is already free stays free."""
+        """Free a row and set it to zero. A row that is already free stays free."""
         if row.index < len(self._rows) and self._rows[row.index] is row:
             for cache in (self._k, self._v):
                 cache[:, row.index, :, : row.length].zero_()

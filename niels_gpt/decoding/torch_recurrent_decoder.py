@@ -1,8 +1,8 @@
-"""The torch decoder for a model that carries a state of constant size instead of keys and values.
+"""The torch decoder for a model with a recurrent state of constant size instead of keys and values.
 
-Each sequence has a state of its own and is read alone, so what else runs cannot reach it; on a CPU the
-kernels do this faster and exactly. Fits the engine's protocol by its shape; synchronous, to be called from
-one thread.
+Each sequence has its own state and is read alone, so other sequences cannot change it. On a CPU the kernels
+are faster, and exact. It has the methods of the engine's `Decoder` protocol; it is synchronous, to be called
+from one thread.
 
 V vocabulary.
 """
@@ -24,11 +24,11 @@ from niels_gpt.text.tokenizer import Tokenizer
 
 @dataclass(eq=False)
 class StatefulSequence:
-    """A reply, and what its model has kept of the tokens that it has read."""
+    """A reply and its model's state after the tokens that it has read."""
 
     reply: SequenceState
     state: BDHState | TransformerState | None
-    """None for a reply that is computed anew for every token."""
+    """None for a reply that is recomputed for every token."""
     read: int = 0
 
     @property
@@ -64,7 +64,7 @@ class TorchStateDecoder:
         return self._model
 
     def admit(self, request: GenerationRequest) -> StatefulSequence:
-        """Take a request in; nothing is computed yet. One that cannot be served raises `RequestError`."""
+        """Admit a request; nothing is computed yet. RequestError if it cannot be served."""
         reply = SequenceState(request, self._tokenizer, context=self._model.cfg.context)
         state = self._model.new_state(1, self._model.cfg.context) if request.use_cache else None
         return StatefulSequence(reply, state)
@@ -90,7 +90,7 @@ class TorchStateDecoder:
         return steps
 
     def release(self, sequence: StatefulSequence) -> dict[str, object]:
-        """Free what the sequence holds, at any point of its life, and give the receipt of its reply."""
+        """Free what the sequence holds, at any time, and return its reply's metadata."""
         sequence.state = None
         return sequence.reply.receipt("torch")
 

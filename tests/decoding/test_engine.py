@@ -109,5 +109,5 @@ async def test_jobs_cancelled_while_their_prompts_are_read_leave_every_place_fre
                 job.cancel()
             await engine.drain()
     assert sorted(decoder._free) == list(range(len(decoder._slots.position)))
-    assert decoder._pool is not None
-    assert len(decoder._pool) == len(decoder._pool._kept)
+    assert decoder._prefix_cache is not None
+    assert len(decoder._prefix_cache) == len(decoder._prefix_cache._kept)

@@ -5,12 +5,12 @@ import pytest
 from niels_gpt.decoding.prefill_budget import CALL_SECONDS, MOST, PrefillBudget
 
 
-def lengths(portions: PrefillBudget, unread: int, *, token_seconds: float) -> list[int]:
-    """The portions of a prompt, where a token takes that long."""
+def lengths(budget: PrefillBudget, unread: int, *, token_seconds: float) -> list[int]:
+    """The budget of a prompt, where a token takes that long."""
     found = []
     while unread:
-        count = portions.next(unread)
-        portions.took(count, count * token_seconds)
+        count = budget.next(unread)
+        budget.record(count, count * token_seconds)
         found.append(count)
         unread -= count
     return found
@@ -22,22 +22,22 @@ def test_the_first_prompt_is_read_with_care() -> None:
 
 
 def test_later_ones_are_read_in_as_few_calls_as_time_allows() -> None:
-    portions = PrefillBudget(64)
-    lengths(portions, 200, token_seconds=CALL_SECONDS / 210)
-    assert lengths(portions, 200, token_seconds=CALL_SECONDS / 210) == [200]
-    assert lengths(portions, 420, token_seconds=CALL_SECONDS / 210) == [210, 210]
+    budget = PrefillBudget(64)
+    lengths(budget, 200, token_seconds=CALL_SECONDS / 210)
+    assert lengths(budget, 200, token_seconds=CALL_SECONDS / 210) == [200]
+    assert lengths(budget, 420, token_seconds=CALL_SECONDS / 210) == [210, 210]
 
 
 def test_a_slow_model_keeps_to_the_usual_length() -> None:
-    portions = PrefillBudget(64)
-    lengths(portions, 640, token_seconds=1.0)
-    assert portions.next(640) == 64
+    budget = PrefillBudget(64)
+    lengths(budget, 640, token_seconds=1.0)
+    assert budget.next(640) == 64
 
 
 def test_no_call_reads_more_than_there_is_memory_for() -> None:
-    portions = PrefillBudget(64)
-    lengths(portions, 640, token_seconds=1e-9)
-    assert portions.next(10_000) <= MOST
+    budget = PrefillBudget(64)
+    lengths(budget, 640, token_seconds=1e-9)
+    assert budget.next(10_000) <= MOST
 
 
 @pytest.mark.parametrize("unread", range(1, 200, 7))
@@ -48,6 +48,6 @@ def test_every_portion_has_a_token_and_none_is_more_than_is_left(unread: int) ->
 
 
 def test_a_call_for_few_tokens_says_nothing_of_many() -> None:
-    portions = PrefillBudget(64)
-    portions.took(3, 1e-6)
-    assert portions.next(640) == 64
+    budget = PrefillBudget(64)
+    budget.record(3, 1e-6)
+    assert budget.next(640) == 64

@@ -28,8 +28,8 @@ def packed(request: pytest.FixtureRequest, new_model: Callable[..., GPT]) -> Pac
     return pack_gpt(new_model(ModelConfig(V=256, T=96, C=C, L=2, H=3, d_ff=40, tie_embeddings=False)))
 
 
-def decoder_of(packed: PackedModel, pool_bytes: int = PLENTY, chunk: int = 5) -> KernelDecoder:
-    return KernelDecoder(packed, ByteTokenizer(), prefill_chunk=chunk, pool_bytes=pool_bytes)
+def decoder_of(packed: PackedModel, prefix_cache_bytes: int = PLENTY, chunk: int = 5) -> KernelDecoder:
+    return KernelDecoder(packed, ByteTokenizer(), prefill_chunk=chunk, prefix_cache_bytes=prefix_cache_bytes)
 
 
 def asked(prompt: Sequence[int], *, new: int = 9, seed: int = 1, use_cache: bool = True) -> GenerationRequest:
@@ -53,7 +53,7 @@ def run(decoder: KernelDecoder, *wanted: GenerationRequest) -> list[dict[str, ob
 
 def cold(packed: PackedModel, wanted: GenerationRequest) -> object:
     """The hash of a reply of a decoder that has read nothing before and keeps nothing."""
-    return run(decoder_of(packed, pool_bytes=0), wanted)[0]["logits_hash"]
+    return run(decoder_of(packed, prefix_cache_bytes=0), wanted)[0]["logits_hash"]
 
 
 def replied(decoder: KernelDecoder, prompt: Sequence[int], new: int = 9) -> tuple[int, ...]:
@@ -110,7 +110,9 @@ def test_the_last_token_of_a_prompt_is_read_even_if_it_is_pooled(packed: PackedM
 @pytest.mark.parametrize("seed", range(8))
 def test_no_schedule_of_conversations_changes_a_reply(packed: PackedModel, seed: int) -> None:
     chance = random.Random(seed)
-    decoder = decoder_of(packed, pool_bytes=chance.choice([0, 60_000, PLENTY]), chunk=chance.choice([3, 64]))
+    decoder = decoder_of(
+        packed, prefix_cache_bytes=chance.choice([0, 60_000, PLENTY]), chunk=chance.choice([3, 64])
+    )
     conversations = [SYSTEM[: chance.randrange(9, 27)] for _ in range(3)]
     for turn in range(8):
         which = chance.randrange(3)
@@ -130,7 +132,7 @@ def test_a_pool_that_hands_out_another_prompts_state_is_seen_in_the_hash(packed:
             return state, len(SYSTEM)
 
     decoder = decoder_of(packed)
-    decoder._pool = Mistaken(packed.shape, most_bytes=PLENTY)
+    decoder._prefix_cache = Mistaken(packed.shape, most_bytes=PLENTY)
     run(decoder, asked(SYSTEM))
     other = asked((*reversed(SYSTEM), *b"?"))
     (receipt,) = run(decoder, other)
@@ -141,8 +143,8 @@ def test_a_pool_that_hands_out_another_prompts_state_is_seen_in_the_hash(packed:
 def test_one_wrong_number_in_a_kept_state_is_seen_in_the_hash(packed: PackedModel) -> None:
     decoder = decoder_of(packed)
     run(decoder, asked(SYSTEM))
-    assert decoder._pool is not None
-    state, _ = decoder._pool.longest(np.array(SYSTEM, np.int32))
+    assert decoder._prefix_cache is not None
+    state, _ = decoder._prefix_cache.longest(np.array(SYSTEM, np.int32))
     assert state is not None
     state.floats[3] += 1.0
     assert run(decoder, asked(SYSTEM))[0]["logits_hash"] != cold(packed, asked(SYSTEM))
@@ -170,13 +172,13 @@ def test_what_a_failed_step_may_have_spoiled_is_not_kept(packed: PackedModel) ->
         def _share(self, rows: int, *arguments: object) -> int:
             raise MemoryError
 
-    decoder = Failing(packed, ByteTokenizer(), prefill_chunk=64, pool_bytes=PLENTY)
+    decoder = Failing(packed, ByteTokenizer(), prefill_chunk=64, prefix_cache_bytes=PLENTY)
     sequence = decoder.admit(asked(SYSTEM))
     with pytest.raises(MemoryError):
         decoder.advance([sequence])
     decoder.release(sequence)
-    assert decoder._pool is not None
-    assert len(decoder._pool) == 0
+    assert decoder._prefix_cache is not None
+    assert len(decoder._prefix_cache) == 0
 
 
 def test_a_cancelled_prefill_leaves_what_it_has_read(packed: PackedModel) -> None:
@@ -200,7 +202,7 @@ def until_first_token(decoder: KernelDecoder, live: list[KernelSequence], whose:
 
 
 def test_a_short_prompt_does_not_wait_until_long_ones_have_been_read(packed: PackedModel) -> None:
-    decoder = decoder_of(packed, chunk=8, pool_bytes=0)
+    decoder = decoder_of(packed, chunk=8, prefix_cache_bytes=0)
     long = [decoder.admit(asked([i] * 80)) for i in range(4)]
     decoder.advance(long)
     short = decoder.admit(asked(b"who?"))
@@ -208,7 +210,7 @@ def test_a_short_prompt_does_not_wait_until_long_ones_have_been_read(packed: Pac
 
 
 def test_the_prompt_that_came_first_is_read_however_many_short_ones_come(packed: PackedModel) -> None:
-    decoder = decoder_of(packed, chunk=8, pool_bytes=0)
+    decoder = decoder_of(packed, chunk=8, prefix_cache_bytes=0)
     long = decoder.admit(asked([7] * 80))
     spoke = []
     while not spoke and long.read < 80:
@@ -219,7 +221,7 @@ def test_the_prompt_that_came_first_is_read_however_many_short_ones_come(packed:
     assert spoke
 
 
-# The pool itself.
+# The cache itself.
 
 
 def state_of(packed: PackedModel, positions: int) -> State:
@@ -232,51 +234,51 @@ def ids(*numbers: int) -> np.ndarray:
 
 def test_the_pool_stays_within_its_bytes_and_drops_what_was_not_used_for_longest(packed: PackedModel) -> None:
     size = state_of(packed, 16).floats.nbytes
-    pool = PrefixCache(packed.shape, most_bytes=3 * size)
+    cache = PrefixCache(packed.shape, most_bytes=3 * size)
     for first in (1, 2, 3):
-        pool.keep([first, 0, 0], state_of(packed, 16))
-    pool.longest(ids(1, 0, 0))
-    pool.keep([4, 0, 0], state_of(packed, 16))
-    assert pool.bytes == 3 * size
-    assert [pool.longest(ids(first, 0, 0))[1] for first in (1, 2, 3, 4)] == [3, 0, 3, 3]
+        cache.keep([first, 0, 0], state_of(packed, 16))
+    cache.longest(ids(1, 0, 0))
+    cache.keep([4, 0, 0], state_of(packed, 16))
+    assert cache.bytes == 3 * size
+    assert [cache.longest(ids(first, 0, 0))[1] for first in (1, 2, 3, 4)] == [3, 0, 3, 3]
 
 
 def test_a_state_larger_than_the_pool_is_not_kept(packed: PackedModel) -> None:
-    pool = PrefixCache(packed.shape, most_bytes=1000)
-    pool.keep(list(range(40)), state_of(packed, 48))
-    assert (len(pool), pool.bytes) == (0, 0)
+    cache = PrefixCache(packed.shape, most_bytes=1000)
+    cache.keep(list(range(40)), state_of(packed, 48))
+    assert (len(cache), cache.bytes) == (0, 0)
 
 
 def test_a_longer_state_takes_the_place_of_what_it_covers(packed: PackedModel) -> None:
-    pool = PrefixCache(packed.shape, most_bytes=PLENTY)
-    pool.keep([1, 2], state_of(packed, 16))
-    pool.keep([1, 2, 3], state_of(packed, 16))
-    pool.keep([1, 2], state_of(packed, 16))
-    assert len(pool) == 1
-    assert pool.longest(ids(1, 2, 3, 4))[1] == 3
+    cache = PrefixCache(packed.shape, most_bytes=PLENTY)
+    cache.keep([1, 2], state_of(packed, 16))
+    cache.keep([1, 2, 3], state_of(packed, 16))
+    cache.keep([1, 2], state_of(packed, 16))
+    assert len(cache) == 1
+    assert cache.longest(ids(1, 2, 3, 4))[1] == 3
 
 
 def test_a_mostly_empty_state_is_cut_down(packed: PackedModel) -> None:
-    pool = PrefixCache(packed.shape, most_bytes=PLENTY)
-    pool.keep([1, 2, 3], state_of(packed, 96))
-    assert pool.bytes == state_of(packed, 16).floats.nbytes
+    cache = PrefixCache(packed.shape, most_bytes=PLENTY)
+    cache.keep([1, 2, 3], state_of(packed, 96))
+    assert cache.bytes == state_of(packed, 16).floats.nbytes
 
 
 def test_a_loan_costs_no_bytes_and_ends(packed: PackedModel) -> None:
-    pool = PrefixCache(packed.shape, most_bytes=0)
-    loan = pool.lend([1, 2, 3], state_of(packed, 16))
-    assert (pool.bytes, pool.longest(ids(1, 2, 9))[1]) == (0, 2)
-    pool.take_back(loan)
-    assert pool.longest(ids(1, 2, 9)) == (None, 0)
+    cache = PrefixCache(packed.shape, most_bytes=0)
+    pinned = cache.pin([1, 2, 3], state_of(packed, 16))
+    assert (cache.bytes, cache.longest(ids(1, 2, 9))[1]) == (0, 2)
+    cache.unpin(pinned)
+    assert cache.longest(ids(1, 2, 9)) == (None, 0)
 
 
 def test_the_pool_finds_what_a_plain_search_finds(packed: PackedModel) -> None:
     chance = random.Random(3)
-    pool, kept = PrefixCache(packed.shape, most_bytes=PLENTY), list[list[int]]()
+    cache, kept = PrefixCache(packed.shape, most_bytes=PLENTY), list[list[int]]()
     for _ in range(60):
         tokens = [chance.randrange(2) for _ in range(chance.randrange(1, 80))]
-        pool.keep(tokens, state_of(packed, 16))
+        cache.keep(tokens, state_of(packed, 16))
         kept.append(tokens)
         wanted = [chance.randrange(2) for _ in range(chance.randrange(1, 80))]
         plain = max(n for one in kept for n in range(len(one) + 1) if one[:n] == wanted[:n])
-        assert pool.longest(np.array(wanted, np.int32))[1] == plain
+        assert cache.longest(np.array(wanted, np.int32))[1] == plain

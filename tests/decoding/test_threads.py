@@ -16,12 +16,12 @@ from niels_gpt.decoding.threads import (
 )
 
 
-def run(pace: ThreadTuner, seconds: Callable[[int], float], calls: int) -> list[int]:
+def run(tuner: ThreadTuner, seconds: Callable[[int], float], calls: int) -> list[int]:
     """The ways that were taken, where a call takes seconds(threads)."""
     taken = []
     for _ in range(calls):
-        threads = pace.next()
-        pace.took(threads, seconds(threads))
+        threads = tuner.next()
+        tuner.record(threads, seconds(threads))
         taken.append(threads)
     return taken
 
@@ -35,59 +35,61 @@ def busy(threads: int) -> float:
 
 
 @pytest.fixture
-def pace() -> ThreadTuner:
+def tuner() -> ThreadTuner:
     return ThreadTuner(2)
 
 
-def test_both_ways_are_tried_in_turns_and_the_faster_one_is_kept(pace: ThreadTuner) -> None:
-    assert run(pace, calm, 2 * TURNS + 2) == [1, 2] * (TURNS + 1)
-    assert set(run(pace, calm, FEWEST_CALLS)) == {2}
+def test_both_ways_are_tried_in_turns_and_the_faster_one_is_kept(tuner: ThreadTuner) -> None:
+    assert run(tuner, calm, 2 * TURNS + 2) == [1, 2] * (TURNS + 1)
+    assert set(run(tuner, calm, FEWEST_CALLS)) == {2}
 
 
-def test_a_way_that_has_lost_already_is_not_tried_to_the_end(pace: ThreadTuner) -> None:
-    assert run(pace, busy, 2) == [1, 2]
-    assert set(run(pace, busy, FEWEST_CALLS)) == {1}
+def test_a_way_that_has_lost_already_is_not_tried_to_the_end(tuner: ThreadTuner) -> None:
+    assert run(tuner, busy, 2) == [1, 2]
+    assert set(run(tuner, busy, FEWEST_CALLS)) == {1}
 
 
 @pytest.mark.parametrize(("share", "threads"), [(0.95, 1), (0.91, 1), (0.89, 2), (0.5, 2)])
 def test_a_second_processor_must_save_a_tenth_of_the_time(
-    pace: ThreadTuner, share: float, threads: int
+    tuner: ThreadTuner, share: float, threads: int
 ) -> None:
-    run(pace, lambda threads: 1.0 if threads == 1 else share, 2 * TURNS + 2)
-    assert pace.next() == threads
+    run(tuner, lambda threads: 1.0 if threads == 1 else share, 2 * TURNS + 2)
+    assert tuner.next() == threads
 
 
-def test_a_machine_that_becomes_busy_is_noticed_at_once(pace: ThreadTuner) -> None:
-    run(pace, calm, 20 * FEWEST_CALLS)
-    assert run(pace, busy, 10).count(2) <= 3
+def test_a_machine_that_becomes_busy_is_noticed_at_once(tuner: ThreadTuner) -> None:
+    run(tuner, calm, 20 * FEWEST_CALLS)
+    assert run(tuner, busy, 10).count(2) <= 3
 
 
-def test_a_machine_that_becomes_calm_is_noticed_too(pace: ThreadTuner) -> None:
-    run(pace, busy, 50_000)
-    assert 2 in run(pace, calm, MOST_CALLS + 2 * TURNS + 2)
-    assert pace.next() == 2
+def test_a_machine_that_becomes_calm_is_noticed_too(tuner: ThreadTuner) -> None:
+    run(tuner, busy, 50_000)
+    assert 2 in run(tuner, calm, MOST_CALLS + 2 * TURNS + 2)
+    assert tuner.next() == 2
 
 
-def test_trials_on_a_busy_machine_become_rare(pace: ThreadTuner) -> None:
-    run(pace, busy, 20_000)
-    assert run(pace, busy, 5 * MOST_CALLS).count(2) <= 5
+def test_trials_on_a_busy_machine_become_rare(tuner: ThreadTuner) -> None:
+    run(tuner, busy, 20_000)
+    assert run(tuner, busy, 5 * MOST_CALLS).count(2) <= 5
 
 
 def test_a_way_that_may_take_very_long_is_tried_with_one_step_first() -> None:
-    with closing(StepThreads(None)) as crew:
-        if crew.threads == 1:
+    with closing(StepThreads(None)) as threads:
+        if threads.threads == 1:
             pytest.skip("one processor: nothing to choose")
-        tried = [crew.run(lambda steps, part, parts: (steps, parts)[0], rows=1, steps=8)[0] for _ in range(4)]
+        tried = [
+            threads.run(lambda steps, part, parts: (steps, parts)[0], rows=1, steps=8)[0] for _ in range(4)
+        ]
     assert tried == [8, 1, 8, 8]
 
 
 @pytest.fixture
-def crew() -> Iterator[StepThreads]:
-    with closing(StepThreads(3)) as crew:
-        yield crew
+def threads() -> Iterator[StepThreads]:
+    with closing(StepThreads(3)) as threads:
+        yield threads
 
 
-def test_a_given_number_of_threads_share_every_call(crew: StepThreads) -> None:
+def test_a_given_number_of_threads_share_every_call(threads: StepThreads) -> None:
     together = threading.Barrier(3)
     seen = []
 
@@ -97,7 +99,7 @@ def test_a_given_number_of_threads_share_every_call(crew: StepThreads) -> None:
         return steps
 
     for _ in range(5):
-        done, seconds = crew.run(work, rows=1, steps=4)
+        done, seconds = threads.run(work, rows=1, steps=4)
         assert done == 4
         assert seconds > 0
     assert sorted(seen) == sorted([(0, 3), (1, 3), (2, 3)] * 5)
@@ -105,7 +107,7 @@ def test_a_given_number_of_threads_share_every_call(crew: StepThreads) -> None:
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_part_that_fails_releases_the_others_and_its_error_comes_out(
-    crew: StepThreads, failing: int
+    threads: StepThreads, failing: int
 ) -> None:
     released, ended = threading.Event(), []
 
@@ -117,25 +119,25 @@ def test_a_part_that_fails_releases_the_others_and_its_error_comes_out(
         return steps
 
     with pytest.raises(ZeroDivisionError):
-        crew.run(work, rows=1, steps=4, release=released.set)
+        threads.run(work, rows=1, steps=4, release=released.set)
     assert sorted(ended) == sorted({0, 1, 2} - {failing})
-    assert crew.run(lambda steps, part, parts: steps, rows=1, steps=4)[0] == 4
+    assert threads.run(lambda steps, part, parts: steps, rows=1, steps=4)[0] == 4
 
 
 def test_where_nobody_says_how_many_calls_of_few_and_of_many_rows_are_judged_apart() -> None:
-    with closing(StepThreads(None)) as crew:
-        if crew.threads == 1:
+    with closing(StepThreads(None)) as threads:
+        if threads.threads == 1:
             pytest.skip("one processor: nothing to choose")
         for rows in (1, 1, 64, 64):
-            crew.run(lambda steps, part, parts: steps, rows=rows, steps=1)
-        assert crew._paces is not None
-        assert len(crew._paces) == 2
+            threads.run(lambda steps, part, parts: steps, rows=rows, steps=1)
+        assert threads._tuners is not None
+        assert len(threads._tuners) == 2
 
 
 def test_one_processor_means_one_thread() -> None:
     assert 1 <= default_threads() <= 2
 
 
-def test_a_crew_can_be_closed_twice(crew: StepThreads) -> None:
-    crew.close()
-    crew.close()
+def test_a_crew_can_be_closed_twice(threads: StepThreads) -> None:
+    threads.close()
+    threads.close()

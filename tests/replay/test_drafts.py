@@ -24,7 +24,7 @@ EVERYTHING = Sampling(
 @pytest.fixture
 def decoder() -> KernelDecoder:
     """Without a pool, so that every reply is computed anew."""
-    return KernelDecoder(pack_gpt(integer_model(T=256)), ByteTokenizer(), threads=1, pool_bytes=0)
+    return KernelDecoder(pack_gpt(integer_model(T=256)), ByteTokenizer(), threads=1, prefix_cache_bytes=0)
 
 
 def told(outcome: tuple[list[int], dict[str, Any]]) -> tuple[list[int], Any, Any]:

@@ -91,7 +91,7 @@ def made(kind: type[DecoderT], *, strange: bool = False, **more: Any) -> Decoder
 
 async def test_what_turns_share_is_read_once_and_every_bit_is_the_same() -> None:
     requests, patient, hasty = said(), made(KernelDecoder), made(Hasty)
-    alone = [(await regenerate(made(Hasty, pool_bytes=0), [request]))[0] for request in requests]
+    alone = [(await regenerate(made(Hasty, prefix_cache_bytes=0), [request]))[0] for request in requests]
     shared = {}
     for decoder in (patient, hasty):
         found = await regenerate(decoder, requests)

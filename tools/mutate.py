@@ -1,0 +1,169 @@
+"""Mutation testing: change one thing in a module, run its tests, and list the changes that no test notices.
+
+    python tools/mutate.py --tests 'tests/engine -k batch' --sample 100 engine/batch.py engine/engine.py
+
+Works on a copy of the committed tree, one mutant after the other, and stops at the first test that fails.
+Exit status 1 if a mutant survives. A survivor is either a missing test or a change without an effect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult,
+    ast.Mod: ast.Mult,
+}
+# Parts of a program that no test should have to hold.
+SKIPPED = (ast.JoinedStr, ast.Raise, ast.AnnAssign, ast.Import, ast.ImportFrom)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A changed source, with the place and the two texts for the report."""
+
+    path: Path
+    line: int
+    before: str
+    after: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.before} -> {self.after}"
+
+
+def mutants(path: Path, source: str) -> Iterator[Mutant]:
+    """Yield every mutant of a module."""
+    for node in _candidates(ast.parse(source)):
+        before = ast.get_source_segment(source, node) or ""
+        for after in dict.fromkeys(_changes(node)):
+            if after != ast.unparse(node):
+                changed = _replaced(source, node, after)
+                yield Mutant(path, node.lineno, " ".join(before.split()), after, changed)
+
+
+def _candidates(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, SKIPPED) or _is_type_checking(child) or _is_docstring(child):
+            continue
+        if isinstance(child, ast.expr | ast.stmt):
+            yield child
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            for statement in child.body:  # neither decorators nor annotations
+                yield from _candidates(ast.Module([statement], []))
+        else:
+            yield from _candidates(child)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _changes(node: ast.expr | ast.stmt) -> Iterator[str]:
+    """Yield the texts that may stand in the place of a node."""
+    match node:
+        case ast.Compare(ops=[op]) if type(op) in SWAPS:
+            yield ast.unparse(ast.Compare(node.left, [SWAPS[type(op)]()], node.comparators))  # type: ignore[list-item]
+        case ast.BoolOp(op=op):
+            yield f"({ast.unparse(ast.BoolOp(SWAPS[type(op)](), node.values))})"  # type: ignore[arg-type]
+        case ast.BinOp(op=op) if type(op) in SWAPS:
+            yield f"({ast.unparse(ast.BinOp(node.left, SWAPS[type(op)](), node.right))})"  # type: ignore[arg-type]
+        case ast.UnaryOp(op=ast.Not()):
+            yield f"({ast.unparse(node.operand)})"
+        case ast.Constant(value=int(value) | float(value)):
+            yield repr(not value if isinstance(value, bool) else value + 1)
+        case ast.Return(value=ast.expr()):
+            yield "return None"
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.AugAssign():
+            yield "pass"
+        case ast.Break():
+            yield "continue"
+        case ast.IfExp():
+            yield f"({ast.unparse(node.body)})"
+            yield f"({ast.unparse(node.orelse)})"
+
+
+def _replaced(source: str, node: ast.expr | ast.stmt, text: str) -> str:
+    lines = source.encode().splitlines(keepends=True)
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    head = b"".join(lines[:first]) + lines[first][: node.col_offset]
+    tail = lines[last][node.end_col_offset :] + b"".join(lines[last + 1 :])
+    return (head + text.encode() + tail).decode()
+
+
+def _passes(tree: Path, tests: Sequence[str], seconds: float) -> bool:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter on our own files
+            command, cwd=tree, env=environment, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the mutants; 0 if all are noticed."""
+    parser = argparse.ArgumentParser(description="List changes of modules that no test notices.")
+    parser.add_argument("modules", nargs="+", type=Path, metavar="MODULE")
+    parser.add_argument("--tests", required=True, type=shlex.split, metavar="ARGS", help="for pytest, quoted")
+    parser.add_argument("--sample", type=int, metavar="N", help="try N of them, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="for one mutant (default: %(default)s)")
+    flags = parser.parse_args(argv)
+    chosen = [mutant for path in flags.modules for mutant in mutants(path, path.read_text("utf-8"))]
+    if flags.sample is not None and flags.sample < len(chosen):
+        chosen = random.Random(flags.seed).sample(chosen, flags.sample)
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        archive = subprocess.run(["git", "archive", "HEAD"], capture_output=True, check=True).stdout  # noqa: S607
+        subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)  # noqa: S603, S607
+        if not _passes(tree, flags.tests, flags.seconds):
+            print("the tests fail, or take too long, without any change", file=sys.stderr)
+            return 2
+        for number, mutant in enumerate(chosen, 1):
+            original = (tree / mutant.path).read_text("utf-8")
+            (tree / mutant.path).write_text(mutant.source, "utf-8")
+            if _passes(tree, flags.tests, flags.seconds):
+                survivors += 1
+                print(f"survives: {mutant}", flush=True)
+            (tree / mutant.path).write_text(original, "utf-8")
+            print(f"{number} of {len(chosen)}, {survivors} survive", end="\r", file=sys.stderr, flush=True)
+    print(f"{len(chosen)} mutants, {survivors} survive")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
