@@ -22,7 +22,7 @@ import platformdirs
 
 from niels_gpt.kernels import WeightForm
 
-VERSIONS_KEPT = 3
+VERSIONS_KEPT = 8  # several checkouts and installations share the parent folder
 MARKER = "compiled kernels of niels-gpt"
 """A file in every folder that is ours; its date says when the folder was last used."""
 _PACKAGE = Path(__file__).resolve().parent

@@ -72,6 +72,10 @@ async def test_a_decoder_that_hangs_while_the_thread_closes_holds_up_nothing_els
     assert "compute-that-hangs" not in {running.name for running in threading.enumerate()}
 
 
+def test_a_decoder_that_never_returns_does_not_keep_the_interpreter_alive() -> None:
+    assert ComputeThread("compute-to-leave")._thread.daemon
+
+
 async def test_an_error_of_the_last_call_comes_back_and_the_thread_still_ends() -> None:
     thread = ComputeThread("compute-to-fail")
     thread.start()

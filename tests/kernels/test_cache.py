@@ -71,7 +71,7 @@ def version_folder(parent: Path, name: str, *, used: int, is_ours: bool = True) 
 def test_versions_that_were_not_used_for_longest_are_deleted_and_nothing_else(elsewhere: Path) -> None:
     assert claim_folder()
     parent = cache_folder().parent
-    ours = [version_folder(parent, f"{number:016x}", used=1000 + number) for number in range(4)]
+    ours = [version_folder(parent, f"{number:016x}", used=1000 + number) for number in range(12)]
     foreign = [
         version_folder(parent, "attention_src", used=1, is_ours=False),
         version_folder(parent, "f" * 16, used=1, is_ours=False),
@@ -79,7 +79,7 @@ def test_versions_that_were_not_used_for_longest_are_deleted_and_nothing_else(el
     ]
     (parent / "a file").write_text("not ours")
     forget_other_versions()
-    assert [folder for folder in ours if folder.exists()] == ours[4 - VERSIONS_KEPT + 1 :]
+    assert [folder for folder in ours if folder.exists()] == ours[12 - VERSIONS_KEPT + 1 :]
     assert cache_folder().exists()
     assert all((folder / "linear.nbi").exists() for folder in foreign)
     assert (parent / "a file").exists()
@@ -89,7 +89,7 @@ def test_a_folder_that_another_program_deletes_meanwhile_is_no_error(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert claim_folder()
-    folders = [version_folder(cache_folder().parent, f"{number:016x}", used=1000) for number in range(5)]
+    folders = [version_folder(cache_folder().parent, f"{number:016x}", used=1000) for number in range(12)]
     stat = Path.stat
 
     def deleted_first(path: Path, **options: Any) -> os.stat_result:
