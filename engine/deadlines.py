@@ -55,7 +55,8 @@ class Deadlines:
         return due
 
     def _remove(self, job_id: str, kind: Kind) -> None:
-        if self._times.pop((job_id, kind), None) is not None and len(self._heap) > 2 * len(self._times) + 8:
+        self._times.pop((job_id, kind), None)
+        if len(self._heap) > 2 * len(self._times) + 8:
             self._heap = [entry for entry in self._heap if self._counts(entry)]
             heapq.heapify(self._heap)
 
