@@ -28,7 +28,7 @@ serve: $(VENV)/.serve
 	@$(BIN)/niels-serve $(ARGS)
 
 train: $(VENV)/.dev
-	$(BIN)/python -m niels_gpt.train --config configs/primer.json $(ARGS)
+	$(BIN)/python -m niels_gpt.train --config configs/primer.json --out runs/primer $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -3,8 +3,8 @@
 Three ways produce the same texts from the same seeds: the loop with a full batch, the loop with one reply at
 a time, and the model's own method (torch) for one prompt after another. The first two must agree to the last
 token; the third may differ where two tokens are nearly tied, and the table says how often it did. A fourth
-row is the rate of the bare kernels: one call that decodes as many streams as the batch has, with nothing of
-Python between its steps. Ratios hold for this run only: the ways take turns, block of prompts by block.
+row is the rate of the kernels alone: the same tokens over the time that the full batch spends inside them,
+prompts included. Ratios hold for this run only: the ways take turns, block of prompts by block.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from bench.measure import facts, table
 from niels_gpt.cli.generate.input_file import open_input
 from niels_gpt.cli.generate.plan import Plan
 from niels_gpt.cli.generate.prompts import Prompt
+from niels_gpt.decoding import kernel_decoder
 from niels_gpt.decoding.backend import open_backend
 from niels_gpt.generation.batch import generate_replies
 from niels_gpt.generation.batched_decoder import SteppableModel
@@ -63,15 +65,36 @@ class Ways:
 
     def __init__(self, loaded: LoadedModel, plan: Plan, *, batch_size: int) -> None:
         self.loaded, self.plan, self.batch_size = loaded, plan, batch_size
-        self.backend = open_backend(loaded)
+        self.backend = open_backend(loaded, threads=1)
         self.seconds: dict[str, list[float]] = {}
+        self.kernel_seconds = 0.0
+        """Time inside the kernels in the turns of the full batch."""
         self.ids: dict[str, list[tuple[int, ...]]] = {}
 
     def turn(self, prompts: Sequence[Prompt]) -> None:
         """Continue a block of prompts in every way."""
-        self._timed("together", lambda: self._loop(prompts, self.batch_size))
+        with self._kernels_timed():
+            self._timed("together", lambda: self._loop(prompts, self.batch_size))
         self._timed("one at a time", lambda: self._loop(prompts, 1))
         self._timed("own method", lambda: one_by_one(self.loaded, prompts, self.plan))
+
+    @contextmanager
+    def _kernels_timed(self) -> Iterator[None]:
+        """Add the time inside the kernels to `kernel_seconds`."""
+        run = kernel_decoder.run
+
+        def timed(*arguments: object) -> object:
+            began = time.perf_counter()
+            try:
+                return run(*arguments)  # pyright: ignore[reportCallIssue]
+            finally:
+                self.kernel_seconds += time.perf_counter() - began
+
+        kernel_decoder.run = timed  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            yield
+        finally:
+            kernel_decoder.run = run
 
     def _timed(self, way: str, work: Callable[[], list[tuple[int, ...]]]) -> None:
         began = time.perf_counter()
@@ -86,7 +109,7 @@ class Ways:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if the engine's two ways differ in any token."""
+    """Measure and print; 1 if the two ways of the loop differ in any token."""
     parser = argparse.ArgumentParser(prog="bench.inference", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ckpt", type=Path, default=SHIPPED_CHECKPOINT)
     parser.add_argument("--prompts", type=Path, help="a file, one prompt a line (default: 1,000 made up)")
@@ -128,6 +151,9 @@ def report(ways: Ways, prompts: int) -> int:
         speed = sum(map(len, ways.ids[way])) / sum(seconds)
         differing[way] = sum(a != b for a, b in zip(ways.ids[way], exact, strict=True))
         rows.append([way, f"{speed:,.0f}", f"{ratio:.1f}", f"{differing[way]} of {len(exact):,}"])
+    kernels = sum(map(len, exact)) / ways.kernel_seconds
+    share = ways.kernel_seconds / sum(base)
+    rows.append(["kernels alone", f"{kernels:,.0f}", f"{share:.2f}", ""])
     print(table(["way", "tokens/s", "together is faster by", "replies that differ"], rows))
     return int(differing["one at a time"] > 0)
 

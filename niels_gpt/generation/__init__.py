@@ -1,5 +1,6 @@
-"""Generation as methods of a model: many prompts at once, sampled, greedy or by beams, whole or as a stream.
+"""Generate text: the Python API over models and decoders.
 
-`stepper` moves ragged prompts through any model together, `options` says what is wanted, `sampled` and
-`beam` choose tokens, `methods` is what the models inherit, `pretrained` keeps them in a directory.
+`language_model` is the API, over `sampled` and `beam`, which drive a torch model through `batched_decoder`;
+`options` checks its keywords. `batch` generates many replies with the decoders of the chat. `reference` has
+the original project's functions and `functions` those of the text generation guide.
 """

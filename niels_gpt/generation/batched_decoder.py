@@ -1,10 +1,10 @@
-"""Ragged sequences through a model together: the logits of what comes next in each, step by step.
+"""Decode ragged sequences together with a torch model: the logits of the next token of each, step by step.
 
-Rows may be dropped, repeated and put in another order between steps; beams and finished rows need that.
-While every row fits the model's context, what was read stays in the model's state; beyond it, each step
-reads each row's last `context` tokens anew.
+Rows may be dropped, repeated and reordered between steps, as beams and finished rows need it. While every row
+fits the model's context, the model's state holds what was read; beyond it, and for modules without a state,
+each step reads each row's last `context` tokens again.
 
-R rows, t tokens at hand, V vocabulary.
+R rows, t tokens so far, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.config import NO_LIMIT, ModelConfig
 
-CHUNK = 256  # tokens of each prompt read at once: bounds what a long one takes
+CHUNK = 256  # tokens of each prompt read at once: bounds the memory of a long one
 
 
 class State(Protocol):
-    """What a model keeps of rows that it has read; only the model looks inside."""
+    """The state of rows that a model has read; opaque to all but the model."""
 
     def select(self, rows: Tensor) -> State:
         """Return the state of these rows (R',) int64, in this order; a row may come several times."""
@@ -29,7 +29,7 @@ class State(Protocol):
 
 
 class SteppableModel(Protocol):
-    """A model as the stepper drives it."""
+    """A model as this decoder drives it."""
 
     cfg: ModelConfig
 
@@ -51,7 +51,7 @@ class SteppableModel(Protocol):
 
 
 class BatchedDecoder:
-    """R sequences that grow together."""
+    """Sequences that are decoded together."""
 
     def __init__(
         self,
@@ -61,8 +61,13 @@ class BatchedDecoder:
         new_tokens: int,
         use_cache: bool = True,
     ) -> None:
-        """ValueError for an empty prompt or an id that the model does not have."""
-        V = model.cfg.V
+        """Start with the prompts; ValueError for an empty one, or an id that the model does not have.
+
+        A module without a `cfg` of ours has no known vocabulary, and its context is its `context_length`, if
+        it has one.
+        """
+        cfg = getattr(model, "cfg", None)
+        V = cfg.V if isinstance(cfg, ModelConfig) else NO_LIMIT
         for prompt in prompts:
             if not len(prompt):
                 raise ValueError("the prompt is empty, expected at least one token")
@@ -70,20 +75,22 @@ class BatchedDecoder:
                 bad = next(i for i in prompt if not 0 <= i < V)
                 raise ValueError(f"the prompt has the id {bad!r}, expected 0 to {V - 1}")
         self._model = model
-        self._device = next(nn.Module.parameters(model)).device  # pyright: ignore[reportArgumentType]
-        self._context = model.cfg.context
+        weight = next(nn.Module.parameters(model), None)  # pyright: ignore[reportArgumentType]
+        self._device = torch.device("cpu") if weight is None else weight.device
+        limit = getattr(model, "context_length", NO_LIMIT)
+        self._context: int = cfg.context if isinstance(cfg, ModelConfig) else limit
         self.rows = [list(prompt) for prompt in prompts]
         """All tokens of each row."""
         self._read = 0
         longest = max(map(len, self.rows)) + new_tokens
-        fits = use_cache and longest <= self._context
+        fits = use_cache and longest <= self._context and hasattr(model, "new_state")
         self._state = model.new_state(len(self.rows), longest) if fits else None
 
     @torch.no_grad()
     def logits(self) -> Tensor:
         """Return the logits (R, V) of each row's next token."""
         if self._state is None:
-            return self._anew()
+            return self._recomputed()
         if self._read:
             last = torch.tensor([row[-1:] for row in self.rows], device=self._device)
             return self._model.forward_from(last, self._state)[:, -1]
@@ -95,7 +102,7 @@ class BatchedDecoder:
             row.append(token_id)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, by number."""
+        """Continue with these rows, by number."""
         if list(rows) == list(range(len(self.rows))):
             return
         self.rows = [list(self.rows[row]) for row in rows]
@@ -116,9 +123,9 @@ class BatchedDecoder:
         self._read = 1
         return torch.stack([row for row in found if row is not None])
 
-    def _anew(self) -> Tensor:
+    def _recomputed(self) -> Tensor:
         ids, lengths = _padded([row[-self._context :] for row in self.rows], self._device)
-        # What follows a token cannot reach it, so the padding may lie behind.
+        # Attention is causal, so padding on the right changes nothing.
         logits = self._model(ids)
         return logits[torch.arange(len(lengths)), lengths - 1]
 

@@ -1,4 +1,4 @@
-"""Beam search: the continuations of highest score that keeping a few candidates a step can find.
+"""Search for the continuations of highest score, keeping a few candidates at each step (beam search).
 
 A candidate's score is the sum of its tokens' log probabilities over (number of new tokens) ** length
 penalty. A search ends when no candidate that is still open can beat what has ended, which is judged by the
@@ -37,20 +37,20 @@ class _Search:
     options: GenerationOptions
     prompt_tokens: int
     open: list[float] = field(default_factory=lambda: [0.0])
-    """Log probabilities of the candidates that go on, as many as it has rows."""
+    """Log probabilities of the open candidates, one for each row."""
     ended: list[Beam] = field(default_factory=list)
 
     def score(self, log_prob: float, new_tokens: int) -> float:
         return log_prob / new_tokens**self.options.length_penalty
 
     def end(self, new_ids: Sequence[int], log_prob: float) -> None:
-        """Keep a continuation that is complete, if it is among the best K."""
+        """Keep a complete continuation if it is among the best K."""
         self.ended.append(Beam(tuple(new_ids), log_prob, self.score(log_prob, len(new_ids))))
         self.ended.sort(key=lambda beam: -beam.score)  # stable: the earlier among equals
         del self.ended[self.options.num_beams :]
 
     def is_decided(self, new_tokens: int) -> bool:
-        """Whether nothing that is open can come to be among the best that are wanted."""
+        """Return whether no open candidate can still be among the best `num_return_sequences`."""
         if not self.open:
             return True
         if len(self.ended) < self.options.num_return_sequences:
@@ -66,20 +66,20 @@ def beam_search(
 ) -> list[list[Beam]]:
     """Return the best `num_return_sequences` continuations of each prompt, the best first.
 
-    Temperature, top-k and the like have no part in it; penalties and banned ids do.
+    Penalties and banned ids count; temperature, top-k and the like do not.
     """
-    stepper = BatchedDecoder(model, prompts, new_tokens=options.max_new_tokens)
+    decoder = BatchedDecoder(model, prompts, new_tokens=options.max_new_tokens)
     searches = [_Search(options, len(prompt)) for prompt in prompts]
     live = list(range(len(prompts)))
     for done in range(options.max_new_tokens):
-        logits, at = stepper.logits(), 0
+        logits, at = decoder.logits(), 0
         rows: list[int] = []
         tokens: list[int] = []
         for number in live:
             search = searches[number]
             own = range(at, at + len(search.open))
             at = own.stop
-            for row, token_id in _extend(search, logits, stepper, own):
+            for row, token_id in _extend(search, logits, decoder, own):
                 rows.append(row)
                 tokens.append(token_id)
             if search.is_decided(done + 1):
@@ -88,26 +88,26 @@ def beam_search(
         live = [number for number in live if searches[number].open]
         if not live:
             break
-        stepper.keep(rows)
-        stepper.append(tokens)
+        decoder.keep(rows)
+        decoder.append(tokens)
     at = 0
     for number in live:
         search = searches[number]
         for log_prob in search.open:
-            search.end(stepper.rows[at][search.prompt_tokens :], log_prob)
+            search.end(decoder.rows[at][search.prompt_tokens :], log_prob)
             at += 1
     return [search.ended[: options.num_return_sequences] for search in searches]
 
 
 def _extend(
-    search: _Search, logits: torch.Tensor, stepper: BatchedDecoder, own: range
+    search: _Search, logits: torch.Tensor, decoder: BatchedDecoder, own: range
 ) -> list[tuple[int, int]]:  # fmt: skip
-    """Move a search on by one token; which row goes on with which token, for all that stay open."""
+    """Advance a search by one token; return (row, token) of each candidate that stays open."""
     options = search.options
     total = torch.stack(
         [
             log_prob
-            + scored(logits[row], options.sampling, stepper.rows[row], options.banned_ids)
+            + scored(logits[row], options.sampling, decoder.rows[row], options.banned_ids)
             .double()
             .log_softmax(-1)
             for row, log_prob in zip(own, search.open, strict=True)
@@ -128,5 +128,5 @@ def _extend(
             going.append((row, token_id))
             search.open.append(log_prob)
         elif rank < options.num_beams:  # what ends outside of the beam is not in it
-            search.end([*stepper.rows[row][search.prompt_tokens :], token_id], log_prob)
+            search.end([*decoder.rows[row][search.prompt_tokens :], token_id], log_prob)
     return going

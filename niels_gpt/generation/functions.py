@@ -1,9 +1,9 @@
-"""Generation over ids in batches, as plain functions of a model: for those who bring their own loop.
+"""Generate over batches of ids, as plain functions of any module: the text generation guide's names.
 
-The functions of the text generation guide under its names. Where `generation.reference` has a function of the
-same name with other parameters, that one continues a text with a byte model, this one a batch of ids with any
-model. Two things differ from the guide's letter: every row has a generator of its own, so that its tokens do
-not depend on the rows beside it, and a row that has met the end token is filled up with it.
+`generation.reference` has functions of the same names with other parameters: those continue a text with a
+byte model, these a batch of ids with any module that maps ids (B, t) to logits (B, t, V). Two things differ
+from the guide: every row has its own generator, so that its tokens do not depend on the other rows, and a row
+that has reached the end token is padded with it.
 
 B rows, t tokens at hand, m new tokens, V vocabulary.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from niels_gpt.generation.language_model import LanguageModel
 from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import load_model
-from niels_gpt.model.registry import Model
 from niels_gpt.sampling import nucleus_sampling, temperature_scaled_softmax
 from niels_gpt.text.tokenizer import Tokenizer
 
@@ -46,7 +46,7 @@ def sample_next_token(
 
 
 def generate_text(  # noqa: PLR0917 - the documented signature
-    model: Model,
+    model: nn.Module,
     prompt_tokens: Tensor,
     max_new_tokens: int = 100,
     temperature: float = 1.0,
@@ -55,12 +55,27 @@ def generate_text(  # noqa: PLR0917 - the documented signature
     device: str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Continue ids (B, t); returns (B, t + m) on `device`, to which the model is moved.
+    """Continue ids (B, t); return (B, t + m) on `device`, to which the model is moved.
 
-    Rows get their seeds from `generator`, or from torch's global one. Ends when every row has met the end
-    token. Temperature 0 is greedy. Raises ValueError for an empty prompt or settings out of range.
+    Generation ends when every row has reached the end token. Temperature 0 is greedy. A model of niels_gpt
+    keeps what it has read; any other module reads the whole sequence for each token, or its last
+    `context_length` tokens where it has such an attribute.
+
+    Args:
+        model: Maps ids (B, t) int64 to logits (B, t, V).
+        prompt_tokens: Ids (B, t) int64.
+        max_new_tokens: The most tokens of each row.
+        temperature: Of the sampling.
+        top_p: Keep the likeliest tokens that sum to it; None keeps all.
+        eos_token_id: The end token, if there is one.
+        device: Where the model runs.
+        generator: Gives each row its seed; None: torch's global generator.
+
+    Raises:
+        ValueError: The prompt is empty, or a setting is out of range.
+
     """
-    found = model.to(device).generate(
+    found = LanguageModel(model.to(device)).generate(
         prompt_tokens.to(device),
         max_new_tokens,
         temperature=temperature,
@@ -71,8 +86,8 @@ def generate_text(  # noqa: PLR0917 - the documented signature
     return cast("Tensor", found)
 
 
-def generate_from_text(model: Model, tokenizer: Tokenizer, prompt_text: str, **kwargs: Any) -> str:
-    """Continue a text with `generate_text`; returns prompt and continuation."""
+def generate_from_text(model: nn.Module, tokenizer: Tokenizer, prompt_text: str, **kwargs: Any) -> str:
+    """Continue a text with `generate_text`; return prompt and continuation."""
     ids = tokenizer.encode(prompt_text)
     return tokenizer.decode(generate_text(model, ids[None], **kwargs)[0])
 

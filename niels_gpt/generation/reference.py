@@ -1,8 +1,8 @@
-"""Generation as plain functions over a model: token by token, with and without a kv-cache.
+"""Generate with the original project's functions: token by token, with and without a kv-cache.
 
 `generate_ids` and `generate_text` run any module that maps ids (1, t) to logits (1, t, V) and stop at byte
-sequences; the `generate_ids_*cached` and greedy ones run a GPT and stop at a token. All sample with
-`torch.multinomial`. The chat does not come through here: its decoder batches sequences and draws portably.
+sequences. The `generate_ids_*cached` and greedy functions run a GPT and stop at a token. All sample with
+`torch.multinomial`. The chat does not use them: its decoder batches sequences and samples portably.
 
 T context window, V vocabulary, n tokens of the prompt, m new tokens.
 """
@@ -117,12 +117,12 @@ def generate_ids(
 
 
 def _find_stop(ids: list[int], begin: int, stops: Sequence[bytes]) -> int | None:
-    """Return where the earliest stop sequence starts that the newest id completes, at or after `begin`."""
+    """Return the start of the earliest stop sequence that the newest id completes, at or after `begin`."""
     if not stops:
         return None
     if ids[-1] > 255:
         raise ValueError(
-            f"id {ids[-1]} is no byte: stop sequences need a model over bytes; stop at a token instead"
+            f"id {ids[-1]} is not a byte: stop sequences need a model over bytes; stop at a token instead"
         )
     first = max(begin, len(ids) - max(len(stop) for stop in stops))
     tail = bytes(ids[first:])
@@ -174,10 +174,16 @@ def generate_ids_cached(
     """Extend a prompt with a kv-cache until `eot_token_id` was generated or `max_new_tokens` were.
 
     The first token comes from the prefill's last logits. The penalty counts the prompt and the reply.
-    Returns {"ids": prompt and reply, the end token included, "steps": [{"token_id"} per new token]}; with
-    `trace_layer` each step has "attn_row" (1, H, t) too: what the position it was chosen at attends to in
-    that layer. Raises ValueError for an empty prompt, ids outside the vocabulary, settings out of range, or
-    prompt and new tokens together beyond T.
+
+    Returns:
+        {"ids": prompt and reply, the end token included, "steps": [{"token_id"} per new token]}. With
+        `trace_layer` each step has "attn_row" too, a list of H lists of t numbers: the attention, in that
+        layer, of the position that the token was sampled at.
+
+    Raises:
+        ValueError: The prompt is empty or has ids outside the vocabulary, a setting is out of range, or
+            prompt and new tokens together exceed T.
+
     """
     _check_fits(model, prompt_ids, max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty=repetition_penalty)
@@ -204,11 +210,15 @@ def generate_ids_cached(
             row = penalize_repetition(row, ids, repetition_penalty)
         token_id = _sample(ban(row, banned), sampling, generator)
         ids.append(token_id)
-        steps.append({"token_id": token_id} | ({"attn_row": trace["attn_row"]} if trace else {}))
+        steps.append({"token_id": token_id} | _attention(trace))
         if token_id == eot_token_id or len(steps) == max_new_tokens:
             return {"ids": ids, "steps": steps}
         last = torch.tensor([[token_id]], dtype=torch.long, device=weight.device)
         logits, cache, trace = decode_step(model, last, cache, **tracing)
+
+
+def _attention(trace: dict[str, Any] | None) -> dict[str, Any]:
+    return {} if trace is None else {"attn_row": trace["attn_row"][0].tolist()}
 
 
 def generate_ids_greedy_cached(
@@ -229,7 +239,7 @@ def generate_ids_greedy_cached(
 def generate_ids_greedy_full(
     model: GPT, prompt_ids: list[int], *, max_new_tokens: int, eot_token_id: int | None
 ) -> list[int]:
-    """Return prompt and greedy reply by a whole forward per token: the slow twin of the cached function."""
+    """Return prompt and greedy reply by a whole forward per token: the reference of the cached function."""
     _check_fits(model, prompt_ids, max_new_tokens)
     ids = list(prompt_ids)
     with eval_mode(model):

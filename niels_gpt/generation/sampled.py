@@ -1,6 +1,6 @@
-"""The plain loop: one token a row and step, drawn or the likeliest, each row to its own end.
+"""Sample one token for each row and step, until each row has ended.
 
-Every row has a generator of its own, so a row's tokens depend on its seed and not on the rows beside it.
+Every row has its own generator, so its tokens depend on its seed and not on the other rows.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ def sampled_steps(
     seeds: Sequence[int],
     token_bytes: TokenBytes | None = None,
 ) -> Iterator[dict[int, int]]:
-    """Continue every prompt; yields, step by step, the new token of each row that goes on, by its number.
+    """Continue every prompt; yield, step by step, the new token of each unfinished row, by its number.
 
     `token_bytes` is needed for stop sequences. The logits of one step are computed together.
     """
-    stepper = BatchedDecoder(model, prompts, new_tokens=options.max_new_tokens)
+    decoder = BatchedDecoder(model, prompts, new_tokens=options.max_new_tokens)
     generators = [make_generator(seed) for seed in seeds]
     ends = [_End(options, token_bytes) for _ in prompts]
     live = list(range(len(prompts)))
     for _ in range(options.max_new_tokens):
-        rows = stepper.logits()
+        rows = decoder.logits()
         chosen = [
-            draw(rows[i], options.sampling, stepper.rows[i], options.banned_ids, generators[number])
+            draw(rows[i], options.sampling, decoder.rows[i], options.banned_ids, generators[number])
             for i, number in enumerate(live)
         ]
-        stepper.append(chosen)
+        decoder.append(chosen)
         yield dict(zip(live, chosen, strict=True))
         going = [i for i, number in enumerate(live) if not ends[number].ends_with(chosen[i])]
         live = [live[i] for i in going]
         if not live:
             return
-        stepper.keep(going)
+        decoder.keep(going)
 
 
 class _End:
-    """Whether a row has come to its end."""
+    """Detects the end of a row."""
 
     def __init__(self, options: GenerationOptions, token_bytes: TokenBytes | None) -> None:
         self._options = options
@@ -63,7 +63,7 @@ class _End:
         self._longest = max(map(len, options.stop_sequences), default=0)
 
     def ends_with(self, token_id: int) -> bool:
-        """Take one more token in; whether the row ends with it."""
+        """Add a token; return whether the row ends with it."""
         if token_id in self._options.stop_ids:
             return True
         if self._token_bytes is None or not self._longest:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +125,21 @@ class BDH(ModelMethods, nn.Module):
         for parameter in self.parameters():
             nn.init.normal_(parameter, mean=0.0, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ids (B, t) int64 to logits (B, t, V) float32; the scores take B * H * t * t numbers."""
-        return self.head(self.hidden(x))
+    @overload
+    def forward(self, x: Tensor, targets: None = None) -> Tensor: ...
+
+    @overload
+    def forward(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Map ids (B, t) int64 to logits (B, t, V) float32; the scores take B * H * t * t numbers.
+
+        With `targets` (B, t) int64, return (logits, loss): the mean cross-entropy in nats per target.
+        """
+        logits = self.head(self.hidden(x))
+        if targets is None:
+            return logits
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def hidden(self, x: Tensor) -> Tensor:
         """Map ids (B, t) to what the head reads, (B, t, C)."""

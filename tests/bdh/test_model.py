@@ -119,3 +119,12 @@ def test_it_learns(model: BDH):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 < losses[0]
+
+
+def test_targets_give_the_loss_too() -> None:
+    model = BDH(BDHConfig(n_layer=1, n_embd=8, n_head=2, mlp_internal_dim_multiplier=4, vocab_size=16)).eval()
+    ids = torch.arange(12).reshape(2, 6)
+    logits, loss = model(ids[:, :-1], ids[:, 1:])
+    assert torch.equal(logits, model(ids[:, :-1]))
+    expected = -logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).mean()
+    torch.testing.assert_close(loss, expected)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.inference.conftest import CONFIGS, make_model
 
 from niels_gpt.generation.batched_decoder import BatchedDecoder
 from niels_gpt.model.bdh import BDH, BDHConfig
@@ -16,6 +15,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import load_model
 from niels_gpt.model.pretrained import from_pretrained
 from niels_gpt.model.registry import Model
+from tests.generation.conftest import CONFIGS, make_model
 
 
 def seeded(seed: int = 7) -> torch.Generator:
@@ -201,7 +201,7 @@ def test_a_directory_of_the_reference_loads(tmp_path: Path):
     [
         (lambda path: (path / "config.json").unlink(), r"has no config\.json"),
         (lambda path: (path / "model.safetensors").write_bytes(b"no"), "damaged"),
-        (lambda path: (path / "config.json").write_text("{}"), "no object 'model'"),
+        (lambda path: (path / "config.json").write_text("{}"), "model_type '' is not supported"),
         (lambda path: (path / "config.json").write_text("["), "not JSON"),
     ],
 )

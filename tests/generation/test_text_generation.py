@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.inference.conftest import make_model
 
 from niels_gpt.generation.functions import (
     generate_from_text,
@@ -18,6 +17,7 @@ from niels_gpt.model.checkpoint import CheckpointError, save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.registry import Model
 from niels_gpt.text.tokenizer import ByteTokenizer
+from tests.generation.conftest import make_model
 
 SIZES = {
     "vocab_size": 256, "context_length": 32, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 24,
@@ -103,3 +103,24 @@ def test_a_checkpoint_loads_with_its_sizes_spelled_out(checkpoint: str):
 def test_wrong_sizes_are_all_named(checkpoint: str):
     with pytest.raises(CheckpointError, match="d_model is 99, stored 16; num_layers is 2, stored 1"):
         load_model_from_checkpoint(checkpoint, **SIZES | {"d_model": 99, "num_layers": 2})
+
+
+class Successor(torch.nn.Module):
+    """A module without anything of ours: the next id is the last one plus 1, from a window of 3."""
+
+    context_length = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: list[int] = []
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        self.widths.append(ids.shape[1])
+        return torch.nn.functional.one_hot((ids + 1) % 10, 10) * 50.0
+
+
+def test_any_module_from_ids_to_logits_generates() -> None:
+    module = Successor()
+    found = generate_text(module, torch.tensor([[1, 2], [7, 8]]), max_new_tokens=4, eos_token_id=9)
+    assert found.tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 9, 9, 9]]
+    assert max(module.widths) == 3
