@@ -158,7 +158,11 @@ class HFBPETokenizer(PieceTokenizer):
             guard: the character that the messages were guarded with; it is taken out.
 
         """
-        self._refuse_missing(utf8(text.replace(guard, "")))
+        if self._missing:
+            plain = text
+            for content in self._control_texts:
+                plain = plain.replace(content, "")
+            self._refuse_missing(utf8(plain.replace(guard, "")))
         pipeline, ids = self._rendering
         parts: list[Any] = [normalizers.Replace(guard, "")]
         if self.spec.alphabet == "spaces":
@@ -401,6 +405,10 @@ def _model(spec: BPESpec, added: set[int]) -> models.BPE:
     if max(map(len, vocab), default=0) > LONGEST_PIECE:
         raise TokenizerError(f"a piece has more than {LONGEST_PIECE} characters")
     merges = [(a, b) for a, b in spec.merges if a in vocab and b in vocab and a + b in vocab]
+    # The library numbers added tokens from the size of the vocabulary on, so no id may be left out. A blank
+    # is a letter in neither alphabet: no text reaches these.
+    taken = set(vocab.values())
+    vocab |= {f" {n}": n for n in range(len(spec.pieces)) if n not in taken}
     try:
         return models.BPE(
             vocab=vocab, merges=merges, byte_fallback=spec.alphabet == "spaces",

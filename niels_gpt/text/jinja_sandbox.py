@@ -184,6 +184,12 @@ class _Environment(ImmutableSandboxedEnvironment):
             return left * right
         return left % right if operator == "%" else left ** min(right, 8)
 
+    def wrap_str_format(self, value: Any) -> Any:
+        """Refuse `str.format`, whose widths make texts of any length."""
+        if super().wrap_str_format(value) is not None:
+            raise SecurityError("it calls the method 'format' of a str")
+        return None
+
     def _bounded(self, size: int) -> None:
         if size > LARGEST_TEXT:
             raise SecurityError(f"it makes a text of more than {LARGEST_TEXT} characters")
