@@ -86,7 +86,8 @@ def evaluate(python: Path, url: str, folder: Path) -> None:
     """Let lm-eval score two lines, and compare with the model itself."""
     run([sys.executable, "-m", "niels_gpt.model.hf", "export", str(ChatOptions().checkpoint), "hf"], folder)
     data = folder / "lines.jsonl"
-    pairs = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in LINES]
+    cuts = [line.index(" ", len(line) // 2) for line in LINES]
+    pairs = [(line[:cut], line[cut:]) for line, cut in zip(LINES, cuts, strict=True)]
     data.write_text("".join(json.dumps({"context": a, "continuation": b}) + "\n" for a, b in pairs))
     (folder / "task.yaml").write_text(TASK.format(file=data))
     arguments = f"model=niels-gpt,base_url={url}/v1/completions,tokenizer={folder / 'hf'},num_concurrent=1"
