@@ -24,9 +24,11 @@ def run_chat_cli(argv: list[str]) -> int:
     def work() -> int:
         if is_subcommand(argv):
             return run_subcommand(argv)
-        from niels_gpt.chat import app  # noqa: PLC0415 - asyncio takes as long as all of a subcommand
+        options = parse_options(argv)
+        # After the flags are known to be good: --help must not wait for it.
+        from niels_gpt.chat import app  # noqa: PLC0415
 
-        return app.run(parse_options(argv))
+        return app.run(options)
 
     return run_to_status("niels-chat", work)
 

@@ -1,8 +1,7 @@
-"""Where a value comes from: a flag, over a variable of the environment, over a file, over the default.
+"""Read configured values: a flag wins over an environment variable, over the file, over the default.
 
-`NIELS_CHAT_TOP_K=40`, or `top_k = 40` in config.toml of the user's configuration folder. What is wrong in
-either is an error that names the variable, or file and line. Knows the tables of what there is to set, and
-nothing of what a value does.
+The variable is `NIELS_CHAT_TOP_K=40`, the line `top_k = 40` in config.toml of the user's configuration
+folder. An error in either names the variable, or the file and the line.
 """
 
 from __future__ import annotations
@@ -21,6 +20,18 @@ from niels_gpt.text.files import UnreadableTextError, lines_of, read_text
 
 PREFIX = "NIELS_CHAT_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
+_FLAGS_ONLY = (
+    "greedy",
+    "no_kv_cache",
+    "system_file",
+    "session",
+    "continue",
+    "pick",
+    "prompt",
+    "no_session",
+    "json",
+)
+"""Flags that say what one run does; neither a variable nor the file can set them."""
 
 
 class WrongConfig(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
@@ -45,12 +56,12 @@ def config_file(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def defaults() -> dict[str, Found]:
-    """Return what holds when nobody says anything."""
+    """Return the default of every configurable value."""
     return {key: Found(value=value, source="default") for key, value in DEFAULTS.items()}
 
 
 def configured(environ: Mapping[str, str] = os.environ) -> dict[str, Found]:
-    """Return what the environment and the file say, the environment first. Raises WrongConfig."""
+    """Return the values of the environment and of the file; the environment wins. Raises WrongConfig."""
     return {**dict(_of_file(config_file(environ))), **dict(_of_environment(environ))}
 
 
@@ -60,7 +71,7 @@ def _of_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Found]]:
             continue
         key = variable.removeprefix(PREFIX).lower()
         if key not in CONFIGURABLE:
-            raise WrongConfig(f"{variable} sets nothing: {_advice(key, upper=True)}")
+            raise WrongConfig(f"unknown variable {variable}{_advice(key, upper=True)}")
         yield key, Found(value=_read(key, environ[variable], variable), source=variable)
 
 
@@ -77,7 +88,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, Found]]:
     for key, value in table.items():
         place = f"{path}:{_line_of(key, text)}"
         if key not in CONFIGURABLE:
-            raise WrongConfig(f"{place}: {key!r} sets nothing: {_advice(key, upper=False)}")
+            raise WrongConfig(f"{place}: unknown key {key!r}{_advice(key, upper=False)}")
         if isinstance(value, bool):
             word = "on" if value else "off"
         elif isinstance(value, (int, float, str)):
@@ -110,7 +121,9 @@ def _line_of(key: str, text: str) -> int:
 
 
 def _advice(key: str, *, upper: bool) -> str:
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), CONFIGURABLE, n=1)
+    if key in _FLAGS_ONLY:
+        return f"; --{key.replace('_', '-')} can only be a flag"
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), CONFIGURABLE, n=1, cutoff=0.7)
     if not near:
-        return "`niels-chat config` lists what can be set"
-    return f"did you mean {PREFIX + near[0].upper() if upper else near[0]}?"
+        return "; `niels-chat config` lists the keys"
+    return f" (did you mean {PREFIX + near[0].upper() if upper else near[0]}?)"

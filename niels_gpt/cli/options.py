@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import cast
 
 from niels_gpt.cli.config import Found, configured, defaults
-from niels_gpt.cli.parser import OneLineParser
+from niels_gpt.cli.parser import OneLineParser, VersionAction
 from niels_gpt.cli.preferences import PREFERENCES, SWITCHES
-from niels_gpt.cli.subcommands import listing
+from niels_gpt.cli.subcommands import SUBCOMMANDS, listing
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.kernels import WeightForm
@@ -29,7 +29,7 @@ FROM_INPUT = "-"
 
 _IN_THE_CHAT = """\
 In the chat: /help lists the commands, ctrl-c stops a reply, ctrl-d leaves. Input
-that is no terminal is read line by line; the replies alone go to standard output."""
+that is not a terminal is read line by line; only the replies go to standard output."""
 
 
 def _reader(setting: Setting) -> Callable[[str], Value]:
@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `niels-chat`."""
     parser = OneLineParser(
         prog="niels-chat",
+        commands=tuple(SUBCOMMANDS),
         usage="niels-chat [flags]\n       niels-chat COMMAND ...",
         description="Talk to a checkpoint. Every conversation is kept and can be resumed.",
         epilog=f"{listing()}\n\n{_IN_THE_CHAT}",
@@ -93,10 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--session", metavar="NAME", help="go on with this session, or begin it (default: a new one)"
+        "--session", metavar="NAME", help="resume this session, or start it (default: a new one)"
     )
     which.add_argument(
-        "-c", "--continue", dest="latest", action="store_true", help="go on with the session used last"
+        "-c", "--continue", dest="latest", action="store_true", help="resume the session used last"
     )
     which.add_argument("--pick", action="store_true", help="choose a session from a list")
     add(
@@ -105,10 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="send one message, print the reply and end; - reads the message from standard input",
     )
-    add("--no-session", action="store_true", help="keep nothing of what is said")
+    add("--no-session", action="store_true", help="store nothing")
     add("--json", action="store_true", help="print the engine's events, one JSON object a line")
+    add("--version", action=VersionAction, nargs=0, help="print the version and exit")
     add_configurable(parser)
-    add("--greedy", action="store_true", help="always take the likeliest token: the same as --temperature 0")
+    add("--greedy", action="store_true", help="always take the likeliest token; the same as --temperature 0")
     add("--system-file", metavar="PATH", type=Path, help="read the system prompt from a UTF-8 file")
     add("--no-kv-cache", action="store_true", help="recompute the whole context for every token: slower")
     return parser
@@ -123,7 +125,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     parser = build_parser()
     flags = vars(parser.parse_args(argv))
     if flags["no_session"] and (flags["session"] is not None or flags["latest"] or flags["pick"]):
-        parser.error("--no-session keeps nothing and resumes nothing: leave it out, or the session")
+        parser.error("--no-session stores nothing and resumes nothing; leave it out, or the session")
     if flags["greedy"]:
         flags["temperature"] = 0.0
     everything = found(flags, environ)

@@ -1,11 +1,13 @@
-"""What Markdown and HTML documents have in common: which facts they tell, and that no text in them is obeyed.
+"""Select what Markdown and HTML documents show, and make control characters in it visible.
 
-Documents are for reading: they show the path to the head, and cannot be imported.
+Documents are for reading: they show the path to the head, and cannot be imported. How the replies came about
+stands once in the heading, with the names of files only, and below a reply only where it differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sessions.formats.builder import path_of
@@ -24,7 +26,7 @@ _PICTURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One message of a document, and how its reply came about if it is one."""
+    """One message of a document, and how it differs from the heading if it is a reply."""
 
     speaker: str
     message: Message
@@ -38,36 +40,66 @@ def visible(text: str) -> str:
 
 
 def entries(archive: SessionArchive) -> Iterator[Entry]:
-    """Yield the messages of the path to the head."""
+    """Yield the messages of the path to the head; a reply tells only how it differs from the heading."""
     made_by = {each.reply_id: each for each in archive.generations if each.reply_id is not None}
+    usual = _usual(archive)
     paths = {each.id: each.path for each in archive.checkpoints}
     for message in path_of(archive):
         generation = made_by.get(message.id)
-        told = "" if generation is None else _facts(generation, paths[generation.checkpoint_id])
+        facts = "" if generation is None else " · ".join(_differing(generation, paths, usual))
         yield Entry(
             speaker=SPEAKERS[message.role],
             message=message,
             text=visible(message.content),
-            facts=visible(told),
+            facts=visible(facts),
         )
 
 
 def summary(archive: SessionArchive) -> list[tuple[str, str]]:
-    """Return what a document tells about the session as a whole, as pairs of a name and a value."""
+    """Return the facts about the session as a whole, as pairs of a name and a value."""
     shown = len(path_of(archive))
     elsewhere = len(archive.messages) - shown
     facts = [
-        ("begun", f"{archive.session.created:%Y-%m-%d %H:%M} UTC"),
+        ("created", f"{archive.session.created:%Y-%m-%d %H:%M} UTC"),
         ("messages", str(shown) + (f" (and {elsewhere} in other branches)" if elsewhere else "")),
         ("seed", str(archive.session.seed)),
+        *_usual(archive).items(),
+        ("digest", archive.digest),
     ]
-    facts += [("checkpoint", each.path) for each in archive.checkpoints]
-    return [(name, visible(value)) for name, value in [*facts, ("digest", archive.digest)]]
+    return [(name, visible(value)) for name, value in facts]
 
 
-def _facts(generation: Generation, path: str) -> str:
-    sampling = ", ".join(
-        f"{name} {value}" for name, value in generation.sampling.items() if value is not None
-    )
-    ending = "" if generation.finish_reason in {None, "stop"} else f" · ended by {generation.finish_reason}"
-    return f"{path} · seed {generation.seed} · {sampling}{ending}"
+def _usual(archive: SessionArchive) -> dict[str, str]:
+    """Return how the first reply of the path came about: its checkpoint and its sampling."""
+    made_by = {each.reply_id: each for each in archive.generations if each.reply_id is not None}
+    paths = {each.id: each.path for each in archive.checkpoints}
+    found = (made_by[each.id] for each in path_of(archive) if each.id in made_by)
+    first = next(found, None)
+    return {} if first is None else _how(first, paths)
+
+
+def _how(generation: Generation, paths: Mapping[int, str]) -> dict[str, str]:
+    # The name of the file alone: a folder may carry the name of a person.
+    name = re.split(r"[/\\]", paths[generation.checkpoint_id])[-1]
+    return {"checkpoint": name, "sampling": _sampling(generation.sampling)}
+
+
+def _sampling(sampling: Mapping[str, object]) -> str:
+    words = [
+        f"{name} {value}"
+        for name, value in sampling.items()
+        # A switch is no part of the sampling proper, and what is off says nothing.
+        if value is not None and not isinstance(value, bool)
+    ]
+    return ", ".join(words)
+
+
+def _differing(generation: Generation, paths: Mapping[int, str], usual: Mapping[str, str]) -> Iterator[str]:
+    """Yield what a reader cannot take from the heading."""
+    for name, value in _how(generation, paths).items():
+        if usual.get(name) != value:
+            yield value
+    if generation.attempt:
+        yield f"attempt {generation.attempt + 1}"
+    if generation.finish_reason not in {None, "stop"}:
+        yield f"ended by {generation.finish_reason}"

@@ -51,9 +51,10 @@ def test_switches_are_true_or_false_in_the_file_and_words_in_the_environment(tmp
     ("text", "said"),
     [
         ("\ntop_k = -3\n", r"config\.toml:2: top_k '-3' is not allowed: a whole number from 1 up"),
-        ("temprature = 1\n", r"config\.toml:1: 'temprature' sets nothing: did you mean temperature\?"),
-        ("# a\n[chat]\nx = 1\n", r"config\.toml:2: 'chat' sets nothing: `niels-chat config` lists"),
-        ("seed = [1]\n", r"config\.toml:1: seed is a list: a whole number"),
+        ("temprature = 1\n", r"config\.toml:1: unknown key 'temprature' \(did you mean temperature\?\)"),
+        ("# a\n[chat]\nx = 1\n", r"config\.toml:2: unknown key 'chat'; `niels-chat config` lists the keys"),
+        ("seed = [1]\n", r"config\.toml:1: seed is a list: a 64-bit whole number"),
+        ("greedy = true\n", r"config\.toml:1: unknown key 'greedy'; --greedy can only be a flag"),
         ("top_k = = 1\n", r"config\.toml is not TOML: .*line 1"),
     ],
 )
@@ -66,7 +67,7 @@ def test_what_is_wrong_in_the_file_is_named_with_its_line(tmp_path: Path, text: 
     ("variables", "said"),
     [
         ({"TOP_P": "2"}, "NIELS_CHAT_TOP_P: top_p '2' is not allowed"),
-        ({"TOPP": "0.5"}, r"NIELS_CHAT_TOPP sets nothing: did you mean NIELS_CHAT_TOP_P\?"),
+        ({"TOPP": "0.5"}, r"unknown variable NIELS_CHAT_TOPP \(did you mean NIELS_CHAT_TOP_P\?\)"),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named(

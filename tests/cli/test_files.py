@@ -64,13 +64,21 @@ def test_standard_output_has_the_sessions_alone(command: Command, say: Say) -> N
     assert len(command("export", "--all", "--format", "sharegpt").out.splitlines()) == 2
 
 
+def test_an_ending_of_no_format_is_refused(command: Command, say: Say, tmp_path: Path) -> None:
+    say("talk", "q", "a")
+    done = command("export", "talk", "-o", str(tmp_path / "x.txt"))
+    assert (done.status, [*tmp_path.glob("*.txt")]) == (1, [])
+    assert "unknown ending '.txt'; expected .jsonl, .md or .html, or --format" in done.err
+    assert command("export", "talk", "-o", str(tmp_path / "x.txt"), "--format", "openai").status == 0
+
+
 def test_a_file_that_is_there_stays_unless_forced(command: Command, say: Say, tmp_path: Path) -> None:
     say("talk", "q", "a")
     file = tmp_path / "talk.jsonl"
     file.write_text("mine")
     done = command("export", "talk", "-o", str(file))
     assert (done.status, file.read_text()) == (1, "mine")
-    assert "is there already" in done.err
+    assert "already exists; choose another name or use --force" in done.err
     assert command("export", "talk", "-o", str(file), "--force").status == 0
     assert file.read_text() != "mine"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,32 @@ def test_a_command_that_is_none_is_one_line_with_the_nearest(capsys: pytest.Capt
     assert printed.out == ""
     assert "did you mean 'sessions'?" in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["what is rope?"], "unknown command 'what is rope?': to ask the model: niels-chat -p TEXT"),
+        (["--temprature", "1"], "unrecognized arguments: --temprature 1; did you mean --temperature?"),
+        (["--store", "x.db", "sessions"], "sessions; put the command first: niels-chat sessions ..."),
+        (["sessions", "--limmit", "1"], "unrecognized arguments: --limmit 1; did you mean --limit?"),
+    ],
+)
+def test_what_was_meant_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_chat_cli(words) == USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_chat_cli(["--version"]) == OK
+    assert re.fullmatch(r"niels-chat \S.*\n", capsys.readouterr().out)
+
+
+def test_config_names_what_a_default_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_chat_cli(["config"]) == OK
+    printed = capsys.readouterr().out
+    assert "niels-gpt.pt" in printed
+    assert "sessions.db" in printed
 
 
 def test_a_wrong_flag_is_one_line_that_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from niels_gpt.cli.config import configured
-from niels_gpt.cli.generate.prompts import read_lines
 from niels_gpt.cli.options import parse_options
 from niels_gpt.errors import ReportedError
 from niels_gpt.model.config import load_json
-from niels_gpt.text.files import UnreadableTextError, decoded, lines_of, read_text, replaced
+from niels_gpt.text.files import UnreadableTextError, decoded, lines_of, read_lines, read_text, replaced
 from niels_gpt.train.dialogues import read_dialogues
 from niels_gpt.train.evaluate import load_heldout
 
@@ -26,7 +25,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], object]] = {
         lambda path: parse_options(["--system-file", str(path)], {"NIELS_CHAT_CONFIG": "/none"}).system,
         f"{NO_LINE_ENDS}\nx",
     ),
-    "--prompts": (f"{NO_LINE_ENDS}\nx\n", read_lines, [NO_LINE_ENDS, "x"]),
+    "lines": (f"{NO_LINE_ENDS}\nx\n", lambda path: read_lines(path, "it"), [NO_LINE_ENDS, "x"]),
     "config.toml": (
         'system = "a\u2028b"\ntop_k = 3\n',
         lambda path: {k: v.source for k, v in configured({"NIELS_CHAT_CONFIG": str(path)}).items()}["top_k"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -66,7 +67,21 @@ def test_html_needs_nothing_else_and_has_a_light_and_a_dark_dress(archive: Sessi
 
 def test_html_tells_how_a_reply_came_about(archive: SessionArchive) -> None:
     page = written(archive, "html")
-    assert "runs/best.pt · seed 11 · temperature 0.9" in page
+    assert "<dt>checkpoint</dt><dd>best.pt</dd>" in page
+    assert "<dt>sampling</dt><dd>temperature 0.9</dd>" in page
+    assert "runs/" not in page
+    # Once in the heading; no reply differs from it.
+    assert page.count("temperature 0.9") == 1
+    assert 'class="facts"' not in page
+
+
+def test_a_reply_tells_only_how_it_differs_from_the_heading(archive: SessionArchive) -> None:
+    first, *rest = archive.generations
+    changed = replace(rest[-1], sampling={"temperature": 0.0, "keep_stopped": True}, finish_reason="length")
+    page = written(replace(archive, generations=(first, *rest[:-1], changed)), "markdown")
+    assert "<sub>temperature 0.0 · ended by length</sub>" in page
+    assert page.count("<sub>") == 1
+    assert "keep" not in page
     assert archive.digest in page
     assert "5 (and 1 in other branches)" in page
 

@@ -37,7 +37,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         Subcommand(name="rename", summary="give a session another name", module=f"{__name__}.rename"),
         Subcommand(
             name="delete",
-            summary="archive a session; delete an archived one for ever",
+            summary="archive a session; delete an archived one permanently",
             module=f"{__name__}.delete",
         ),
         Subcommand(name="restore", summary="take a session out of the archive", module=f"{__name__}.restore"),
@@ -48,12 +48,12 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         ),
         Subcommand(
             name="import",
-            summary="bring in sessions of this or another program",
+            summary="store the sessions of a file of this or another program",
             module=f"{__name__}.import_file",
         ),
         Subcommand(
             name="replay",
-            summary="make every reply again and compare it with what is stored",
+            summary="regenerate every reply and compare it with the stored one",
             module=f"{__name__}.replay",
         ),
         Subcommand(
@@ -63,7 +63,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         ),
         Subcommand(
             name="why",
-            summary="say what else a reply could have said, in numbers or as a picture",
+            summary="show the alternatives to each token of a reply, in numbers or as a picture",
             module=f"{__name__}.why",
         ),
         Subcommand(
@@ -74,17 +74,17 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         Subcommand(name="backup", summary="copy the store to a new file", module=f"{__name__}.backup"),
         Subcommand(
             name="doctor",
-            summary="look for damage in the store, and say what to do",
+            summary="check the store for damage, and say what to do",
             module=f"{__name__}.doctor",
         ),
         Subcommand(
             name="config",
-            summary="show every value that can be configured, and where it comes from",
+            summary="show every configurable value, and where it comes from",
             module=f"{__name__}.config",
         ),
         Subcommand(
             name="completion",
-            summary="print what a shell needs to complete niels-chat",
+            summary="print the script with which a shell completes niels-chat",
             module=f"{__name__}.completion",
         ),
     )
@@ -98,8 +98,11 @@ class UnknownSubcommand(ChatError):  # noqa: N818 - named for what happened, as 
 
     def __init__(self, name: str) -> None:
         near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
-        super().__init__(f"{name!r} is no command: {hint} (niels-chat --help lists every command)")
+        if any(map(str.isspace, name)) or not near:
+            hint = "to ask the model: niels-chat -p TEXT; niels-chat --help lists the commands"
+        else:
+            hint = f"did you mean {near[0]!r}? (niels-chat --help lists the commands)"
+        super().__init__(f"unknown command {name!r}: {hint}")
 
 
 def listing() -> str:

@@ -1,4 +1,4 @@
-"""`niels-chat config`: every value that can be configured, and where it comes from.
+"""`niels-chat config`: show every configurable value, and where it comes from.
 
 Takes the chat's flags, to show what they would change.
 """
@@ -11,9 +11,11 @@ from niels_gpt.cli.config import config_file
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.options import add_configurable, found
 from niels_gpt.cli.subcommands import helpers
+from niels_gpt.conversation.options import DEFAULT_CHECKPOINT
 from niels_gpt.conversation.settings import Value, show
 from niels_gpt.terminal.table import Column, table, width_of_output
 
+_DEFAULTS = {"ckpt": str(DEFAULT_CHECKPOINT), "store": "", "system": "(built in)", "threads": "auto"}
 _COLUMNS = (Column(title="KEY"), Column(title="VALUE"), Column(title="FROM"))
 
 
@@ -37,8 +39,19 @@ def run(flags: argparse.Namespace) -> int:
         for key, each in everything.items():
             helpers.emit_json({"key": key, "value": _shown(key, each.value), "from": each.source})
     else:
-        rows = [[key, show(_shown(key, each.value)), each.source] for key, each in everything.items()]
+        rows = [[key, _text(key, each.value), each.source] for key, each in everything.items()]
         print("\n".join(table(_COLUMNS, rows, width_of_output())))
     path = config_file()
-    helpers.remark(f"the file is {path}" + ("" if path.is_file() else " (not there)"))
+    helpers.remark(f"configuration file: {path}" + ("" if path.is_file() else " (does not exist)"))
     return OK
+
+
+def _text(key: str, value: Value) -> str:
+    """Return a value for the table; where it is the default, what that stands for."""
+    if value is not None or key not in _DEFAULTS:
+        return show(_shown(key, value))
+    if key == "store":
+        from sessions.place import default_path  # noqa: PLC0415 - only this command needs it
+
+        return str(default_path())
+    return _DEFAULTS[key]

@@ -1,4 +1,4 @@
-"""`niels-chat export NAME...`: sessions as a file, or on standard output.
+"""`niels-chat export NAME...`: write sessions to a file, or to standard output.
 
 A file appears whole or not at all, readable by its owner alone.
 """
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from sessions import SessionArchive, Store
 
 _FORMATS = ("jsonl", "openai", "sharegpt", "markdown", "html")
-_BY_SUFFIX = {".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html"}
+_BY_SUFFIX = {
+    **dict.fromkeys(("", ".jsonl", ".json", ".ndjson"), "jsonl"),
+    **dict.fromkeys((".md", ".markdown"), "markdown"),
+    **dict.fromkeys((".html", ".htm"), "html"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", "-o", metavar="FILE", default="-", help="where to (default: -, standard output)"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite FILE if it is there")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
     helpers.add_store(parser)
 
 
@@ -56,13 +60,20 @@ def run(flags: argparse.Namespace) -> int:
             _to_standard_output(archives, flags.format or "jsonl")
             return OK
         path = user_path(flags.output)
-        format_name = write_file(archives, path, format_name=flags.format, force=flags.force)
+        format_name = write_file(
+            archives,
+            path,
+            format_name=flags.format,
+            force=flags.force,
+            or_force=" or use --force",
+            or_format=", or --format",
+        )
     helpers.remark(f"wrote {counted(len(archives), 'session')} to {path} ({format_name})")
     return OK
 
 
 class _Stored(Sequence["SessionArchive"]):
-    """Sessions that are read when they are written, so that never more than one is in memory."""
+    """Sessions that are read when they are written: never more than one is in memory."""
 
     def __init__(self, store: Store, ids: Sequence[int]) -> None:
         self._store = store
@@ -91,7 +102,7 @@ def _to_standard_output(archives: Sequence[SessionArchive], format_name: str) ->
 
 
 class _Shown:
-    """A terminal that shows control characters instead of obeying them."""
+    """A terminal on which control characters are shown as text."""
 
     def write(self, text: str) -> None:
         """Show a text."""
@@ -99,22 +110,43 @@ class _Shown:
 
 
 def write_file(
-    archives: Sequence[SessionArchive], path: Path, *, format_name: str | None = None, force: bool = False
+    archives: Sequence[SessionArchive],
+    path: Path,
+    *,
+    format_name: str | None = None,
+    force: bool = False,
+    or_force: str = "",
+    or_format: str = "",
 ) -> str:
-    """Write sessions to a file, whole or not at all, and return the format: the file's name chooses if None.
+    """Write sessions to a file, whole or not at all, and return the name of the format.
 
-    Raises SessionTrouble for a file that cannot be written, or that is there already unless `force`.
+    Args:
+        archives: The sessions.
+        path: The file.
+        format_name: The format; None for the one of the file's ending.
+        force: Whether an existing file may be replaced.
+        or_force: What an error about an existing file advises beside another name.
+        or_format: The same for an unknown ending.
+
+    Raises:
+        SessionTrouble: The file exists, cannot be written, or has an ending of no format.
+
     """
     from sessions.formats import write_sessions  # noqa: PLC0415 - heavy, as the store is
 
-    format_name = format_name or _BY_SUFFIX.get(path.suffix.lower(), "jsonl")
+    if format_name is None:
+        format_name = _BY_SUFFIX.get(path.suffix.lower())
+        if format_name is None:
+            raise SessionTrouble(
+                f"{str(path)!r}: unknown ending {path.suffix!r}; expected .jsonl, .md or .html{or_format}"
+            )
     try:
         with atomic_write(path, overwrite=force, mode=0o600) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
             write_sessions(archives, text, format_name=format_name)
             text.detach()
     except FileExistsError as error:
-        raise SessionTrouble(f"{str(path)!r} is there already: give another name, or --force") from error
+        raise SessionTrouble(f"{str(path)!r} already exists; choose another name{or_force}") from error
     except OSError as error:
         raise SessionTrouble(f"{str(path)!r} cannot be written: {error.strerror}") from error
     return format_name
