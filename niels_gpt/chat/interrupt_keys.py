@@ -54,7 +54,7 @@ def listening(source: Input, on_interrupt: Callable[[], None]) -> Iterator[None]
         finally:
             if flush is not None:
                 flush.cancel()
-            # An Esc that came too late to interrupt would turn the next key into another one.
+            # An Esc that came too late to interrupt would change the meaning of the next key.
             store_typeahead(source, [press for press in source.flush_keys() if press.key != Keys.Escape])
 
 

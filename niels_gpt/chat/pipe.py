@@ -1,4 +1,4 @@
-"""The chat without a terminal: one message of a flag, or each line of input; replies alone on the output.
+"""Chat without a terminal: one message of a flag, or each line of input; only replies go to the output.
 
 Commands in lines work, and everything else they or errors have to say goes to the other stream. Instead of
 the replies' text the engine's events can be printed, one JSON object a line. Bytes that are not UTF-8 are

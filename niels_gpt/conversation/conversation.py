@@ -109,7 +109,7 @@ class Conversation:
         return await self._follow(prepared, turn.generation, listener)
 
     async def edit(self, user: Message, content: str, listener: Listener) -> TurnResult:
-        """Send a message in the place of one of the path, beside it in the tree. Raises as `send`."""
+        """Send a message in the place of one of the path, next to it in the tree. Raises as `send`."""
         path = self.session.messages[: user.position]
         prepared = await self._prepare(
             content, path, system=system_of(path), position=user.position + 1, attempt=0
@@ -139,7 +139,7 @@ class Conversation:
         )
 
     async def again(self, prepared: Prepared, listener: Listener) -> TurnResult:
-        """Generate another reply, stored beside the others to its message. Raises as `send`."""
+        """Generate another reply, stored next to the others to its message. Raises as `send`."""
         if prepared.user is None:
             raise ValueError("got a reply to a new message, expected one from Conversation.prepare")
         turn = await _shielded(self.session.begin_retry(prepared.user, prepared.generation))

@@ -28,7 +28,7 @@ class ChatModel:
     """A checkpoint ready to answer.
 
     `checkpoint` has the arguments of `Store.remember_checkpoint`, `environment` what explains a reply's bits
-    beside it, `notice` what a person should know of the model before its first reply.
+    apart from it, `notice` what a person should know of the model before its first reply.
     """
 
     def __init__(

@@ -233,7 +233,7 @@ class Settings:
     seed: int = 42
     keep_stopped: bool = True
     stop: tuple[str, ...] = ()
-    """Texts that end a reply, beside those of the model's template. Set by a request, not by a flag."""
+    """Texts that end a reply, on top of those of the template. Set by a request, not by a flag."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, number added to its logit). Set by a request, not by a flag."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One turn: the recorded reply and the other one; `failure` says why there is no other one."""
+    """One turn: the recorded reply and the other; `failure` says why there is none."""
 
     turn: int
     question: str
@@ -35,7 +35,7 @@ class Compared:
 
     @property
     def same(self) -> bool:
-        """Whether both say the same."""
+        """Whether both texts are equal."""
         return not self.failure and self.recorded == self.now
 
     def value(self) -> dict[str, object]:

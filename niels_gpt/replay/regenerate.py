@@ -1,7 +1,7 @@
-"""Many replies side by side through the engine: no batch changes a bit, so a replay need not go in order.
+"""Generate many replies side by side through the engine: no batch changes a bit, so any order will do.
 
-A decoder that reads drafts gets a reply after the one whose beginning it shares, out of which it then
-copies; once a draft turned out wrong, nothing waits any more. Runs on asyncio and trio.
+A decoder that reads drafts gets a reply after the one whose beginning it shares, and copies out of that.
+Once a draft turned out wrong, nothing waits any longer. Runs on asyncio and trio.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ async def regenerate(
     batch: int = BATCH,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> list[Result | GenerationFailed]:
-    """Return for each request what came of it, in order; `on_done` hears how many are done."""
+    """Return the result of each request, in order; `on_done` hears how many are done."""
     results: dict[int, Result | GenerationFailed] = {}
     followers = _followers(requests) if getattr(decoder, "reads_drafts", False) else {}
     left = set(range(len(requests)))

@@ -1,7 +1,7 @@
-"""Which reply of a replay is better made after which other: its prompt begins with what that one has read.
+"""Order the replies of a replay: one whose prompt begins with what another has read is made after it.
 
-Turns of one conversation share nearly all of their prompts, so made side by side they would read the same
-tokens many times over. Only a decoder that reads drafts gains by waiting: to it a whole reply is one pass.
+Turns of one conversation share nearly all of their prompts, so side by side they would read the same tokens
+many times over. Only a decoder that reads drafts gains by waiting: for it a whole reply is one pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def forerunners(requests: Sequence[GenerationRequest]) -> list[int | None]:
 
 
 def _beginnings(ids: Sequence[int]) -> Iterator[int]:
-    """Hashes of the first block, the first two, and so on: two that are alike by chance cost speed alone."""
+    """Yield hashes of the first block, the first two, and so on; equal ones by chance cost only speed."""
     beginning = 0
     for end in range(_BLOCK, len(ids) + 1, _BLOCK):
         beginning = hash((beginning, *ids[end - _BLOCK : end]))

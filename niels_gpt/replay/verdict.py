@@ -1,8 +1,8 @@
-"""A reply as it was recorded beside the same reply made again: one verdict, and the place where they part.
+"""Compare a recorded reply with the same reply made again: one verdict, and the place where they part.
 
 The parts of a fingerprint that decide (weights, config, tokenizer, template) and the environment that only
-explains (kernel version, processor, ...) are compared first, so that a verdict can name what differs. Pure
-values: knows no store, no model and no terminal; what a token says is asked of a function.
+explains (kernel version, processor, ...) are compared first, so that a verdict can name what differs. These
+are pure values; the text of a token comes from a function that is passed in.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One part that is another now. `decides` tells parts that change replies from those that explain."""
+    """One part that differs now. `decides` tells parts that change replies from those that explain."""
 
     part: str
     recorded: object
@@ -59,9 +59,10 @@ class Passage:
 class Divergence:
     """Where two accounts part.
 
-    `place` "prompt": other prompt ids (passages hold hashes); "token": at `index` of the reply's tokens;
-    "ending": the same tokens, another finish reason; "text": the same tokens, another text, at `index` of its
-    characters. `margin` is the distance of that draw from the nearest other token, where it is known.
+    `place` "prompt": different prompt ids (passages hold hashes); "token": at `index` of the reply's tokens;
+    "ending": the same tokens, a different finish reason; "text": the same tokens, a different text, at
+    `index` of its characters. `margin` is the distance of that draw from the nearest other token, where that
+    is known.
     """
 
     place: Place
@@ -132,7 +133,7 @@ def compare(
 
 
 def overall(verdicts: Iterable[Verdict]) -> Kind:
-    """Return the one verdict over many: the worst of them; exact if there are none."""
+    """Return the overall verdict: the worst of any turn; exact if there are none."""
     kinds = {verdict.kind for verdict in verdicts}
     for kind in _WORST_FIRST:
         if kind in kinds:

@@ -1,7 +1,7 @@
-"""A reply's Markdown as styles, while it streams: headings, bold, italic, code spans and fenced blocks.
+"""Show a reply's Markdown as styles while it streams: headings, bold, italic, code spans, fenced blocks.
 
-Never waits for a closing mark, only for the character after one that may open; a mark that is never closed
-ends with its line. Everything else is passed on as it is. Knows text that is safe to print; no streams.
+It never waits for a closing mark, only for the character after one that may open; a mark that is never closed
+ends with its line. Everything else is passed on as it is. The text must be safe to print already.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Markdown:
             yield Styled(text="".join(plain))
 
     def finish(self) -> Iterator[Styled]:
-        """Yield what was held back, and begin anew."""
+        """Yield what was held back, and start over."""
         yield from self._settle_run("\n")
         changed = self._sequence() != _sequence()
         self._begin()

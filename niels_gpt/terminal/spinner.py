@@ -1,4 +1,4 @@
-"""A line that turns while something takes long.
+"""Show a turning mark while something takes long.
 
 For asyncio: a timer of the loop redraws it, so nothing has to be awaited and no task can fail.
 """

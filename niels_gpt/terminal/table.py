@@ -1,4 +1,4 @@
-"""Tables and paragraphs as wide as the terminal, counted in columns: a wide character takes two.
+"""Format tables and paragraphs as wide as the terminal, in columns: a wide character takes two.
 
 Everything is made harmless here, so a cell can hold any user's text.
 """
