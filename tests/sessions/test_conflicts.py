@@ -78,6 +78,16 @@ def test_a_retry_of_a_message_that_the_session_has_left_is_refused(store, sessio
         store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
 
 
+def test_a_retry_of_a_message_of_another_branch_is_refused(store, session, asked, exchange):
+    first = exchange(store, session, "hi", "hello")
+    store.move_head(session.id, to=store.path(session.id)[0].id, expected_head=first.id)
+    second = exchange(store, session, "good day", "hello")
+    with pytest.raises(HeadMoved):
+        store.begin_retry(session.id, user_message_id=first.parent_id, generation=asked(store))
+    retry = store.begin_retry(session.id, user_message_id=second.parent_id, generation=asked(store))
+    assert retry.user.content == "good day"
+
+
 def test_a_retry_on_an_old_head_is_refused(store, session, asked, exchange):
     first = exchange(store, session, "hi", "hello")
     exchange(store, session, "more", "yes")

@@ -193,6 +193,8 @@ def test_unknown_ids_are_named_in_the_error(store):
         store.update_settings(5, seed=1)
     with pytest.raises(RecordNotFound, match="generation with id 5"):
         store.fail_generation(5, error="x")
+    with pytest.raises(InvalidValue, match="generation id"):
+        store.fail_generation(2**63, error="x")
     with pytest.raises(InvalidValue, match="session id"):
         store.path(2**63)
 

@@ -47,6 +47,12 @@ def test_a_change_that_no_digest_covers_is_found_by_its_checksum(store, session,
     assert fault.where in line
 
 
+def test_a_damaged_session_is_not_built_upon(store, session):
+    change(store, "UPDATE session SET seed = 'seven'")
+    with pytest.raises(StoreDamaged, match="session 1 in the store"):
+        store.set_system(session.id, "be long", expected_head=session.head_id)
+
+
 def test_damage_is_found_after_the_row_was_changed_again(store, session, exchange):
     change(store, "UPDATE session SET name = 'tall'")
     store.update_settings(session.id, settings={"temperature": 0.5})
@@ -60,6 +66,8 @@ def test_a_damaged_row_is_named_with_its_field_and_value(store, session):
         StoreDamaged, match=r"session 1 in the store is damaged \(the seed is 'seven': expected"
     ):
         store.sessions()
+    with pytest.raises(StoreDamaged, match="session 1 in the store"):
+        store.path(session.id)
     (line,) = store.check()
     assert line.startswith("session 1 in the store is damaged (the seed is 'seven': expected a whole number)")
 
