@@ -14,7 +14,7 @@ from niels_gpt.decoding.compile import compile_kernels
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.errors import NielsGptError
-from niels_gpt.kernels import KERNEL_VERSION, WeightForm, why_unavailable
+from niels_gpt.kernels import KERNEL_VERSION, UnsupportedFormError, WeightForm, why_unavailable
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.model.form import Form
 from niels_gpt.model.gpt import GPT
@@ -81,11 +81,14 @@ def open_backend(
         raise BackendError(
             f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
         )
-    if device != "cpu" or isinstance(loaded.cfg, Form):
+    if device != "cpu":
         return _torch(loaded, device)
     fault = why_unavailable()
     if fault is None:
-        return _kernels(loaded, weights, threads, on_progress)
+        try:
+            return _kernels(loaded, weights, threads, on_progress)
+        except UnsupportedFormError as error:
+            return _torch(loaded, device, notice=f"{error}; torch answers instead")
     if weights == "int8":
         raise BackendError(
             f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
@@ -120,17 +123,30 @@ def _kernels(
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.kernels.packing import pack_model  # noqa: PLC0415
+    from niels_gpt.kernels.packing import check_supported, pack, pack_model  # noqa: PLC0415
 
-    compile_kernels(weights, arch=loaded.cfg.arch, on_progress=on_progress)
+    stored = isinstance(loaded.cfg, Form)
+    if stored:
+        check_supported(loaded.form)
+    # The forward pass of every form is that of a GPT.
+    compile_kernels(weights, arch="gpt" if stored else loaded.cfg.arch, on_progress=on_progress)
     environment = Fingerprint.environment(device="cpu", path="kernels")
     fingerprint = loaded.fingerprint
     if weights == "int8":
         fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
-    decoder = KernelDecoder(
-        pack_model(cast("Model", loaded.model), weights), loaded.tokenizer, threads=threads
-    )
-    environment |= {"weights": weights, "numba": numba.__version__, "kernel_version": KERNEL_VERSION}
+    if stored:
+        try:
+            packed = pack(loaded.form, loaded.weights)
+        except ValueError as error:  # numbers in the file that no kernel can hold
+            raise BackendError(f"the weights of {str(loaded.path)!r} cannot be used: {error}") from error
+    else:
+        packed = pack_model(cast("Model", loaded.model), weights)
+    decoder = KernelDecoder(packed, loaded.tokenizer, threads=threads)
+    environment |= {
+        "weights": "stored" if stored else weights,
+        "numba": numba.__version__,
+        "kernel_version": KERNEL_VERSION,
+    }
     return Backend(
         decoder=decoder, fingerprint=fingerprint, environment=environment | {"threads": decoder.threads}
     )

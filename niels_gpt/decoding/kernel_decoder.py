@@ -38,7 +38,8 @@ MOST_STEPS = 8
 CHUNK = 64
 RELEASED = -1  # the slot of a released sequence
 NO_STATE = State(np.zeros(0, np.float32), 0)
-PREFIX_CACHE_BYTES = 64 * 2**20
+PREFIX_CACHE_TOKENS = 8192
+LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 64 * 2**20, 512 * 2**20
 LEAST_REUSED = 8  # copying the keys and values of fewer tokens costs as much as reading them
 
 
@@ -110,7 +111,7 @@ class KernelDecoder:
         *,
         prefill_chunk: int | None = None,
         threads: int | None = None,
-        prefix_cache_bytes: int = PREFIX_CACHE_BYTES,
+        prefix_cache_bytes: int | None = None,
     ) -> None:
         """Make a decoder for a packed model.
 
@@ -120,7 +121,8 @@ class KernelDecoder:
             prefill_chunk: Tokens of prompts that a step reads, at most; None: a number that suits a chat,
                 larger where a prompt is alone (`prefill_budget`).
             threads: Threads that share a step where they can; None: as many as measure faster (`threads`).
-            prefix_cache_bytes: Bytes of states of ended replies to keep for prompts that begin alike.
+            prefix_cache_bytes: Bytes of states of ended replies to keep for prompts that begin alike; None:
+                room for `PREFIX_CACHE_TOKENS` tokens of this model, within bounds.
 
         Raises:
             DecoderError: The tokenizer does not fit, or a number is below 1.
@@ -145,8 +147,10 @@ class KernelDecoder:
         self._step_seconds = CALL_SECONDS
         # A BDH's state depends on all tokens that it has read: it cannot be cut to a shared prefix.
         self._prefix_cache: PrefixCache | None = None
-        if prefix_cache_bytes and isinstance(model, PackedModel):
-            self._prefix_cache = PrefixCache(model.shape, most_bytes=prefix_cache_bytes)
+        if isinstance(model, PackedModel) and prefix_cache_bytes != 0:
+            usual = min(max(PREFIX_CACHE_TOKENS * model.token_bytes, LEAST_CACHE_BYTES), MOST_CACHE_BYTES)
+            most = usual if prefix_cache_bytes is None else prefix_cache_bytes
+            self._prefix_cache = PrefixCache(model.shape, most_bytes=most)
 
     @property
     def model(self) -> PackedModel | PackedBDH:
@@ -225,6 +229,8 @@ class KernelDecoder:
         """
         reading = [s for s in sequences if s.reply.request.use_cache and s.unread > 1]
         shares, budget = dict.fromkeys(reading, 0), self._chunk
+        if self._prefill_budget is not None and len(sequences) > 1:
+            budget = self._prefill_budget.shared
         if self._prefill_budget is not None and len(reading) == len(sequences) == 1:
             self._reuse(reading[0])
             budget = self._prefill_budget.next(reading[0].unread)

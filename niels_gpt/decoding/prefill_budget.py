@@ -9,6 +9,7 @@ from __future__ import annotations
 
 CALL_SECONDS = 0.03
 MOST = 512  # rows of a call, at most
+LEAST = 16  # fewer would read all weights for too little
 
 
 class PrefillBudget:
@@ -18,14 +19,22 @@ class PrefillBudget:
         """`usual` tokens are read where other prompts wait, and until a call was timed."""
         self._usual = usual
         self._longest = usual
+        self._affordable = usual
 
     def next(self, unread: int) -> int:
         """Return how many of `unread` tokens to read now, so that no short chunk remains for the end."""
         calls = max(1, round(unread / self._longest))
         return min(-(-unread // calls), MOST)
 
+    @property
+    def shared(self) -> int:
+        """How many tokens to read in a call while others wait: fewer of a model that takes long for them."""
+        return min(self._usual, max(LEAST, self._affordable))
+
     def record(self, tokens: int, seconds: float) -> None:
         """Record how long reading so many tokens took; calls with few tokens are ignored."""
         if 2 * tokens >= self._usual:
-            affordable = int(tokens * CALL_SECONDS / max(seconds, 1e-9))
-            self._longest = max(self._usual, min(affordable, MOST))
+            self._affordable = int(tokens * CALL_SECONDS / max(seconds, 1e-9))
+            self._longest = max(self._usual, min(self._affordable, MOST))
+        elif tokens >= LEAST:  # a call that others waited for
+            self._affordable = int(tokens * CALL_SECONDS / max(seconds, 1e-9))

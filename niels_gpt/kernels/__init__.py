@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import Literal
 
+from niels_gpt.errors import NielsGptError
+
 KERNEL_VERSION = 1
 """Raised with every change of a result's bits; recorded with every reply."""
 
@@ -20,6 +22,11 @@ KERNEL_HISTORY: dict[int, str] = {
 
 WeightForm = Literal["float32", "int8"]
 """How linear layers and the output head hold their weights; activations are float32 in both forms."""
+
+
+class UnsupportedFormError(NielsGptError):
+    """A model that the kernels do not compute; the message names what they lack."""
+
 
 GroupForm = Literal["stored", "float32", "int8", "q8", "q4"]
 """The same for models of any family: as the file has them, or turned into one form when they are packed."""

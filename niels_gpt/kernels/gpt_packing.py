@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from niels_gpt.kernels import GroupForm, WeightForm
+from niels_gpt.kernels import GroupForm, UnsupportedFormError, WeightForm
 from niels_gpt.kernels.attention import (
     HEAD_NORM,
     NORM_AFTER,
@@ -56,10 +56,6 @@ ACTIVATIONS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "relu": RELU,
 QK_NORMS = {"": 0, "head": HEAD_NORM, "row": ROW_NORM, "after": NORM_AFTER}
 PARALLELS = {"": IN_TURN, "two": TWO_NORMS, "one": ONE_NORM}
 MATRICES = ("q", "k", "v", "proj", "up", "gate", "down")
-
-
-class UnsupportedFormError(ValueError):
-    """A model that the kernels do not compute; the message names what they lack."""
 
 
 def aligned(floats: int) -> np.ndarray:

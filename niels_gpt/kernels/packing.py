@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
-from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt
+from niels_gpt.kernels.gpt_packing import PackedModel, check_supported, pack_form, pack_gpt
+
+__all__ = ["check_supported", "pack", "pack_model"]
 
 if TYPE_CHECKING:
     from niels_gpt.model.form import Form

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from niels_gpt.decoding.prefill_budget import CALL_SECONDS, MOST, PrefillBudget
+from niels_gpt.decoding.prefill_budget import CALL_SECONDS, LEAST, MOST, PrefillBudget
 
 
 def lengths(budget: PrefillBudget, unread: int, *, token_seconds: float) -> list[int]:
@@ -51,3 +51,15 @@ def test_a_call_for_few_tokens_says_nothing_of_many() -> None:
     budget = PrefillBudget(64)
     budget.record(3, 1e-6)
     assert budget.next(640) == 64
+
+
+def test_where_others_wait_a_slow_model_reads_less_and_a_fast_one_no_more_than_usual() -> None:
+    slow, fast = PrefillBudget(64), PrefillBudget(64)
+    assert slow.shared == 64
+    slow.record(64, 64 * CALL_SECONDS / 20)
+    fast.record(64, 64 * CALL_SECONDS / 200)
+    assert (slow.shared, fast.shared) == (20, 64)
+    slow.record(20, 20 * CALL_SECONDS / 5)
+    assert slow.shared == LEAST
+    slow.record(LEAST, LEAST * CALL_SECONDS / 40)
+    assert slow.shared == 40

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from niels_gpt.kernels import GroupForm
+from niels_gpt.kernels import GroupForm, UnsupportedFormError
 from niels_gpt.kernels.fp_env import ieee_arithmetic
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.gpt_packing import PackedModel, UnsupportedFormError, pack_form, pack_state
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_state
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.form import Form, Rope
 from niels_gpt.model.gpt_form import form_of, weights_from_state
