@@ -53,7 +53,7 @@ class Quality:
 def windows(loaded: LoadedModel, *, tokens: int, window: int) -> Iterator[list[int]]:
     """Windows of ids, in turns from each text, with `tokens` ids in all."""
     texts = [Path(name).read_text(encoding="utf-8") for name in TEXTS if Path(name).is_file()]
-    streams = [list(loaded.tokenizer.encode(text[: 40 * tokens])) for text in texts]
+    streams = [[int(one) for one in loaded.tokenizer.encode(text[: 40 * tokens])] for text in texts]
     taken, turn = 0, 0
     while taken < tokens:
         stream = streams[turn % len(streams)]
