@@ -10,6 +10,7 @@ B rows, t tokens at hand, m new tokens, V vocabulary.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 
 from niels_gpt.generation.language_model import LanguageModel
 from niels_gpt.model.checkpoint import CheckpointError
+from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
-from niels_gpt.model.loading import load_model
+from niels_gpt.model.loading import load_model, read_checkpoint
+from niels_gpt.model.registry import model_of_state
+from niels_gpt.model.state import fitted_state, transformer_lm_state
 from niels_gpt.sampling import nucleus_sampling, temperature_scaled_softmax
-from niels_gpt.text.tokenizer import Tokenizer
+from niels_gpt.text.tokenizer import IdTokenizer, Tokenizer
 
 __all__ = [
     "generate_from_text",
@@ -104,6 +108,17 @@ def load_model_from_checkpoint(  # noqa: PLR0917 - the documented signature
     device: str = "cpu",
 ) -> GPT:
     """Load a checkpoint of known sizes; CheckpointError (a ValueError) lists those that differ."""
+    file = Path(checkpoint_path)
+    content = read_checkpoint(file) if file.is_file() else {"model_state": None}
+    if "model_state" not in content:  # a TransformerLM, which knows its sizes only from here
+        cfg = ModelConfig(
+            V=vocab_size, T=context_length, C=d_model, L=num_layers, H=num_heads, d_ff=d_ff,
+            rope_theta=rope_theta, dropout=0.0, norm="rmsnorm", mlp="swiglu", tie_embeddings=False,
+        )  # fmt: skip
+        state = fitted_state(cfg, transformer_lm_state(content, checkpoint_path), checkpoint_path)
+        model = cast("GPT", model_of_state(cfg, state).to(device))
+        model.tokenizer = IdTokenizer(vocab_size)
+        return model
     loaded = load_model(checkpoint_path, device=device)
     cfg = loaded.own_cfg
     said = {

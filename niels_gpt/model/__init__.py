@@ -1,1 +1,1 @@
-"""The torch modules: training, and the slow twin that faster paths are tested against."""
+"""Models: their files, their configs and forms, and the torch modules for training and reference."""

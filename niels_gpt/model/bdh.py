@@ -88,7 +88,7 @@ def _turn(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass
 class BDHState:
-    """What B sequences have left behind: sums over their tokens, whatever their number."""
+    """State of B sequences: sums over their tokens, of one size for any number of tokens."""
 
     sums: Tensor
     """(L, B, H, N, C), of the turned latents' outer products with what the layer was given."""

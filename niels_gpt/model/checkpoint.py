@@ -26,7 +26,7 @@ SHAPE_FIELDS = ("V", "T", "C", "L", "H", "d_ff", "dropout", "rope_theta")
 
 
 class HasState(Protocol):
-    """A model or an optimizer, seen from here."""
+    """A model or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return its tensors and plain values by name."""
@@ -34,7 +34,7 @@ class HasState(Protocol):
 
 
 class HasJson(Protocol):
-    """A tokenizer, seen from here: something that may travel inside the file as JSON."""
+    """A tokenizer that can be stored in a checkpoint as JSON."""
 
     def to_json(self) -> str | None:
         """Return the JSON, or None for a tokenizer that has nothing to carry."""
@@ -90,7 +90,7 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device) -> dict[str
     except pickle.UnpicklingError as error:  # torch's own words advise to load it unsafely: not passed on
         msg = f"{str(path)!r} holds something other than tensors and plain values, and is not loaded"
         raise CheckpointError(f"{msg}; save it again as a niels-gpt checkpoint") from error
-    except Exception as error:  # a file that a stranger made can raise nearly anything
+    except Exception as error:  # a foreign file can raise nearly anything
         raise _unreadable(path, f"reading it failed with {type(error).__name__}") from error
     return _checked(path, content)
 

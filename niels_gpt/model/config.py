@@ -40,12 +40,12 @@ MLPS = ("gelu", "swiglu")
 
 
 class ConfigError(NielsGptError):
-    """A configuration that cannot be used: a field out of range, an unknown key, a file that is no JSON."""
+    """An unusable configuration: a field out of range, an unknown key, a file that is not JSON."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is, apart from its weights. The first eight fields are all that older files have."""
+    """The sizes and choices of a model. Older files have the first eight fields only."""
 
     V: int = 256
     T: int = 256
@@ -207,7 +207,7 @@ def _require(cfg: object, name: str, holds: bool, expected: str) -> None:  # noq
 
 
 def _check_types(cfg: ModelConfig | TrainConfig) -> None:
-    """Refuse values of another type than the field's; whole numbers are welcome where a float is expected."""
+    """Refuse values of a type that differs from the field's; a float field takes whole numbers too."""
     for field in fields(cfg):
         value = getattr(cfg, field.name)
         match str(field.type):

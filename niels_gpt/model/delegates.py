@@ -26,7 +26,7 @@ class ModelMethods:
     """
 
     tokenizer: Tokenizer | None = None
-    """What turns text into ids; None is bytes."""
+    """The model's tokenizer; None stands for bytes."""
 
     def generate(  # noqa: PLR0917 - the documented signature
         self,

@@ -1,4 +1,4 @@
-"""What a reply depends on, as digests, and where it was computed, as words.
+"""Digest what a reply depends on, and describe where it was computed.
 
 Four digests decide whether a reply can be made again: weights, config, tokenizer, template. The environment
 (versions, processor, device, threads) only explains a difference.

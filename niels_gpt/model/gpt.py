@@ -25,7 +25,7 @@ class GPTState:
     """Keys and values of B sequences that stand anywhere."""
 
     k: Tensor
-    """(L, B, H, room, D); so is `v`. What lies behind a row's own end is written before it is seen."""
+    """(L, B, H, room, D); so is `v`. Positions behind a row's own end are written before they are read."""
     v: Tensor
     start: Tensor
     """(B,) int64: tokens that each has read."""

@@ -72,7 +72,7 @@ class LoadedModel:
 
     @cached_property
     def form(self) -> Form:
-        """What a transformer computes; CheckpointError for another architecture."""
+        """The form of a transformer; CheckpointError for another architecture."""
         if isinstance(self.cfg, Form):
             return self.cfg
         self._require_gpt()
@@ -114,7 +114,7 @@ class LoadedModel:
 
     @property
     def notice(self) -> str | None:
-        """What a person should know before talking to this model."""
+        """A line to show before the first message, or None."""
         return RAW_NOTICE if self.template.name == "raw" else None
 
     def _require_gpt(self) -> None:
@@ -172,7 +172,8 @@ def _load_folder(folder: Path, device: str) -> LoadedModel:
     return _opened(folder, open_folder(folder), device)
 
 
-def _load_pt(path: Path, device: str) -> LoadedModel:
+def read_checkpoint(path: Path) -> dict[Any, Any]:
+    """Return the dictionary in a .pt file of any kind, its tensors mapped; CheckpointError."""
     try:
         content = read_pt(path)
     except PtFileError as error:
@@ -181,6 +182,11 @@ def _load_pt(path: Path, device: str) -> LoadedModel:
         raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__}, expected a dictionary")
+    return content
+
+
+def _load_pt(path: Path, device: str) -> LoadedModel:
+    content = read_checkpoint(path)
     if "model_state" in content:
         return _own(path, content, device)
     weights = content.get("model") if "model_args" in content else content

@@ -1,4 +1,4 @@
-"""Evaluation mode for the length of a block, and back to what it was."""
+"""Switch a model to evaluation mode inside a block, and restore its mode after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode inside the block; each part gets its own mode back, come what may."""
+    """Put `model` into evaluation mode inside the block; each part gets its own mode back afterwards."""
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:

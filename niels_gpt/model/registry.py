@@ -18,7 +18,7 @@ from niels_gpt.model.rope import rope_cache
 from niels_gpt.model.transformer import Transformer
 
 Model = GPT | BDH
-"""What this package trains."""
+"""The architectures that can be trained here."""
 AnyModel = Model | Transformer
 
 MODELS: dict[str, type[GPT] | type[BDH]] = {"gpt": GPT, "bdh": BDH}

@@ -108,3 +108,48 @@ def _linear(name: str, rows: int, columns: int, *, bias: bool) -> dict[str, tupl
 
 def _norm(name: str, width: int, *, bias: bool) -> dict[str, tuple[int, ...]]:
     return {f"{name}.{part}": (width,) for part in (("weight", "bias") if bias else ("weight",))}
+
+
+def transformer_lm_state(content: Mapping[str, Any], where: str) -> State:
+    """Return our state of a course's TransformerLM: `{model, optimizer, iteration}` or a bare state dict.
+
+    Its layers are our RMSNorm and SwiGLU form under other names, with q, k and v apart.
+
+    Raises:
+        CheckpointError: a weight is missing or is not a tensor.
+
+    """
+    found = content.get("model", content)
+    if not isinstance(found, Mapping) or "token_embeddings.weight" not in without_wrappers(found):
+        raise CheckpointError(
+            f"{where!r} holds neither a checkpoint of ours nor the weights of a TransformerLM"
+        )
+    theirs = float32_state(found, where)
+    state: State = {}
+    for ours, name in (("tok_emb", "token_embeddings"), ("ln_f", "ln_final"), ("lm_head", "lm_head")):
+        state[f"{ours}.weight"] = _taken(theirs, f"{name}.weight", where)
+    layer = 0
+    while f"layers.{layer}.ln1.weight" in theirs:
+        block, source = f"blocks.{layer}", f"layers.{layer}"
+        rows = [_taken(theirs, f"{source}.attn.{letter}_proj.weight", where) for letter in "qkv"]
+        state[f"{block}.attn.qkv.weight"] = np.concatenate(rows)
+        for ours, name in TRANSFORMER_LM_NAMES.items():
+            state[f"{block}.{ours}.weight"] = _taken(theirs, f"{source}.{name}.weight", where)
+        layer += 1
+    return state
+
+
+TRANSFORMER_LM_NAMES = {
+    "ln1": "ln1",
+    "ln2": "ln2",
+    "attn.proj": "attn.output_proj",
+    "mlp.fc_g": "ffn.w1",
+    "mlp.fc_a": "ffn.w3",
+    "mlp.fc_out": "ffn.w2",
+}
+
+
+def _taken(state: State, name: str, where: str) -> np.ndarray:
+    if name not in state:
+        raise CheckpointError(f"{where!r} has no weight {name!r}")
+    return state[name]

@@ -1,4 +1,4 @@
-"""What a model's file says about itself, read without loading it."""
+"""Summarise a model from its file, without loading it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Scale(nn.Module):
 
 @dataclass
 class Pass:
-    """What all layers of one forward share."""
+    """The values that all layers of one forward pass share."""
 
     ids: Tensor
     """(B, t)."""

@@ -81,7 +81,7 @@ class BPETokenizer(PieceTokenizer):
         return dict(self._control)
 
     def to_json(self) -> str:
-        """Give the JSON that travels in a checkpoint: byte for byte what it was loaded from."""
+        """Return the JSON that a checkpoint stores, byte for byte what it was loaded from."""
         return self._json
 
 

@@ -1,4 +1,4 @@
-"""Text to ids and back over pieces of bytes: what every byte-level tokenizer here shares."""
+"""Text to ids and back over pieces of bytes, the base of every byte-level tokenizer here."""
 
 from __future__ import annotations
 

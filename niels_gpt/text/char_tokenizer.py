@@ -87,7 +87,7 @@ class CharTokenizer:
         return {}
 
     def to_json(self) -> str:
-        """Give the JSON that travels in a checkpoint."""
+        """Return the JSON that a checkpoint stores."""
         return json.dumps({KIND_KEY: KIND, "characters": self._characters}, ensure_ascii=False)
 
 

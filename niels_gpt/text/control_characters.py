@@ -44,7 +44,7 @@ class Harmless:
         return text if text.isascii() and text.isprintable() else "".join(map(_harmless_character, text))
 
     def finish(self) -> str:
-        """Return what was held back, and begin anew."""
+        """Return the text that was held back, and reset."""
         held, self._held = self._held, ""
         return "".join(map(_harmless_character, held))
 

@@ -23,7 +23,7 @@ from niels_gpt.text.split_patterns import pattern_fault
 from niels_gpt.text.tokenizer import TokenizerError, utf8
 
 KIND_KEY, KIND, SPEC_KIND = "niels_gpt", "byte-level", "bpe"
-"""What tells the stored forms from a tokenizer of our own."""
+"""Marks of the stored forms, which a tokenizer of our own does not have."""
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's letter for a blank."""
 LARGEST_VOCABULARY = 2**21
@@ -59,7 +59,7 @@ class BPESpec:
     prefix: Literal["", "first", "always"] = ""
     """Where a rendered prompt gets a blank in front: nowhere, at its start, or after every control token."""
     begin: Sequence[int] = ()
-    """Ids before a text that is no chat."""
+    """Ids in front of a text that is not a chat."""
     end: str | None = None
     """The control token that ends a text, which `special_token_ids` then calls "eot"."""
 
@@ -177,7 +177,7 @@ class HFBPETokenizer(PieceTokenizer):
         ]
 
     def to_json(self) -> str:
-        """Give the JSON that travels in a checkpoint."""
+        """Return the JSON that a checkpoint stores."""
         if self._json is None:
             self._json = json.dumps({KIND_KEY: SPEC_KIND, **_stored(self.spec)}, ensure_ascii=False)
         return self._json
@@ -241,7 +241,7 @@ def adopt(json_text: str, *, end: str | None) -> HFBPETokenizer:
     """Tokenizer from a published tokenizer.json; `end` is the control token that ends a text, if any.
 
     Raises:
-        TokenizerError: it is no BPE with a piece for every byte, or cannot give a text back.
+        TokenizerError: it is not a BPE with a piece for every byte, or cannot give a text back.
 
     """
     try:

@@ -56,11 +56,11 @@ class ChatTemplateError(NielsGptError):
 
 
 class _RefusalError(TemplateError):
-    """What a template says with `raise_exception`."""
+    """A template called `raise_exception`."""
 
 
 class _Budget:
-    """What is left of one rendering."""
+    """The work that one rendering may still do."""
 
     def __init__(self) -> None:
         self.reset()

@@ -102,7 +102,7 @@ class JinjaTemplate:
 
 
 class RawTemplate:
-    """No template: the model continues what stands there. A reply follows its message without anything."""
+    """No template: the model continues the text so far. A reply directly follows its message."""
 
     name = "raw"
     version = 1

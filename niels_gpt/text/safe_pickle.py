@@ -18,7 +18,7 @@ ENCODINGS = (("tiktoken.core", "Encoding"), ("tiktoken", "Encoding"))
 
 
 class EncodingState:
-    """What a pickled `tiktoken.Encoding` holds."""
+    """The state of a pickled `tiktoken.Encoding`."""
 
     state: Any = None
 

@@ -9,4 +9,4 @@ DEFAULT_SYSTEM_PROMPT = (
     "you are a tiny chatbot on niels’ website. answer in third person about niels. "
     "do not invent personal facts; if you don’t know, say you don’t know."
 )
-"""What every conversation starts from unless the user says otherwise: the shipped model learned it."""
+"""The system prompt that the shipped model was trained with, and that its conversations start from."""

@@ -21,7 +21,7 @@ class TokenizerError(NielsGptError):
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package needs to know of a tokenizer.
+    """The contract of every tokenizer.
 
     Concatenating `token_bytes` over `encode_ids(text)` gives exactly the UTF-8 of `text`.
     """
@@ -52,12 +52,12 @@ class Tokenizer(Protocol):
         ...
 
     def to_json(self) -> str | None:
-        """What travels in a checkpoint so that `tokenizer_from_json` makes an equal tokenizer."""
+        """Return the JSON of which `tokenizer_from_json` makes an equal tokenizer; None for bytes."""
         ...
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8 of a text; a lone surrogate, which is no character, raises `TokenizerError`."""
+    """UTF-8 of a text; a lone surrogate, which is not a character, raises `TokenizerError`."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -135,7 +135,7 @@ class ByteTokenizer:
         return {}
 
     def to_json(self) -> str | None:
-        """Nothing needs to travel."""
+        """Return None: a byte tokenizer needs no file."""
         return None
 
 

@@ -21,7 +21,7 @@ _NEXT_TAG = re.compile("|".join(map(re.escape, STOP_TAGS)))
 
 
 def checked(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """(role, content) of each message. An unknown role, or content that is no text: `ValueError`."""
+    """(role, content) of each message. An unknown role, or content that is not a text: `ValueError`."""
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")

@@ -124,3 +124,32 @@ def test_any_module_from_ids_to_logits_generates() -> None:
     found = generate_text(module, torch.tensor([[1, 2], [7, 8]]), max_new_tokens=4, eos_token_id=9)
     assert found.tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 9, 9, 9]]
     assert max(module.widths) == 3
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_transformer_lm_loads_by_the_sizes_that_are_given(tmp_path: Path, *, wrapped: bool):
+    sizes = SIZES | {"vocab_size": 10_000, "num_layers": 2}
+    cfg = ModelConfig(
+        V=10_000, T=32, C=16, L=2, H=2, d_ff=24, norm="rmsnorm", mlp="swiglu", tie_embeddings=False
+    )  # fmt: skip
+    model = make_model(cfg)
+    names = {"tok_emb": "token_embeddings", "ln_f": "ln_final", "blocks": "layers",
+             "attn.proj": "attn.output_proj",
+             "mlp.fc_g": "ffn.w1", "mlp.fc_a": "ffn.w3", "mlp.fc_out": "ffn.w2"}  # fmt: skip
+    state = {}
+    for name, value in model.state_dict().items():
+        theirs = name
+        for ours, other in names.items():
+            theirs = theirs.replace(ours, other)
+        if "attn.qkv" in name:
+            for letter, part in zip("qkv", value.chunk(3), strict=True):
+                state[theirs.replace("qkv", f"{letter}_proj")] = part.clone()
+        else:
+            state[theirs] = value
+    content = {"model": state, "optimizer": {}, "iteration": 5} if wrapped else state
+    torch.save(content, tmp_path / "lm.pt")
+    loaded = load_model_from_checkpoint(str(tmp_path / "lm.pt"), **sizes)
+    with torch.inference_mode():
+        assert torch.equal(loaded(PROMPTS), model.eval()(PROMPTS))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_model_from_checkpoint(str(tmp_path / "lm.pt"), **sizes | {"d_ff": 25})

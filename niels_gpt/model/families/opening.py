@@ -38,7 +38,7 @@ NANOCHAT_MODEL = re.compile(r"model_(\d{1,12})\.pt")
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
-    """What is in the files of a model."""
+    """The contents of a model's files."""
 
     form: Form
     weights: Weights
