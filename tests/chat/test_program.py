@@ -47,7 +47,7 @@ def test_help_needs_no_prompt_toolkit_either() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--ckpt", "/nowhere/x.pt"], "'/nowhere/x.pt' does not exist: give the path of a .pt file"),
+        (["--ckpt", "/nowhere/x.pt"], "'/nowhere/x.pt' does not exist: give the path of a .pt or .gguf file"),
         (["--session", " a"], "' a' cannot be a session name"),
         (["--system-file", "/nowhere/s.txt"], "cannot read --system-file '/nowhere/s.txt'"),
     ],
@@ -63,7 +63,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line_and_status_1(tmp_path: Path) -
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
     done = run("--ckpt", str(tmp_path / "x.pt"), "--store", str(tmp_path / "s.db"), data=b"hi\n")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert "is no checkpoint, or is damaged" in done.stderr.decode()
+    assert "is not an archive of tensors" in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
 
