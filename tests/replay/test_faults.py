@@ -267,7 +267,7 @@ def test_without_a_flag_the_checkpoint_is_the_one_where_it_was_last(
 ) -> None:
     moved = tmp_path / "moved.pt"
     shutil.copy(checkpoint, moved)
-    damage("UPDATE checkpoint SET path = ?", str(moved))
+    damage("UPDATE checkpoint SET path = ?, checksum = NULL", str(moved))
     with open_store(store_path) as store:
         found = anyio.run(lambda: replay(store, "talk", ChatOptions(), swapped(lambda _: None)))
     assert found.kind == "exact"

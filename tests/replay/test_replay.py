@@ -167,7 +167,7 @@ def test_programs_get_a_json_object_a_turn(
 def test_without_its_checkpoint_a_session_is_unverifiable_and_says_why(
     store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[..., None]
 ) -> None:
-    damage("UPDATE checkpoint SET path = ?", str(tmp_path / "gone.pt"))
+    damage("UPDATE checkpoint SET path = ?, checksum = NULL", str(tmp_path / "gone.pt"))
     assert run_chat_cli(["replay", "talk", "--turn", "1", "--store", str(store_path)]) == 4
     out = capsys.readouterr().out
     assert "unverifiable" in out
