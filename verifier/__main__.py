@@ -9,22 +9,14 @@ from collections.abc import Iterator, Sequence
 from pickle import UnpicklingError
 
 from verifier.model import Model, NotVerifiable
-from verifier.record import (
-    Archive,
-    Row,
-    Template,
-    faults,
-    prompt_hash,
-    prompt_messages,
-    read_archives,
-)
+from verifier.record import Archive, Row, Template, faults, prompt_hash, prompt_ids, read_archives
 from verifier.sampler import draw, logits_hash, reply_seed, row_multipliers, row_sum, uniforms
 
 
 def difference(archive: Archive, row: Row, model: Model, template: Template) -> str | None:
     """Return the first difference between a stored reply and its re-execution, or None."""
     reply = archive.messages[row["reply_id"]]
-    prompt = template.prompt_ids(prompt_messages(archive, row))
+    prompt = prompt_ids(archive, row, template, model.cfg["T"])
     other = _other_question(row, reply, prompt, model)
     ids, forced = reply["token_ids"], len(row["forced_ids"])
     if other or len(ids) == forced:

@@ -89,7 +89,7 @@ def message_digest(row: Row, archive: Archive) -> str:
     """Return the digest of a message below its parent."""
     parent = None if row["parent_id"] is None else archive.messages[row["parent_id"]]["digest"]
     ids = b"" if row["token_ids"] is None else b"\x01" + _numbers(row["token_ids"])
-    texts = [row[name].encode() for name in ("role", "status", "content")]
+    texts = (row[name].encode() for name in ("role", "status", "content"))
     return _chained("niels-gpt message 1", _raw(parent), *texts, ids)
 
 
@@ -120,27 +120,48 @@ def prompt_hash(ids: Sequence[int]) -> str:
     ).hexdigest()
 
 
-def prompt_messages(archive: Archive, generation: Row) -> list[tuple[str, str]]:
-    """Return (role, content) of what the prompt of a reply holds, under context rule 1."""
+Turn = tuple[str, str]  # (role, content)
+
+
+def prompt_ids(archive: Archive, generation: Row, template: Template, T: int) -> list[int]:
+    """Return the prompt of a reply for a window of T tokens, under the context rule of its record."""
     rule = generation["environment"].get("context_rule", 1)
-    if rule != 1:
-        raise NotVerifiable(f"its prompt follows context rule {rule!r}, expected 1")
+    if rule not in {1, 2}:
+        raise NotVerifiable(f"its prompt follows context rule {rule!r}, expected 1 or 2")
     *before, user = path_to(archive, generation["user_message_id"])
     keep_stopped = generation["sampling"].get("keep_stopped", True)
-    system, question = "", None
-    exchanges: list[list[tuple[str, str]]] = []
-    for row in before:
-        if row["role"] == "system":
-            system = row["content"]
-        elif row["role"] == "user":
-            question = row["content"]
-        elif question is not None:
+    exchanges, waiting = _exchanges(before, rule, keep_stopped=keep_stopped)
+    systems = [row["content"] for row in before if row["role"] == "system"]
+    head = [("system", systems[-1])] if systems and systems[-1] else []
+    tail = [("user", "\n\n".join([*waiting, user["content"]]))]
+    kept = [turn for exchange in exchanges[generation["trimmed_turns"] :] for turn in exchange]
+    ids = template.prompt_ids([*head, *kept, *tail])
+    most = generation["max_new_tokens"]
+    limit = T - min(most, max(1, T // 16))
+    if rule == 1 or len(ids) <= limit:
+        return ids
+    room = T - min(most, T // 4)
+    return ids[-(room if len(template.prompt_ids(tail)) <= room else limit) :]
+
+
+def _exchanges(before: Sequence[Row], rule: int, *, keep_stopped: bool) -> tuple[list[list[Turn]], list[str]]:
+    """Return the answered turns, and the questions that wait for an answer."""
+    found: list[list[Turn]] = []
+    questions: list[str] = []
+    replies: list[str] = []
+    answered = False
+    for row in [*before, {"role": "user", "content": ""}]:
+        if row["role"] == "user":
+            if answered or rule == 1:
+                if questions and replies:
+                    found.append([("user", "\n\n".join(questions)), ("assistant", "\n\n".join(replies))])
+                questions, replies, answered = [], [], False
+            questions.append(row["content"])
+        elif row["role"] == "assistant" and not (rule == 1 and answered):
+            answered = True
             if row["content"].strip() and (keep_stopped or row["status"] != "cancelled"):
-                exchanges.append([("user", question), ("assistant", row["content"])])
-            question = None
-    head = [("system", system)] if system else []
-    kept = exchanges[generation["trimmed_turns"] :]
-    return [*head, *(turn for exchange in kept for turn in exchange), ("user", user["content"])]
+                replies.append(row["content"])
+    return found, questions[:-1]
 
 
 class Template:
@@ -154,8 +175,6 @@ class Template:
             self.stop_sequences = tuple(f"\n{role}: ".encode() for role in ROLES)
             self._pieces = [bytes([byte]) for byte in range(256)]
             return
-        from tokenizers import Tokenizer  # noqa: PLC0415 - a model of bytes needs none
-
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.encode_special_tokens = True
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -192,7 +211,7 @@ class Template:
 
 def _byte_of_letter() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
+    others = sorted(set(range(256)) - set(printable))
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from verifier.float32 import F32, exp
+
+Row = dict[str, Any]
 
 
 def reply_seed(session_seed: int, turn: int, attempt: int) -> int:
@@ -25,20 +27,15 @@ def uniforms(seed: int, count: int) -> np.ndarray:
 
 
 def draw(
-    logits: np.ndarray,
-    settings: Mapping[str, Any],
-    history: Sequence[int],
-    banned: Iterable[int],
-    uniform: float,
+    logits: np.ndarray, settings: Row, history: Sequence[int], banned: Iterable[int], uniform: float
 ) -> int:
     """Return the id drawn from logits (V,) after the ids in `history`, prompt included."""
     scores = _penalised(logits, settings, history)
     scores[list(banned)] = -np.inf
-    largest = scores.max()
     temperature = F32(settings["temperature"])
     if temperature == 0:
         return int(np.argmax(scores))
-    scores = (scores - largest) / temperature
+    scores = (scores - scores.max()) / temperature
     ids = np.flatnonzero(scores > -np.inf)
     top_k = settings.get("top_k") or len(scores)
     if top_k < len(scores):
@@ -83,7 +80,7 @@ def logits_hash(sums: Iterable[int]) -> str:
     return hashlib.sha256(b"".join(each.to_bytes(8, "little") for each in sums)).hexdigest()
 
 
-def _penalised(logits: np.ndarray, settings: Mapping[str, Any], history: Sequence[int]) -> np.ndarray:
+def _penalised(logits: np.ndarray, settings: Row, history: Sequence[int]) -> np.ndarray:
     scores = logits.astype(F32)
     penalty = F32(settings.get("repetition_penalty") or 1)
     frequency = F32(settings.get("frequency_penalty") or 0)

@@ -10,6 +10,7 @@ import numpy as np
 from niels_gpt.conversation.context import prompt_hash as programs_prompt_hash
 from niels_gpt.decoding import logits_hash as program
 from niels_gpt.kernels.rope import rotary_tables as programs_tables
+from niels_gpt.model.form import Rope
 from niels_gpt.model.int8 import quantised
 from niels_gpt.paths import REPO_ROOT
 from niels_gpt.rng import reply_seed as programs_reply_seed
@@ -49,7 +50,7 @@ def test_rotary_tables():
     T, D, theta = vector["T"], vector["D"], vector["theta"]
     found = rotary_tables(T, D, theta)
     assert [[words(row) for row in table] for table in found] == [vector["cosine"], vector["sine"]]
-    cosine, sine = programs_tables(T, D, theta, D)
+    cosine, sine = programs_tables(T, D, Rope(theta), D)
     assert np.array_equal(cosine[:, ::2], found[0])
     assert np.array_equal(sine[:, 1::2], found[1])
 
