@@ -103,8 +103,7 @@ def erf(x: np.ndarray) -> np.ndarray:
 
 def gelu(x: np.ndarray) -> np.ndarray:
     """Return x / 2 * (1 + erf(x / sqrt 2))."""
-    half = x * F32(0.5)
-    return fma(half, erf(x * F32(0.7071067811865476)), half)
+    return fma(half := x * F32(0.5), erf(x * F32(0.7071067811865476)), half)
 
 
 def silu(x: np.ndarray) -> np.ndarray:

@@ -211,8 +211,8 @@ class Template:
 
 def _byte_of_letter() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = sorted(set(range(256)) - set(printable))
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+    others = enumerate(sorted(set(range(256)) - set(printable)))
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in others}
 
 
 def _chained(scheme: str, *fields: bytes) -> str:
