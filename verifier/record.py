@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from verifier.model import NotVerifiable
 
 Row = dict[str, Any]
@@ -131,16 +133,15 @@ def prompt_ids(archive: Archive, generation: Row, template: Template, T: int) ->
     *before, user = path_to(archive, generation["user_message_id"])
     keep_stopped = generation["sampling"].get("keep_stopped", True)
     exchanges, waiting = _exchanges(before, rule, keep_stopped=keep_stopped)
-    systems = [row["content"] for row in before if row["role"] == "system"]
-    head = [("system", systems[-1])] if systems and systems[-1] else []
+    system = ["", *(row["content"] for row in before if row["role"] == "system")][-1]
+    head = [("system", system)] if system else []
     tail = [("user", "\n\n".join([*waiting, user["content"]]))]
     kept = [turn for exchange in exchanges[generation["trimmed_turns"] :] for turn in exchange]
     ids = template.prompt_ids([*head, *kept, *tail])
     most = generation["max_new_tokens"]
-    limit = T - min(most, max(1, T // 16))
+    limit, room = T - min(most, max(1, T // 16)), T - min(most, T // 4)
     if rule == 1 or len(ids) <= limit:
         return ids
-    room = T - min(most, T // 4)
     return ids[-(room if len(template.prompt_ids(tail)) <= room else limit) :]
 
 
@@ -223,7 +224,7 @@ def _chained(scheme: str, *fields: bytes) -> str:
 
 
 def _raw(digest: str | None) -> bytes:
-    return b"" if digest is None else bytes.fromhex(digest)
+    return bytes.fromhex(digest or "")
 
 
 def _numbers(numbers: Sequence[int]) -> bytes:
