@@ -12,7 +12,7 @@ from niels_gpt.cli.subcommands import SUBCOMMANDS
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text("utf-8")
 # What it says of this program: the table beside others names their commands too.
-OURS = re.sub(r"^## Beside other chats.*?(?=^## )", "", README, flags=re.DOTALL | re.MULTILINE)
+OURS = re.sub(r"^## Next to other chats.*?(?=^## )", "", README, flags=re.DOTALL | re.MULTILINE)
 
 
 def flags_of_the_chat() -> set[str]:
