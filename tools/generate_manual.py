@@ -1,8 +1,8 @@
-"""Write the manual page docs/man/niels-chat.1 and the tables of docs/chat.md from the chat's own registries.
+"""Write the manual pages docs/man/*.1 and the tables of docs/chat.md from the parsers and registries.
 
     python -m tools.generate_manual
 
-A test holds that both are in the repository as this writes them. Knows roff and Markdown; nothing of what a
+A test holds that they are in the repository as this writes them. Knows roff and Markdown; nothing of what a
 command does.
 """
 
@@ -12,8 +12,10 @@ import argparse
 import re
 from collections.abc import Iterable, Iterator
 
+from niels_gpt import serve_cli
 from niels_gpt.chat.commands.registry import COMMANDS
 from niels_gpt.cli.exit_codes import MEANINGS
+from niels_gpt.cli.generate import options as generate_options
 from niels_gpt.cli.options import build_parser
 from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
 from niels_gpt.cli.subcommands import SUBCOMMANDS
@@ -21,7 +23,7 @@ from niels_gpt.cli.subcommands.completion import parsers
 from niels_gpt.conversation.settings import show
 from niels_gpt.paths import REPO_ROOT
 
-PAGE = REPO_ROOT / "docs" / "man" / "niels-chat.1"
+MAN = REPO_ROOT / "docs" / "man"
 GUIDE = REPO_ROOT / "docs" / "chat.md"
 KEYS = (
     ("Enter", "send"),
@@ -37,18 +39,44 @@ KEYS = (
 )
 
 
-def page() -> str:
-    """Return the whole page."""
-    return "\n".join(_lines()) + "\n"
+def pages() -> dict[str, str]:
+    """Return the text of each page under its file name."""
+    made = {
+        "niels-chat": _chat_page(),
+        "niels-generate": _page(
+            generate_options.build_parser(), "answer or continue prompts with a checkpoint"
+        ),
+        "niels-serve": _page(serve_cli.build_parser(), "serve a checkpoint over HTTP"),
+    }
+    return {f"{name}.1": "\n".join(lines) + "\n" for name, lines in made.items()}
 
 
-def _lines() -> Iterator[str]:
-    chat = build_parser()
-    yield '.TH NIELS\\-CHAT 1 "" "niels\\-gpt" "User commands"'
-    yield from _section("NAME", ["niels\\-chat \\- talk to a checkpoint; every conversation is kept"])
+def _head(program: str, summary: str) -> Iterator[str]:
+    yield f'.TH {_text(program.upper())} 1 "" "niels\\-gpt" "User commands"'
+    yield from _section("NAME", [f"{_text(program)} \\- {_text(summary)}"])
     yield ".SH SYNOPSIS"
-    yield ".B niels\\-chat"
+    yield f".B {_text(program)}"
     yield "[flags]"
+
+
+def _page(parser: argparse.ArgumentParser, summary: str) -> Iterator[str]:
+    """Yield the page of a program that has flags only."""
+    yield from _head(parser.prog, summary)
+    yield from _section("DESCRIPTION", [_text(parser.description or ""), *_paragraphs(parser.epilog or "")])
+    yield ".SH FLAGS"
+    yield from _flags(parser)
+    yield from _exit_status()
+
+
+def _exit_status() -> Iterator[str]:
+    yield ".SH EXIT STATUS"
+    for status, meaning in MEANINGS.items():
+        yield from _item(str(status), meaning, "")
+
+
+def _chat_page() -> Iterator[str]:
+    chat = build_parser()
+    yield from _head("niels-chat", "talk to a checkpoint; every conversation is kept")
     yield ".br"
     yield ".B niels\\-chat"
     yield ".I COMMAND"
@@ -78,9 +106,7 @@ def _lines() -> Iterator[str]:
     for key in CONFIGURABLE:
         yield from _item(f"{key}, NIELS_CHAT_{key.upper()}", f"as {CONFIGURABLE[key].flag}", "")
     yield from _item("NO_COLOR", "no bold and dim text", "")
-    yield ".SH EXIT STATUS"
-    for status, meaning in MEANINGS.items():
-        yield from _item(str(status), meaning, "")
+    yield from _exit_status()
 
 
 def _section(title: str, paragraphs: Iterable[str]) -> Iterator[str]:
@@ -104,7 +130,11 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
             continue
         value = "" if action.nargs == 0 else f" {_placeholder(action)}"
         name = ", ".join(action.option_strings) + value if action.option_strings else value.strip()
-        yield from _item(name, (action.help or "").replace("%(default)s", str(action.default)), "")
+        yield from _item(name, _meaning(action), "")
+
+
+def _meaning(action: argparse.Action) -> str:
+    return (action.help or "") % vars(action)
 
 
 def _placeholder(action: argparse.Action) -> str:
@@ -155,8 +185,9 @@ def guide(text: str) -> str:
 
 def main() -> None:
     """Write the page and the tables."""
-    PAGE.parent.mkdir(exist_ok=True)
-    for path, text in ((PAGE, page()), (GUIDE, guide(GUIDE.read_text(encoding="utf-8")))):
+    MAN.mkdir(exist_ok=True)
+    manual = {MAN / name: text for name, text in pages().items()}
+    for path, text in (manual | {GUIDE: guide(GUIDE.read_text(encoding="utf-8"))}).items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(REPO_ROOT)}")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from niels_gpt.cli.generate import options as generate_options
 from niels_gpt.cli.options import build_parser
 from niels_gpt.cli.subcommands import SUBCOMMANDS
-from niels_gpt.cli.subcommands.completion import SHELLS, script
+from niels_gpt.cli.subcommands.completion import PROGRAMS, SHELLS, script
 
 BASH = shutil.which("bash")
 
@@ -22,7 +23,7 @@ def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def completed(bash_script: Path, *words: str) -> list[str]:
+def completed(bash_script: Path, *words: str, function: str = "_niels_chat") -> list[str]:
     """What bash offers for the last word; the program itself is replaced by a list of sessions."""
     assert BASH is not None
     line = " ".join(f"'{word}'" for word in ("niels-chat", *words))
@@ -30,7 +31,7 @@ def completed(bash_script: Path, *words: str) -> list[str]:
         niels-chat() {{ printf 'first\\nsecond one\\n'; }}
         source {bash_script}
         COMP_WORDS=({line}); COMP_CWORD={len(words)}
-        _niels_chat
+        {function}
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
     done = subprocess.run([BASH, "-c", code], capture_output=True, text=True, check=True, timeout=30)
@@ -59,11 +60,34 @@ def test_every_script_knows_every_flag_and_command(shell: str) -> None:
             assert (flag if shell != "fish" else f" {flag.lstrip('-')} ") in text
 
 
+@pytest.mark.skipif(BASH is None, reason="bash is not there")
+def test_bash_completes_the_flags_of_niels_generate(tmp_path: Path) -> None:
+    path = tmp_path / "niels-generate.bash"
+    path.write_text("\n".join(script("bash", "niels-generate")))
+    assert completed(path, "--prompt", function="_niels_generate") == [
+        "--prompt",
+        "--prompts",
+        "--prompt_tokens",
+    ]
+    assert completed(path, "--device", "c", function="_niels_generate") == ["cpu", "cuda"]
+    assert completed(path, "", function="_niels_generate")[:2] == ["-h", "--help"]
+
+
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_shell_itself_accepts_its_script(shell: str, tmp_path: Path) -> None:
-    program = shutil.which(shell)
-    if program is None:
+def test_every_script_knows_every_flag_of_niels_generate(shell: str) -> None:
+    text = "\n".join(script(shell, "niels-generate"))
+    assert "sessions" not in text
+    for action in generate_options.build_parser()._actions:
+        for flag in action.option_strings:
+            assert (flag if shell != "fish" else f" {flag.lstrip('-')} ") in text
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_shell_itself_accepts_its_script(shell: str, program: str, tmp_path: Path) -> None:
+    found = shutil.which(shell)
+    if found is None:
         pytest.skip(f"{shell} is not there")
     path = tmp_path / "script"
-    path.write_text("\n".join(script(shell)))
-    subprocess.run([program, "-n", str(path)], check=True, capture_output=True, timeout=30)
+    path.write_text("\n".join(script(shell, program)))
+    subprocess.run([found, "-n", str(path)], check=True, capture_output=True, timeout=30)

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
 
 import pytest
 
+from niels_gpt import serve_cli
 from niels_gpt.chat.commands.registry import COMMANDS
 from niels_gpt.cli.exit_codes import MEANINGS
+from niels_gpt.cli.generate import options as generate_options
 from niels_gpt.cli.options import build_parser
-from tools.generate_manual import GUIDE, PAGE, guide, page
+from tools.generate_manual import GUIDE, MAN, guide, pages
 
 GROFF = shutil.which("groff")
 AGAIN = "run python -m tools.generate_manual"
 
 
-def test_the_manual_page_is_what_the_parsers_say() -> None:
-    assert PAGE.read_text("utf-8") == page(), AGAIN
+PAGES = ("niels-chat.1", "niels-generate.1", "niels-serve.1")
+
+
+def test_the_manual_pages_are_what_the_parsers_say() -> None:
+    assert {path.name: path.read_text("utf-8") for path in MAN.iterdir()} == pages(), AGAIN
+    assert sorted(pages()) == list(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "parser"),
+    [("niels-generate.1", generate_options.build_parser()), ("niels-serve.1", serve_cli.build_parser())],
+)
+def test_a_manual_page_has_every_flag(name: str, parser: argparse.ArgumentParser) -> None:
+    text = pages()[name].replace("\\-", "-")
+    for action in parser._actions:
+        if action.help != argparse.SUPPRESS:
+            assert f"\n.B {', '.join(action.option_strings)}" in text
+    assert "%(" not in text
 
 
 def test_the_tables_of_the_guide_are_what_the_registries_say() -> None:
@@ -42,9 +61,10 @@ def test_flags_that_the_guide_names_exist() -> None:
 
 
 @pytest.mark.skipif(GROFF is None, reason="groff is not there")
-def test_the_manual_page_is_roff_that_groff_accepts() -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_a_manual_page_is_roff_that_groff_accepts(name: str) -> None:
     assert GROFF is not None
     done = subprocess.run(
-        [GROFF, "-man", "-Tutf8", "-ww", str(PAGE)], capture_output=True, check=True, timeout=30
+        [GROFF, "-man", "-Tutf8", "-ww", str(MAN / name)], capture_output=True, check=True, timeout=30
     )
     assert done.stderr == b""

@@ -60,7 +60,7 @@ class GenerateOptions:
 
 def parse_options(argv: Sequence[str]) -> GenerateOptions:
     """Return the options of a command line; SystemExit as argparse does for --help and wrong flags."""
-    parser = _parser()
+    parser = build_parser()
     values = vars(parser.parse_args([_spelled(word) for word in argv]))
     modes = [name for name in MODES if _given(values[name])]
     if len(modes) != 1:
@@ -113,7 +113,8 @@ def _spelled(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `niels-generate`."""
     parser = OneLineParser(
         prog=PROGRAM,
         description="Answer or continue prompts with a checkpoint: one, a file of them, or interactively.",

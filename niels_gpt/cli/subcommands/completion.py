@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.generate import options as generate_options
 from niels_gpt.cli.options import build_parser
 from niels_gpt.cli.subcommands import SUBCOMMANDS
 
 SHELLS = ("bash", "zsh", "fish")
-_CHAT = ""
+PROGRAMS = ("niels-chat", "niels-generate")
+_ITSELF = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,33 +30,62 @@ class Flag:
     values: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program as a shell completes it; its own flags are stored under the empty name.
+
+    `summaries` has its subcommands, `with_sessions` names those whose argument is a session.
+    """
+
+    name: str
+    flags: Mapping[str, Sequence[Flag]]
+    summaries: Mapping[str, str]
+    with_sessions: Sequence[str]
+
+    @property
+    def function(self) -> str:
+        """Return the name of the shell function that completes it."""
+        return f"_{self.name.replace('-', '_')}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
+    parser.add_argument(
+        "--program",
+        choices=PROGRAMS,
+        default=PROGRAMS[0],
+        help="the program to complete (default: niels-chat)",
+    )
 
 
 def run(flags: argparse.Namespace) -> int:
     """Print the script."""
-    print("\n".join(script(flags.shell)))
+    print("\n".join(script(flags.shell, flags.program)))
     return OK
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Return the parser of every command; that of the chat itself stands under the empty name."""
-    made: dict[str, argparse.ArgumentParser] = {_CHAT: build_parser()}
+    """Return the parser of every command; that of the chat itself is stored under the empty name."""
+    made: dict[str, argparse.ArgumentParser] = {_ITSELF: build_parser()}
     for command in SUBCOMMANDS.values():
         made[command.name] = argparse.ArgumentParser(prog=f"niels-chat {command.name}")
         importlib.import_module(command.module).add_arguments(made[command.name])
     return made
 
 
-def script(shell: str) -> Iterator[str]:
+def script(shell: str, program: str = "niels-chat") -> Iterator[str]:
     """Yield the lines of the script for a shell."""
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
-    known = parsers()
+    chat = program == "niels-chat"
+    known = parsers() if chat else {_ITSELF: generate_options.build_parser()}
     return makers[shell](
-        {name: list(_flags(parser)) for name, parser in known.items()},
-        [name for name, parser in known.items() if _takes_sessions(parser)],
+        Program(
+            name=program,
+            flags={name: list(_flags(parser)) for name, parser in known.items()},
+            summaries={each.name: each.summary for each in SUBCOMMANDS.values()} if chat else {},
+            with_sessions=[name for name, parser in known.items() if _takes_sessions(parser)],
+        )
     )
 
 
@@ -77,26 +108,35 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
             )
 
 
-_BASH_BEGIN = """\
-# niels-chat completion bash >> ~/.bash_completion
+_BASH_SESSIONS = """\
 _niels_chat_sessions() {
   local name
   while IFS= read -r name; do
     COMPREPLY+=("$(printf %q "$name")")
   done < <(niels-chat sessions --names="$1" 2>/dev/null)
-}
-_niels_chat() {
-  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""
-  COMPREPLY=()"""
+}"""
 
 
-def _bash(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
-    yield _BASH_BEGIN
-    yield f'  (( COMP_CWORD > 1 )) && case "${{COMP_WORDS[1]}}" in {"|".join(SUBCOMMANDS)})'
-    yield '    command="${COMP_WORDS[1]}" ;;'
-    yield "  esac"
+def _how(program: Program, shell: str) -> str:
+    """Return the command that prints the script."""
+    return f"niels-chat completion {shell}" + (
+        "" if program.name == PROGRAMS[0] else f" --program {program.name}"
+    )
+
+
+def _bash(program: Program) -> Iterator[str]:
+    yield f"# {_how(program, 'bash')} >> ~/.bash_completion"
+    if program.summaries:
+        yield _BASH_SESSIONS
+    yield f"{program.function}() {{"
+    yield '  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""'
+    yield "  COMPREPLY=()"
+    if program.summaries:
+        yield f'  (( COMP_CWORD > 1 )) && case "${{COMP_WORDS[1]}}" in {"|".join(program.summaries)})'
+        yield '    command="${COMP_WORDS[1]}" ;;'
+        yield "  esac"
     yield '  case "$command $before" in'
-    for name, flags in commands.items():
+    for name, flags in program.flags.items():
         for flag in flags:
             patterns = "|".join(f'"{name} {each}"' for each in flag.names)
             if flag.values:
@@ -108,59 +148,62 @@ def _bash(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> I
                 yield f"    {patterns}) return ;;"
     yield "  esac"
     yield '  case "$command" in'
-    for name, flags in commands.items():
-        words = " ".join([*(each for flag in flags for each in flag.names), *([] if name else SUBCOMMANDS)])
+    for name, flags in program.flags.items():
+        own = [each for flag in flags for each in flag.names]
+        words = " ".join([*own, *([] if name else program.summaries)])
         yield f"    {name or chr(34) * 2})"
-        if name in with_sessions:
+        if name in program.with_sessions:
             yield '      [[ "$word" == -* ]] || _niels_chat_sessions "$word"'
         yield f'      COMPREPLY+=($(compgen -W "{words}" -- "$word")) ;;'
     yield "  esac"
     yield "}"
-    yield "complete -o default -F _niels_chat niels-chat"
+    yield f"complete -o default -F {program.function} {program.name}"
 
 
-def _zsh(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
-    yield "#compdef niels-chat"
-    yield "# niels-chat completion zsh > ~/.zfunc/_niels-chat, with fpath+=~/.zfunc before compinit"
-    yield "_niels_chat_sessions() {"
-    yield '  local -a names=("${(@f)$(niels-chat sessions --names 2>/dev/null)}")'
-    yield "  _describe session names"
-    yield "}"
-    yield "_niels_chat() {"
-    yield '  local name="${words[2]}"'
-    yield '  if (( CURRENT == 2 )) && [[ "$PREFIX" != -* ]]; then'
-    yield "    local -a known=("
-    for command in SUBCOMMANDS.values():
-        yield f"      {_quoted(f'{command.name}:{command.summary}')}"
-    yield "    )"
-    yield "    _describe command known"
-    yield "    return"
-    yield "  fi"
-    yield '  case "$name" in'
-    for name, flags in [*((n, f) for n, f in commands.items() if n), (_CHAT, commands[_CHAT])]:
+def _zsh(program: Program) -> Iterator[str]:
+    yield f"#compdef {program.name}"
+    yield f"# {_how(program, 'zsh')} > ~/.zfunc/_{program.name}, with fpath+=~/.zfunc before compinit"
+    if program.summaries:
+        yield "_niels_chat_sessions() {"
+        yield '  local -a names=("${(@f)$(niels-chat sessions --names 2>/dev/null)}")'
+        yield "  _describe session names"
+        yield "}"
+    yield f"{program.function}() {{"
+    if program.summaries:
+        yield '  if (( CURRENT == 2 )) && [[ "$PREFIX" != -* ]]; then'
+        yield "    local -a known=("
+        for name, summary in program.summaries.items():
+            yield f"      {_quoted(f'{name}:{summary}')}"
+        yield "    )"
+        yield "    _describe command known"
+        yield "    return"
+        yield "  fi"
+    yield '  case "${words[2]}" in'
+    for name in [*program.summaries, _ITSELF]:
         yield f"    {name or '*'}) _arguments -S \\"
-        for flag in flags:
+        for flag in program.flags[name]:
             for each in flag.names:
                 files = "_niels_chat_sessions" if each == "--session" else "_files"
                 value = f":value:({' '.join(flag.values)})" if flag.values else f":value:{files}"
                 meaning = flag.meaning.replace("[", "(").replace("]", ")").replace(":", " ")
                 yield f"      {_quoted(f'{each}[{meaning}]' + (value if flag.takes_value else ''))} \\"
-        rest = "_niels_chat_sessions" if name in with_sessions else "_files"
+        rest = "_niels_chat_sessions" if name in program.with_sessions else "_files"
         yield f"      '*:argument:{rest}' ;;"
     yield "  esac"
     yield "}"
-    yield '_niels_chat "$@"'
+    yield f'{program.function} "$@"'
 
 
-def _fish(commands: Mapping[str, list[Flag]], with_sessions: Sequence[str]) -> Iterator[str]:
-    start = "complete -c niels-chat -n"
+def _fish(program: Program) -> Iterator[str]:
+    start = f"complete -c {program.name} -n"
     sessions = _quoted("(niels-chat sessions --names 2>/dev/null)")
-    yield "# niels-chat completion fish > ~/.config/fish/completions/niels-chat.fish"
-    for command in SUBCOMMANDS.values():
-        yield f"{start} __fish_use_subcommand -fa {command.name} -d {_quoted(command.summary)}"
-    for name, flags in commands.items():
-        where = _quoted(f"__fish_seen_subcommand_from {name}") if name else "__fish_use_subcommand"
-        if name in with_sessions:
+    yield f"# {_how(program, 'fish')} > ~/.config/fish/completions/{program.name}.fish"
+    for name, summary in program.summaries.items():
+        yield f"{start} __fish_use_subcommand -fa {name} -d {_quoted(summary)}"
+    alone = "__fish_use_subcommand" if program.summaries else "true"
+    for name, flags in program.flags.items():
+        where = _quoted(f"__fish_seen_subcommand_from {name}") if name else alone
+        if name in program.with_sessions:
             yield f"{start} {where} -fa {sessions}"
         for flag in flags:
             names = " ".join(
