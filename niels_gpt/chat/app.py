@@ -97,7 +97,7 @@ def _on_pipe(workspace: Workspace) -> int:
         notices,
         styled=may_style(notices),
         columns=columns_of(notices),
-        quiet=options.quiet,
+        only_replies=options.quiet,
     )
     return asyncio.run(run_pipe(workspace, screen, _input(options), sys.stdout))
 

@@ -24,6 +24,7 @@ from niels_gpt.errors import NielsGptError
 from niels_gpt.replay.reconstruct import Asked, Question, ask
 from niels_gpt.sampling import filtered_probs, likeliest, scored
 from niels_gpt.sampling.uniform import UniformGenerator
+from niels_gpt.text.bpe import CONTROL_TOKENS
 
 if TYPE_CHECKING:
     from niels_gpt.conversation.model import ChatModel
@@ -123,13 +124,13 @@ def step_lines(explained: Explained, only: int | None = None) -> Iterator[str]:
         for step in steps:
             others = [each for each in step.candidates if each.token_id != step.chosen.token_id]
             likely = [each for each in others if each.after >= _LEAST_SHOWN]
-            also = "  ".join(f"{each.text!r} {each.after:.0%}" for each in likely[:_ON_A_LINE])
+            also = "  ".join(f"{_quoted(each)} {each.after:.0%}" for each in likely[:_ON_A_LINE])
             if others and not likely:
                 # Nothing else could be drawn: the runner-up among all tokens says how sure the model was.
                 second = max(others, key=lambda each: each.before)
-                also = f"next {second.text!r} {_small(second.before)}"
+                also = f"next {_quoted(second)} {_small(second.before)}"
             how = "forced" if step.forced else f"{step.chosen.after:.0%}"
-            yield f"{step.index:>4}  {step.chosen.text!r:<14} {how:>6}  {also}".rstrip()
+            yield f"{step.index:>4}  {_quoted(step.chosen):<14} {how:>6}  {also}".rstrip()
     else:
         if not 0 <= only < len(steps):
             raise ChatError(f"there is no token {only}: the reply has tokens 0 to {len(steps) - 1}")
@@ -137,10 +138,20 @@ def step_lines(explained: Explained, only: int | None = None) -> Iterator[str]:
         yield "      token          drawn from  of all"
         for each in step.candidates:
             mark = "*" if each.token_id == step.chosen.token_id else " "
-            yield f"{mark} {each.token_id:>5} {each.text!r:<14} {each.after:>8.2%} {each.before:>8.2%}"
+            yield f"{mark} {each.token_id:>5} {_quoted(each):<14} {each.after:>8.2%} {each.before:>8.2%}"
         if step.draw is not None:
             yield f"drawn: {step.draw:.6f}, which is in [{step.low:.6f}, {step.high:.6f})"
     yield _bits(explained)
+
+
+def shown_text(text: str) -> str:
+    """Return a token's text as people see it: the one that ends a reply has no text of its own."""
+    return "(end)" if text == CONTROL_TOKENS["eot"] else text
+
+
+def _quoted(candidate: Candidate) -> str:
+    shown = shown_text(candidate.text)
+    return repr(shown) if shown == candidate.text else shown
 
 
 def _small(probability: float) -> str:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niels_gpt.replay.explain import Explained, ExplainedToken
+from niels_gpt.replay.explain import Explained, ExplainedToken, shown_text
 from niels_gpt.text.control_characters import harmless
 
 _WIDTH, _LINE, _COLUMN, _MARGIN, _ABOVE = 900.0, 26.0, 8.4, 24.0, 84.0
@@ -140,7 +140,9 @@ def _columns(text: str) -> int:
 
 def _told(step: ExplainedToken) -> str:
     how = "forced" if step.forced else f"{step.chosen.after:.1%} of what was drawn from"
-    others = [f"{each.text!r} {each.after:.1%} ({each.before:.1%} of all)" for each in step.candidates]
+    others = [
+        f"{shown_text(each.text)!r} {each.after:.1%} ({each.before:.1%} of all)" for each in step.candidates
+    ]
     return "\n".join([f"token {step.index}: {how}", *others])
 
 
@@ -161,7 +163,7 @@ def _heading(attention: Attention) -> str:
 
 
 def _visible(text: str) -> str:
-    return harmless(text).translate(_BLANKS)
+    return harmless(shown_text(text)).translate(_BLANKS)
 
 
 def _escaped(text: str) -> str:

@@ -43,7 +43,7 @@ class Screen:
 
     `styled` allows bold and dim. `columns` tells the width of the terminal that the notices go to, None where
     its cursor cannot be moved: then no line is broken and nothing is shown that has to be taken back.
-    `quiet` leaves the notices out, errors excepted.
+    `quiet` leaves the notices out, `only_replies` also what commands answer; errors are always printed.
     """
 
     def __init__(
@@ -54,12 +54,14 @@ class Screen:
         styled: bool,
         columns: Callable[[], int] | None = None,
         quiet: bool = False,
+        only_replies: bool = False,
     ) -> None:
         self._replies = replies
         self._notices = notices
         self._styled = styled
         self._columns = columns
-        self._quiet = quiet
+        self._quiet = quiet or only_replies
+        self._only_replies = only_replies
         self._harmless = Harmless()
         self._wrapper = Wrapper(columns) if columns is not None and replies is notices else None
         self._markdown: Markdown | None = None
@@ -96,7 +98,8 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print whole lines that were asked for, not dimmed."""
-        self._lines(harmless(text), "")
+        if not self._only_replies:
+            self._lines(harmless(text), "")
 
     def say_reply(self, text: str, *, dim: bool = False) -> None:
         """Print a whole reply of before: as a reply where replies have styles, else as lines."""

@@ -50,7 +50,7 @@ def piped(
     )
     descriptor = os.open(source, os.O_RDONLY)
     try:
-        screen = Screen(replies, notices, styled=False, quiet=options.quiet)
+        screen = Screen(replies, notices, styled=False, only_replies=options.quiet)
         running = run_pipe(workspace, screen, descriptor, replies)
         fine = asyncio.run(asyncio.wait_for(running, 20)) == OK
     finally:
@@ -136,7 +136,9 @@ def test_an_empty_message_is_refused(tmp_path: Path, scripted: Any) -> None:
 
 
 def test_quiet_leaves_the_replies_alone_and_errors_are_still_told(tmp_path: Path, scripted: Any) -> None:
-    _, replies, notices = piped(tmp_path, b"hi\n/tmep\n", scripted(["hello"]), quiet=True)
+    _, replies, notices = piped(
+        tmp_path, b"/temp 0\nhi\n/stats\n/reset\n/tmep\n", scripted(["hello"]), quiet=True
+    )
     assert replies == "hello\n"
     assert notices.startswith("unknown command /tmep")
     assert notices.count("\n") == 1

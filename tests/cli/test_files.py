@@ -177,7 +177,7 @@ def test_a_whole_store_gets_a_clean_bill(command: Command, say: Say) -> None:
     say("talk", "q", "a")
     done = command("doctor")
     assert done.status == 0
-    assert done.out.endswith("nothing is wrong\n")
+    assert done.out.endswith("no problems found\n")
     assert json.loads(command("doctor", "--json").out)["faults"] == []
 
 

@@ -182,6 +182,11 @@ def test_without_its_checkpoint_a_session_is_unverifiable_and_says_why(
         (["replay", "talk", "--speed", "0"], 2, "a number above 0"),
         (["replay", "talk", "--batch", "none"], 2, "--batch"),
         (["why", "talk", "--turn", "1", "--token", "99"], 1, "there is no token 99"),
+        (
+            ["why", "talk", "--layer", "1"],
+            2,
+            "--layer 1 is shown only in a picture: add --html FILE or --svg",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

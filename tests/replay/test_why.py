@@ -121,6 +121,16 @@ def test_no_text_breaks_out_of_a_picture(explained: list[Explained]) -> None:
     assert "\x1b" not in page + drawing
 
 
+def test_the_end_of_a_reply_is_shown_without_its_control_token(explained: list[Explained]) -> None:
+    last = explained[0].steps[-1]
+    end = replace(last.chosen, text="<|eot|>")
+    ended = replace(last, chosen=end, candidates=(end, *last.candidates))
+    reply = replace(explained[0], steps=(*explained[0].steps[:-1], ended))
+    for shown in ("\n".join(step_lines(reply)), to_html(reply, None, "t"), to_svg(reply, None, "t")):
+        assert "(end)" in shown
+        assert "eot" not in shown
+
+
 def test_the_command_writes_both_pictures_with_what_a_token_looked_at(
     store_path: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,10 +92,10 @@ def _report(found: Findings) -> Iterator[str]:
     if not found.faults:
         yield f"sessions: {found.sessions:,}, archived ones included"
         yield (
-            "examined: file structure, references, search indexes, digests of all messages and replies, "
+            "checked: file structure, references, search indexes, digests of all messages and replies, "
             "checksums of all rows"
         )
-        yield "nothing is wrong"
+        yield "no problems found"
         return
     yield from (f"wrong: {fault}" for fault in found.faults[:_SHOWN])
     if len(found.faults) > _SHOWN:

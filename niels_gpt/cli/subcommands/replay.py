@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("name", metavar="NAME", help="the session")
     helpers.add_store(parser)
     helpers.add_json(parser)
-    add("--turn", type=int, metavar="N", help="this turn alone, counted from 1")
+    add("--turn", type=int, metavar="N", help="only this turn, counted from 1")
     add("--every-branch", action="store_true", help="replies off the path too: retries, edits, undone turns")
     add("--watch", action="store_true", help="play it as it was, at its own pace")
     add(
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ckpt",
         type=Path,
         metavar="PATH",
-        help="the checkpoint; one of other weights is compared word by word (default: where it was last)",
+        help="the checkpoint; one of other weights is compared word by word (default: the recorded one)",
     )
     add("--device", choices=DEVICES, default="cpu", help="where the model runs (default: cpu)")
     add("--batch", type=_count, default=32, metavar="N", help="replies made side by side (default: 32)")

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     helpers.add_name(parser)
     helpers.add_store(parser)
     helpers.add_json(parser)
-    parser.add_argument("--tree", action="store_true", help="every branch, a line a message")
+    parser.add_argument("--tree", action="store_true", help="every branch, one line per message")
 
 
 def run(flags: argparse.Namespace) -> int:

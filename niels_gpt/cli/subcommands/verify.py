@@ -31,10 +31,12 @@ def run(flags: argparse.Namespace) -> int:
         helpers.emit(found.digest)
     for fault in found.faults:
         helpers.remark(f"{fault.where} does not verify: expected {fault.expected}, found {fault.got}")
-    messages, generations = (
+    messages, replies = (
         counted(found.messages, "message"),
-        counted(found.generations, "generation"),
+        counted(found.generations, "reply", "replies"),
     )
-    verdict = f"{counted(len(found.faults), 'fault')} in" if found.faults else "nothing was changed in"
-    helpers.remark(f"{verdict} {messages} and {generations}")
+    if found.faults:
+        helpers.remark(f"{counted(len(found.faults), 'fault')} in {messages} and {replies}")
+    else:
+        helpers.remark(f"ok: {messages} and {replies} are unchanged")
     return DIVERGED if found.faults else OK

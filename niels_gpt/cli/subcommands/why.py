@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niels_gpt.atomic_io import write_text
-from niels_gpt.cli.exit_codes import OK, UNVERIFIABLE
+from niels_gpt.cli.exit_codes import OK, UNVERIFIABLE, USAGE
 from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import ChatError
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from niels_gpt.conversation.model import ChatModel
     from niels_gpt.replay.explain import Explained
     from niels_gpt.replay.html_report import Attention
+
+
+class LayerWithoutPicture(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
+    """`--layer` was given, but no picture to show it in."""
+
+    exit_status = USAGE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer",
         type=int,
         metavar="L",
-        help="in a picture: what token K (default: the last) looked at there",
+        help="what token K (default: the last) looked at in layer L, counted from 0; needs --html or --svg",
     )
     add("--html", type=Path, metavar="FILE", help="write a page with every token shaded by its probability")
     add("--svg", type=Path, metavar="FILE", help="the same as a drawing")
-    add("--ckpt", type=Path, metavar="PATH", help="the checkpoint (default: where it was last)")
+    add("--ckpt", type=Path, metavar="PATH", help="the checkpoint (default: the recorded one)")
     add("--device", choices=DEVICES, default="cpu", help="where the model runs (default: cpu)")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Explain one reply. UNVERIFIABLE if there is no checkpoint to compute it with."""
+    if flags.layer is not None and flags.html is None and flags.svg is None:
+        raise LayerWithoutPicture(
+            f"--layer {flags.layer} is shown only in a picture: add --html FILE or --svg FILE"
+        )
     # Heavy, and a wrong flag must not wait for it.
     from niels_gpt.conversation.model import load_model  # noqa: PLC0415
     from niels_gpt.replay.environment import recorded_environment  # noqa: PLC0415
