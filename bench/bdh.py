@@ -91,7 +91,7 @@ def stepped(name: str, packed: PackedModel | PackedBDH, lengths: Sequence[int], 
 
 
 def recomputed(model: BDH, lengths: Sequence[int], repetitions: int) -> Series:
-    """The time of a token by reading everything anew."""
+    """Measure the time of a token when all tokens are read again."""
     series = Series("BDH, full recompute (torch)")
     for length in lengths:
         ids = torch.arange(length)[None] % model.cfg.V

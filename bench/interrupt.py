@@ -43,7 +43,7 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 def slow(seconds: float) -> Iterator[str]:
-    """Yield a word a step, for ever."""
+    """Yield one word per step, endlessly."""
     for number in itertools.count():
         time.sleep(seconds)
         yield f"word{number} "

@@ -1,10 +1,10 @@
-"""A thousand conversations at once: every reply is what it is alone, and nothing is left behind.
+"""Run a thousand conversations at once; check that replies equal their solo runs and nothing leaks.
 
     python -m bench.thousand_jobs [--jobs 1000] [--backend asyncio|trio] [--seed 0] [--ckpt PATH]
 
-First every reply is made alone by a decoder that keeps nothing. Then all are submitted at once to one engine,
-with ten subscribers that stall for ever after their first event and a fifth of the jobs cancelled at random:
-in the queue, at their first tokens, or later. Exit status 1 if a reply differs from its solo run (ids or
+First every reply is generated alone by a decoder without a cache. Then all are submitted at once to one engine,
+with ten subscribers that stall permanently after their first event. A fifth of the jobs are cancelled at
+random: in the queue, at their first tokens, or later. Exit status 1 if a reply differs from its solo run (ids or
 logits), if a history is not whole, or if a task, a thread, an open file, a job or a state of the decoder is
 left.
 """

@@ -156,7 +156,7 @@ def _text(text: str) -> str:
 
 
 def guide(text: str) -> str:
-    """Return the guide with its tables made anew; each stands between its marker and the next end."""
+    """Return the guide with regenerated tables; each is between its marker and the next end marker."""
     tables: dict[str, list[list[str]]] = {
         "keys": [["keys", "what they do"], *([keys, meaning] for keys, meaning in KEYS)],
         "commands": [

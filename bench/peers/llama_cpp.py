@@ -62,7 +62,7 @@ class LlamaCandidate:
             path = Path(folder) / "model.gguf"
             write_gguf(model, path, form=form)
             parameters = llama_cpp.llama_model_default_params()
-            parameters.use_mmap = False  # the file is gone after this, and weights may be laid out anew
+            parameters.use_mmap = False  # the file is deleted afterwards, and weights may be repacked
             self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise RuntimeError("llama.cpp did not load the GGUF file of a GPT-NeoX that was written for it")

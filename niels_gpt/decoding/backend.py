@@ -1,4 +1,4 @@
-"""Choose what decodes: the kernels on a CPU, torch on other devices and where Numba cannot run.
+"""Choose the decoder: the kernels on a CPU, torch on other devices and where Numba cannot run.
 
 Only the kernels multiply int8 weights. torch does not replace them there: its replies would be those of a
 different model.

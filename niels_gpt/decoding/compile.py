@@ -20,7 +20,7 @@ PREPARING = "preparing the kernels for this processor (once)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile what is not compiled yet; return 0, also where the kernels cannot run, since torch can."""
+    """Compile the missing kernels; return 0 even if the kernels cannot run, since torch can."""
     return program.run("niels_gpt.decoding.compile", lambda: _compile(argv))
 
 

@@ -122,7 +122,7 @@ class KernelDecoder:
                 larger where a prompt is alone (`prefill_budget`).
             threads: Threads that share a step where they can; None: as many as measure faster (`threads`).
             prefix_cache_bytes: Bytes of states of ended replies to keep for prompts that begin alike; None:
-                room for `PREFIX_CACHE_TOKENS` tokens of this model, within bounds.
+                space for `PREFIX_CACHE_TOKENS` tokens of this model, within bounds.
 
         Raises:
             DecoderError: The tokenizer does not fit, or a number is below 1.
@@ -204,7 +204,7 @@ class KernelDecoder:
         self._threads.close()
 
     def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
-        """One step or more for each, in order; none of them may have finished or failed before."""
+        """Run one step or more for each sequence, in order; none may have finished or failed before."""
         if not sequences:
             return []
         batch, shares = _Batch(), self._shares(sequences)
@@ -236,7 +236,7 @@ class KernelDecoder:
             budget = self._prefill_budget.next(reading[0].unread)
 
         def give(sequence: KernelSequence, most: int) -> int:
-            self._reuse(sequence)  # other sequences may have read it since this one came
+            self._reuse(sequence)  # other sequences may have read it since this one was admitted
             share = min(self._readable(sequence) - shares[sequence], most)
             shares[sequence] += share
             return share
@@ -256,7 +256,7 @@ class KernelDecoder:
         return min(sequence.unread, len(sequence.reply.ids) - 1 + draws - sequence.read)
 
     def _reuse(self, sequence: KernelSequence) -> None:
-        """Copy the longest cached prefix of the prompt, without its last token: its logits are needed."""
+        """Copy the longest cached prefix of the prompt, except the last token, whose logits are needed."""
         model = self._model
         if self._prefix_cache is None or isinstance(model, PackedBDH) or not sequence.reply.request.use_cache:
             return

@@ -1,4 +1,4 @@
-"""A sum of each row of logits, and a hash over the rows of a reply: equal hashes mean equal bits.
+"""Compute a sum of each row of logits and a hash over a reply's rows; equal hashes mean equal bits.
 
 The sum of a row is taken modulo 2**64: the 32 bits of each number, as a whole number, times a multiplier of
 its place. Rows that differ in one number have different sums; others collide with 2**-33 at worst. SHA-256

@@ -1,8 +1,9 @@
-"""The prefill budget: how many tokens of a prompt one call reads.
+"""Compute the prefill budget: how many tokens of a prompt one call reads.
 
-Every call reads all weights, so a prompt is read fastest in one. But nothing can join, leave or be cancelled
-while a call runs. So a prompt that is alone is read in chunks of about equal length, as long as earlier calls
-suggest for a thirtieth of a second. The bits of the result do not depend on the chunks.
+Every call reads all weights, so a prompt is read fastest in one call. But no sequence can join, leave or be
+cancelled while a call runs. So a prompt that is alone is read in chunks of about equal length, sized by the
+measured times of earlier calls to take a thirtieth of a second. The bits of the result do not depend on the
+chunks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class PrefillBudget:
     """The budget for prompts that are read alone, adapted to measured times."""
 
     def __init__(self, usual: int) -> None:
-        """`usual` tokens are read where other prompts wait, and until a call was timed."""
+        """Create a budget; `usual` tokens are read while other prompts wait, and until a call was timed."""
         self._usual = usual
         self._longest = usual
         self._affordable = usual
@@ -28,7 +29,7 @@ class PrefillBudget:
 
     @property
     def shared(self) -> int:
-        """How many tokens to read in a call while others wait: fewer of a model that takes long for them."""
+        """The tokens to read in a call while other sequences wait; fewer for a slow model."""
         return min(self._usual, max(LEAST, self._affordable))
 
     def record(self, tokens: int, seconds: float) -> None:

@@ -35,7 +35,7 @@ class State:
     def copy_from(self, other: State, shape: Shape, first: int, last: int) -> None:
         """Take over positions `first` to `last` - 1 of another sequence with the same tokens."""
         (keys, values), (their_keys, their_values) = self._views(shape), other._views(shape)
-        # Keys lie in blocks of LANES positions; what is behind `last` in one is written before it is read.
+        # Keys are in blocks of LANES positions; positions from `last` on are written before they are read.
         blocks = slice(first // LANES, -(-last // LANES))
         keys[:, :, blocks] = their_keys[:, :, blocks]
         values[:, :, :, first:last] = their_values[:, :, :, first:last]
@@ -116,7 +116,7 @@ class PrefixCache:
         return small
 
     def _common(self, ids: np.ndarray) -> np.ndarray:
-        """How many tokens each row (states,) has in common with ids (n,) at the beginning."""
+        """Return the length of the common prefix of each row (states,) with ids (n,)."""
         n = min(len(ids), self._ids.shape[1])
         same = self._ids[:, :n] == ids[:n]
         return np.where(same.all(1), n, same.argmin(1))

@@ -1,4 +1,4 @@
-"""Requests to a decoder and the steps that it returns. Values only.
+"""Define requests to a decoder and the steps that it returns, as plain values.
 
 A request holds every choice that decides a reply, so that the same request gives the same reply again.
 """
@@ -19,11 +19,11 @@ FinishReason = Literal["stop", "length", "context"]
 
 
 class RequestError(NielsGptError):
-    """A request that this decoder, or any, cannot serve; the message names the field."""
+    """The request cannot be served; the message names the field."""
 
 
 class DecoderError(NielsGptError):
-    """A decoder cannot be made with these arguments, or cannot admit one more reply."""
+    """A decoder cannot be created with these arguments, or cannot admit another reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class GenerationRequest:
     """The expected reply, after its forced tokens. A decoder may read it ahead, many tokens a step, and still
     draws every token: a wrong draft changes nothing but the speed."""
     watch: Callable[[int, np.ndarray], None] | None = field(default=None, compare=False)
-    """Sees each drawn token and the logits (V,) that it was drawn from, on the compute thread, before the
-    token is published. The array is reused afterwards. Decides nothing."""
+    """Called with each drawn token and the logits (V,) that it was drawn from, on the compute thread, before
+    the token is published. The array is reused afterwards. It has no influence on the reply."""
     use_cache: bool = True
-    """False recomputes the whole sequence for every token: the reference for the cached way."""
+    """False recomputes the whole sequence for every token: the reference for cached decoding."""
 
     def __post_init__(self) -> None:
         self._check_ids(None)
@@ -75,12 +75,12 @@ class GenerationRequest:
     def within(self, V: int) -> GenerationRequest:
         """Return this request for a vocabulary of V ids, every id of it in [0, V).
 
-        Every decoder admits what this returns and nothing else: an id outside of the vocabulary would read
-        memory outside of a table. A draft is a guess, often out of a store, so it ends before its first such
-        id.
+        Every decoder admits only the returned request, since an id outside of the vocabulary would read
+        memory outside of a table. A draft is only a guess, often from a store, so it is cut before its first
+        such id.
 
         Raises:
-            RequestError: Another id than a draft's is outside of the vocabulary.
+            RequestError: An id outside of the draft is not in the vocabulary.
 
         """
         self._check_ids(V)

@@ -28,7 +28,7 @@ CHUNK = 64  # tokens read at once
 def logits_rows(
     source: Backend | AnyTorchDecoder | KernelDecoder, prompt_ids: Sequence[int], reply_ids: Sequence[int]
 ) -> np.ndarray:
-    """(n, V) float32: row i is what token i of the reply was drawn from, after the prompt and i tokens.
+    """Return (n, V) float32: row i holds the logits that token i of the reply was drawn from.
 
     With the kernels they have the same bits. A torch decoder reads everything in one forward, so its rows may
     differ from those of the reply in the last bits.
@@ -76,9 +76,9 @@ def logits_rows(
 
 
 def attention_row(model: GPT, ids: Sequence[int], layer: int) -> np.ndarray:
-    """(H, t) float32: how much the last of `ids` attends to each of them in a layer, from 0; rows sum to 1.
+    """Return (H, t) float32: the attention weights of the last of `ids` in a layer (from 0); rows sum to 1.
 
-    `ValueError` for a layer that does not exist, `RequestError` for ids that do not fit.
+    Raises `ValueError` for a layer that does not exist, `RequestError` for ids that do not fit.
     """
     _check(ids[:1], ids, model.cfg.V, model.cfg.context)
     device = next(model.parameters()).device

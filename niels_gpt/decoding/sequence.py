@@ -1,6 +1,6 @@
-"""The state of one sequence: from a row of logits to a token, its text, and whether the reply ends with it.
+"""Turn rows of logits into the tokens and text of one sequence, and detect the end of the reply.
 
-Every decoder uses it, so that all of them draw, stop and count in the same way.
+All decoders use it, so that they draw, stop and count in the same way.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SequenceState:
             raise self._unusable(row)
         request = self.request
         token_id = draw(logits, request.sampling, self.ids, request.banned_ids, self._generator)
-        # The torch path does not know how close the draw was.
+        # The torch path does not measure how close the draw was.
         return self.accept([(token_id, row, int(row_sums(row)), math.inf)])
 
     def accept(self, drawn: Iterable[tuple[int, np.ndarray, int, float]]) -> Step:

@@ -1,9 +1,9 @@
-"""Threads that share a step, and a tuner that uses more than one only where that measures faster.
+"""Run steps on several threads, and tune their number by measurement.
 
 On an idle machine two threads need about two thirds of the time of one; on a busy one they wait for each
 other longer than they save. So unless the number is given, steps are timed as they run: both ways are tried
 in turns and the faster one is kept. Trials are repeated, less and less often while they have the same result.
-Only the time depends on this, never a bit.
+The number changes only the time, never a bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 MOST = 2
-"""Threads by default, at most: more were never measured to be faster."""
+"""The maximum number of threads by default; more were never measured to be faster."""
 TURNS = 4  # calls of each way in a trial
 FEWEST_CALLS, MOST_CALLS = 64, 8192  # from one trial to the next
 WORTH = 0.9  # share of one thread's time: a few percent are not worth a second busy processor
@@ -85,9 +85,9 @@ class StepThreads:
     """Runs steps on one thread or on several, this one among them."""
 
     def __init__(self, threads: int | None) -> None:
-        """Use exactly `threads` threads, or None: up to `default_threads`, as many as are faster."""
+        """Use exactly `threads` threads; None: as many as are faster, up to `default_threads`."""
         self.threads = default_threads() if threads is None else threads
-        """Threads that share a step, at most."""
+        """The maximum number of threads that share a step."""
         self._tuners: dict[int, ThreadTuner] | None = {} if threads is None and self.threads > 1 else None
         self._helpers = ThreadPoolExecutor(self.threads - 1, "kernels") if self.threads > 1 else None
 
@@ -99,11 +99,10 @@ class StepThreads:
         steps: int,
         release: Callable[[], object] = lambda: None,
     ) -> tuple[int, float]:
-        """Call work(*arguments, steps, part, parts) for all parts at once: (steps done, seconds for each).
+        """Call work(*arguments, steps, part, parts) for all parts at once; return (steps done, seconds each).
 
-        Fewer steps than requested may be done. Calls with about as many `rows` count as of one kind. If a
-        part raises, `release` must let the others end that wait for it; its error is raised once all have
-        ended.
+        Fewer steps than requested may be done. Calls with a similar number of `rows` are timed together. If a
+        part raises, `release` must free the parts that wait for it; its error is raised once all have ended.
         """
         tuner = (
             None
@@ -146,7 +145,7 @@ class StepThreads:
                 other.result()
         except BaseException:
             release()
-            wait(others)  # none may still compute in memory that the caller uses again
+            wait(others)  # no thread may still write to memory that the caller reuses
             raise
         return done
 

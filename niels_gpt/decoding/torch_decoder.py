@@ -1,4 +1,4 @@
-"""The torch decoder: many replies at once over one model, each at its own position.
+"""Decode many replies at once with torch over one model, each at its own position.
 
 One step reads at most one chunk of waiting prompts and then moves every running reply by one token in a
 single forward, at whatever position each is. It has the methods of the engine's `Decoder` protocol; it is
@@ -25,7 +25,7 @@ from niels_gpt.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class CachedSequence:
-    """A reply whose keys and values stay in a row of the slab."""
+    """A reply whose keys and values are kept in a row of the shared tensor."""
 
     reply: SequenceState
     row: Row
@@ -38,7 +38,7 @@ class CachedSequence:
 
 @dataclass(frozen=True, eq=False)
 class RecomputedSequence:
-    """A reply whose tokens are all read again at every step: the reference for the cached way."""
+    """A reply whose tokens are all read again at every step: the reference for cached decoding."""
 
     reply: SequenceState
 
@@ -59,9 +59,9 @@ class TorchDecoder:
         prefill_chunk: int = 128,
         max_batch: int | None = None,
     ) -> None:
-        """At most `prefill_chunk` tokens of prompts are read a step, and `max_batch` replies held at once.
+        """Read at most `prefill_chunk` tokens of prompts per step, and hold at most `max_batch` replies.
 
-        A tokenizer of another vocabulary than the model's, or a bound below 1, raises `DecoderError`.
+        Raises `DecoderError` for a tokenizer with a different vocabulary, or a bound below 1.
         """
         cfg = model.cfg
         if tokenizer.vocab_size != cfg.V:
@@ -103,11 +103,11 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def advance(self, sequences: Sequence[TorchSequence]) -> list[Step]:
-        """One step for each, in order; none of them may have finished or failed before.
+        """Run one step for each sequence, in order; none may have finished or failed before.
 
         A running reply gets its next token. Prompts are read in chunks, first come first served, as many as
-        fit into the length of one: running replies never wait for more than that. What fails for one sequence
-        alone is the error of its step; only a failure of the common forward is raised.
+        fit into the length of one, so running replies never wait for more than that. A failure of a single
+        sequence is the error of its step; only a failure of the common forward is raised.
         """
         recomputed = [sequence for sequence in sequences if isinstance(sequence, RecomputedSequence)]
         cached = [sequence for sequence in sequences if isinstance(sequence, CachedSequence)]
@@ -131,7 +131,7 @@ class TorchDecoder:
         return sequence.reply.receipt("torch")
 
     def close(self) -> None:
-        """Nothing to end: torch's threads are the process's."""
+        """Do nothing: torch's threads belong to the process."""
 
     def _affordable(self, reading: Sequence[CachedSequence]) -> Iterator[CachedSequence]:
         # Chunks are never cut to fit: where a prompt is cut must not depend on the other sequences.
@@ -162,7 +162,7 @@ class TorchDecoder:
         }
 
     def _forward(self, ids: list[list[int]], rows: Sequence[Row]) -> torch.Tensor:
-        """Read the next ids (B, t) of neighbouring rows; their last logits (B, V), float32 on the CPU."""
+        """Read the next ids (B, t) of adjacent rows; return their last logits (B, V), float32 on the CPU."""
         k, v, start = self._slab.extend(rows, len(ids[0]))
         logits, _ = forward_cached(self._model, self._tensor(ids), k, v, start)
         return _last_rows(logits)

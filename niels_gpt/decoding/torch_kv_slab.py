@@ -1,8 +1,8 @@
-"""Keys and values of many sequences in one tensor: a step of all of them is one forward without a copy.
+"""Store keys and values of many sequences in one tensor, so that a step of all is one forward, no copy.
 
-A sequence owns a row. Sequences that step together must lie in the first rows: `pack` moves only those that
-do not, which happens when a sequence joins or leaves, not at every step. Free rows are zero: values that an
-attention masks out must still be finite, and no sequence may see what another one left.
+A sequence owns a row. Sequences that step together must be in the first rows. `pack` moves only those that
+are not, which happens when a sequence joins or leaves, not at every step. Free rows are zero, because values
+that attention masks out must still be finite, and no sequence may see the data of a previous one.
 
 L layers, R rows, H heads, T context window, D head width.
 """
@@ -17,14 +17,14 @@ import torch
 
 @dataclass(eq=False)
 class Row:
-    """A sequence's row: its index now, and how many positions hold keys and values."""
+    """A sequence's row: its current index, and how many positions hold keys and values."""
 
     index: int
     length: int = 0
 
 
 class KVSlab:
-    """Rows on demand: the tensors double when all are taken."""
+    """Allocates rows on demand; the tensors double when all are taken."""
 
     def __init__(self, *, L: int, H: int, T: int, D: int, device: torch.device, dtype: torch.dtype) -> None:
         self._k = torch.zeros((L, 0, H, T, D), device=device, dtype=dtype)
@@ -47,7 +47,7 @@ class KVSlab:
             self._rows[row.index] = None
 
     def pack(self, rows: Sequence[Row]) -> None:
-        """Move as few rows as possible so that these n lie in the first n places, in any order."""
+        """Move as few rows as possible so that these n are in the first n places, in any order."""
         taken = {row.index for row in rows}
         gaps = [index for index in range(len(rows)) if index not in taken]
         for row in rows:
@@ -55,10 +55,11 @@ class KVSlab:
                 self._swap(row.index, gaps.pop())
 
     def extend(self, rows: Sequence[Row], t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Make room for t more positions of each of these neighbouring rows, first one first.
+        """Make room for t more positions of each of these adjacent rows, in order.
 
-        Gives k and v, views (L, n, H, S, D) with S the longest length, to be written at once, and start (n,),
-        the first new position of each row. The new lengths count from here on: `free` wipes what is written.
+        Returns k and v, views (L, n, H, S, D) with S the longest length, to be written at once, and start
+        (n,), the first new position of each row. The new lengths are valid from here on, so `free` clears
+        what is written.
         """
         start = torch.tensor([row.length for row in rows], device=self._k.device)
         for row in rows:

@@ -1,4 +1,4 @@
-"""The torch decoder for a model with a recurrent state of constant size instead of keys and values.
+"""Decode with torch a model that has a recurrent state of constant size instead of keys and values.
 
 Each sequence has its own state and is read alone, so other sequences cannot change it. On a CPU the kernels
 are faster, and exact. It has the methods of the engine's `Decoder` protocol; it is synchronous, to be called
@@ -43,9 +43,9 @@ class TorchStateDecoder:
     def __init__(
         self, model: BDH | Transformer, tokenizer: Tokenizer, *, device: str = "cpu", prefill_chunk: int = 128
     ) -> None:
-        """At most `prefill_chunk` tokens of prompts are read a step.
+        """Read at most `prefill_chunk` tokens of prompts per step.
 
-        A tokenizer of another vocabulary than the model's, or a chunk below 1, raises `DecoderError`.
+        Raises `DecoderError` for a tokenizer with a different vocabulary, or a chunk below 1.
         """
         if tokenizer.vocab_size != model.cfg.V:
             raise DecoderError(
@@ -64,14 +64,14 @@ class TorchStateDecoder:
         return self._model
 
     def admit(self, request: GenerationRequest) -> StatefulSequence:
-        """Admit a request; nothing is computed yet. RequestError if it cannot be served."""
+        """Admit a request; nothing is computed yet. Raises RequestError if it cannot be served."""
         reply = SequenceState(request, self._tokenizer, context=self._model.cfg.context)
         state = self._model.new_state(1, self._model.cfg.context) if request.use_cache else None
         return StatefulSequence(reply, state)
 
     @torch.inference_mode()
     def advance(self, sequences: Sequence[StatefulSequence]) -> list[Step]:
-        """One step for each, in order; none of them may have finished or failed before.
+        """Run one step for each sequence, in order; none may have finished or failed before.
 
         A running reply gets its next token. Prompts are read in chunks, first come first served, as many as
         fit into the length of one.
@@ -95,7 +95,7 @@ class TorchStateDecoder:
         return sequence.reply.receipt("torch")
 
     def close(self) -> None:
-        """Nothing to end: torch's threads are the process's."""
+        """Do nothing: torch's threads belong to the process."""
 
     def _step(self, sequence: StatefulSequence) -> Step:
         reply, state = sequence.reply, sequence.state

@@ -1,14 +1,14 @@
-"""Causal attention over the states of sequences, each query over exactly its own keys.
+"""Compute causal attention over the states of sequences, each query over exactly its own keys.
 
 The state of a sequence with room for S positions (a multiple of 16) is one array of float32, layer after
 layer: first the keys as (KV, S / 16, D, 16), so that one vector holds 16 positions of one channel, then the
-values as (KV, E / 16, S, 16), with E the head's width D in whole vectors. Both are operands of `linear` as
-they lie there. Queries of several heads that share keys and values pass over them together.
+values as (KV, E / 16, S, 16), with E the head's width D in whole vectors. Both are operands of `linear` in
+this layout. Queries of several heads that share keys and values are processed together.
 
 A query's score of a key is the chain over the head's width, its mix of values the chain over the positions
 that it sees, both with k ascending; the weights' sum follows the tree of `row_ops` over lanes of positions
-modulo 16, and the mix is divided by it at the end. So a query computes the same whether it comes alone or in
-a chunk, after whatever other steps.
+modulo 16, and the mix is divided by it at the end. So the result of a query is the same alone and in a chunk,
+whichever steps came before.
 
 H heads of queries, KV heads of keys and values, D head width, S room.
 """
@@ -39,23 +39,23 @@ from niels_gpt.kernels.simd_ir import LANES
 GROUP_ROWS, MOST_POSITIONS = 32, 16
 TAIL = np.int64(4)  # positions that rows of a group see together, beyond those that all see
 HEAD_NORM, ROW_NORM, NORM_AFTER = 1, 2, 3
-"""Where queries and keys are normed: each head, or all heads as one row, before they are turned; or after."""
+"""Where queries and keys are normed: per head or all heads as one row before the rotation, or after it."""
 NEGATIVE_INFINITY = np.float32(-np.inf)
 
 
 @compiled
 def state_floats(KV, D, S):
-    """Floats of one layer's keys and values."""
+    """Return the number of floats of one layer's keys and values."""
     return KV * S * (D + -(-D // LANES) * LANES)
 
 
 def group_positions(shape) -> int:
-    """Positions of one sequence that attend together, with all heads that share keys and values."""
+    """Return how many positions of one sequence attend together, for all heads that share keys and values."""
     return max(1, min(MOST_POSITIONS, GROUP_ROWS // (shape.H // shape.KV)))
 
 
 def group_floats(shape, room: int) -> int:
-    """Room for a group: its rows' scores, their sums, its queries and its mixed values."""
+    """Return the scratch floats of a group: its rows' scores, their sums, its queries and mixed values."""
     rows, wide = group_positions(shape) * (shape.H // shape.KV), -(-shape.D // LANES) * LANES
     return rows * room + -(-rows // LANES) * LANES + 2 * rows * wide
 
@@ -81,10 +81,10 @@ def remember(
     shape, cosine, sine, q_norm, q_shift, k_norm, k_shift, q, k, v, layer, position, state, S, first,
     last, spare,
 ):  # fmt: skip
-    """One row: norm and turn queries and keys of key heads `first` to `last` - 1; put keys and values away.
+    """Norm and rotate one row's queries and keys of key heads `first` to `last` - 1; store keys and values.
 
     Queries are also multiplied by the factor of the scores. `q`, `k` and `v` are the addresses of the row's
-    parts, `spare` room for a row; norms and tables that the layer lacks are 0.
+    parts, `spare` is scratch space for a row; norms and tables that the layer lacks are 0.
     """
     KV, D = shape.KV, shape.D
     heads = (last - first) * (shape.H // KV)
@@ -119,9 +119,9 @@ def remember(
 
 @compiled
 def attend(shape, zeros, room, q, q_row, mixed, layer, window, position, positions, state, S, head):
-    """One head of keys and all its heads of queries, for `positions` consecutive rows of one sequence.
+    """Attend with one key head and all its query heads, for `positions` consecutive rows of one sequence.
 
-    The first row stands at `position`; `q` and `mixed` are its addresses. A row sees `window` positions, its
+    The first row is at `position`; `q` and `mixed` are its addresses. A row sees `window` positions, its
     own included, or all up to its own where that is 0. `room` is the address of `group_floats` floats. Writes
     what is left of each row's last vector, too, so heads go in order.
     """
@@ -166,7 +166,7 @@ def _first_seen(end, window):
 
 @compiled
 def _mix(scores, S, values, zeros, out, wide, window, own, positions, each):
-    """The chains over values: what rows see together as one product, what only some see as further ones."""
+    """Mix the values: one product for positions that all rows see, further ones for the other positions."""
     together = _first_seen(own + positions - 1, window)
     if together > own:  # a window shorter than the group: no position that all rows see
         for r in range(positions):
@@ -174,7 +174,7 @@ def _mix(scores, S, values, zeros, out, wide, window, own, positions, each):
             _pass(scores, S, values, zeros, ZERO, out, wide, begin, own + r, r * each, each)
         return
     start, stride = zeros, ZERO
-    if together > 0:  # first what has left the window of the last row
+    if together > 0:  # first the positions that have left the window of the last row
         start, stride = out, np.int64(wide)
         for r in range(positions):
             _pass(

@@ -1,9 +1,9 @@
-"""A barrier at which the threads of one step wait for each other: three 64-bit integers.
+"""Synchronize the threads of one step with a barrier of three 64-bit integers.
 
 They are a counter, a generation and a flag. The last thread to arrive starts the next generation; the others
-watch for it. They watch without sleeping for some microseconds, which is what a step of a small model can
-afford, then yield the processor between looks, so that a busy machine makes progress. The flag releases all
-of them for good, when one thread has failed and will not arrive.
+wait for it. They spin for some microseconds, which a step of a small model can afford, then yield the
+processor between checks, so that a busy machine makes progress. The flag releases all of them permanently
+when one thread has failed and will not arrive.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ yield_processor = kernel(_yield_processor, [])
 
 def release(barrier: int) -> None:
     """Let all threads pass this barrier from now on; it cannot be used again."""
-    # No kernel: it is for failures, when nothing should have to be compiled first.
+    # Plain Python: after a failure nothing should have to be compiled first.
     ctypes.c_int64.from_address(barrier + 72).value = 1
 
 

@@ -1,11 +1,11 @@
-"""One step of a BDH for any mixture of rows: new tokens and chunks of prompts, each at its own position.
+"""Compute one step of a BDH for any mixture of rows: new tokens and chunks of prompts.
 
-The latents of all rows are products over all weights, on the same tiles as everything else. Then each row, in
-the order of its sequence's positions, asks its heads' memories and teaches them: the memory of layer l and
-head h is the sum over earlier tokens of turned latents times what the layer was given, (N, C), and reading it
-is one chain over the latents that are not zero (`active`). So a token computes the same in a chunk and alone,
-and the cost of a token is the same after ten tokens and after a million. A memory is cleared by its
-sequence's token at position 0.
+Each row has its own position. The latents of all rows are products over all weights, on the same tiles as
+everything else. Then each row, in the order of its sequence's positions, reads its heads' memories and
+updates them. The memory of layer l and head h is the sum over earlier tokens of rotated latents times the
+layer's input, (N, C). Reading it is one chain over the latents that are not zero (`active`). So a token's
+result is the same in a chunk and alone, and its cost is the same after ten tokens and after a million. The
+token at position 0 clears the memories of its sequence.
 
 Several threads may run the same step: part p of P computes its own heads, then its own columns, then its own
 rows; no sum is split. See `niels_gpt.model.bdh` for the formulas.
@@ -64,13 +64,13 @@ class BDHWeights(NamedTuple):
     """(H * N, row): rows as they are, to be read where latents are not zero."""
     head: int
     frequencies: np.ndarray
-    """(N,) float64, zeros behind the model's own."""
+    """(N,) float64, padded with zeros."""
     ones: int
     zeros: int
 
 
 class BDHWork(NamedTuple):
-    """Addresses of room for the rows of a step, and arrays; shared by all parts unless said."""
+    """Addresses of scratch space for the rows of a step, and arrays; shared by all parts unless noted."""
 
     x: int
     latents: int
@@ -83,9 +83,9 @@ class BDHWork(NamedTuple):
     """(rows, N) float32; so is `sine`."""
     sine: np.ndarray
     turned: np.ndarray
-    """(parts, N) float32: the latents of one head as its memory knows them."""
+    """(parts, N) float32: the rotated latents of one head."""
     active: np.ndarray
-    """(parts, H * N + 1) int64: which of them are not zero."""
+    """(parts, H * N + 1) int64: the indices of those that are not zero."""
     barrier: int
     stop: np.ndarray
     """(1,): whether part 0 found that the call must end."""
@@ -93,7 +93,7 @@ class BDHWork(NamedTuple):
 
 @compiled
 def forward(shape, weights, work, rows, wanted, logits, part, parts):
-    """All rows through the model; logits of row wanted[i] become row i of `logits`, of `head_row` floats."""
+    """Run all rows through the model; logits of row wanted[i] go to row i of `logits`, `head_row` floats."""
     count = rows.ids.size
     for r in range(part, count, parts):
         at = 4 * r * shape.row
@@ -132,7 +132,7 @@ def _norm(shape, weights, x, y):
 
 @compiled
 def _heads(shape, weights, work, rows, layer, first, last, part):
-    """From what the layer is given to gated latents, for heads `first` to `last` - 1."""
+    """Compute gated latents from the layer's input, for heads `first` to `last` - 1."""
     count, C, N, row = rows.ids.size, shape.C, shape.N, shape.row
     latent_row, mixed_row, blocks = shape.H * N, shape.H * row, N // LANES
     linear(
@@ -160,7 +160,7 @@ def _heads(shape, weights, work, rows, layer, first, last, part):
 
 @compiled
 def _remember(shape, work, latents, r, memory, mixed, part):
-    """What the memory knows of the turned latents of row r; then it knows the row too."""
+    """Read the memory with the rotated latents of row r, then add the row to the memory."""
     N, indices = shape.N, np.int64(work.active[part].ctypes.data)
     turned = np.int64(work.turned[part].ctypes.data)
     copy_row(latents, turned, N)
@@ -172,7 +172,7 @@ def _remember(shape, work, latents, r, memory, mixed, part):
 
 @compiled
 def _decode(shape, weights, work, count, left, right, part):
-    """Columns of vectors `left` to `right` - 1 of what the gated latents say."""
+    """Decode the gated latents into columns of vectors `left` to `right` - 1."""
     indices, width = np.int64(work.active[part].ctypes.data), shape.H * shape.N
     for r in range(count):
         gates = work.gates + 4 * r * width

@@ -1,7 +1,7 @@
-"""A BDH's weights in the form that its kernels read, its state, and the arrays that a step works in.
+"""Pack a BDH's weights for its kernels, and allocate its state and the arrays of a step.
 
-The same interface as `layout.PackedModel`, so that one decoder drives both. Takes weights by the names of
-`niels_gpt.model.bdh`; knows no torch.
+The interface is that of `gpt_packing.PackedModel`, so that one decoder drives both. Weights have the names of
+`niels_gpt.model.bdh`.
 
 L times the layer, H heads, N latents of a head, C width, V vocabulary.
 """
@@ -64,28 +64,28 @@ class PackedBDH:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all packed weights."""
+        """The bytes of all packed weights."""
         return self._memory.nbytes
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of one sequence's state, whatever its length."""
+        """The bytes of one sequence's state, independent of its length."""
         shape = self.shape
         return 4 * shape.L * shape.H * shape.N * shape.row
 
     def new_state(self, positions: int) -> tuple[np.ndarray, int]:
-        """(memories of all layers and heads, 0): the room does not depend on the number of positions."""
+        """Return (memories of all layers and heads, 0); their size does not depend on the positions."""
         del positions
         return aligned(self.state_bytes // 4), 0
 
     def new_memory(self, *, rows: int, room: int, parts: int) -> BDHMemory:
-        """Arrays for steps of at most `rows` rows on `parts` threads."""
+        """Allocate the arrays for steps of at most `rows` rows on `parts` threads."""
         del room
         return BDHMemory(self.shape, rows=rows, parts=parts)
 
 
 class BDHMemory:
-    """The arrays of a step; `room` is as much as anyone asks for."""
+    """The arrays of a step; any number of positions fits."""
 
     room = NO_LIMIT
 
@@ -108,6 +108,6 @@ class BDHMemory:
 
 
 def pack_bdh(model: BDH) -> PackedBDH:
-    """The packed weights of a torch model."""
+    """Return the packed weights of a torch model."""
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
     return PackedBDH(model.cfg, state)

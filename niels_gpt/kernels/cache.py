@@ -1,11 +1,11 @@
-"""The folder of compiled kernels, kept between starts.
+"""Manage the folder of compiled kernels, kept between starts.
 
-Numba decides by one source file's date whether a stored kernel still fits, and does not see that a file which
-was inlined into it has changed. So the folder's name holds a hash over all sources of the package and the
+Numba decides by one source file's date whether a stored kernel is still valid, and does not notice a change
+in a file that was inlined into it. So the folder's name holds a hash over all sources of the package and the
 compiler's versions: different sources, different folder. Within it Numba keeps kernels by the package's path.
 The parent folder may be shared with other programs (NUMBA_CACHE_DIR), so a folder is deleted only if it has
-the marker file of this package. Importing this module imports nothing heavy: a program can ask before it
-waits.
+the marker file of this package. Importing this module imports nothing heavy, so a program can
+check before it has to wait.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from niels_gpt.kernels import WeightForm
 
 VERSIONS_KEPT = 8  # several checkouts and installations share the parent folder
 MARKER = "compiled kernels of niels-gpt"
-"""A file in every folder that is ours; its date says when the folder was last used."""
+"""The marker file in every folder of this package; its date is the time of the last use."""
 _PACKAGE = Path(__file__).resolve().parent
 _NAME = re.compile("[0-9a-f]{16}")
 
 
 def cache_folder() -> Path:
-    """Return the folder of these sources' compiled kernels; NUMBA_CACHE_DIR, where set, is its parent."""
+    """Return the folder of these sources' compiled kernels; its parent is NUMBA_CACHE_DIR if that is set."""
     parent = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("niels-gpt", appauthor=False)
     digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(_PACKAGE.glob("*.py")):
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 
 def claim_folder() -> bool:
-    """Make the folder and mark it as ours; return whether compiled kernels can be stored in it."""
+    """Create and mark the folder; return whether compiled kernels can be stored in it."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def claim_folder() -> bool:
 
 
 def is_prepared(form: WeightForm = "float32") -> bool:
-    """Return whether all kernels for such weights were compiled before, so that a start need not wait."""
+    """Return whether all kernels for this weight form are already compiled, so that a start need not wait."""
     return _mark(form).is_file()
 
 
 def mark_prepared(form: WeightForm) -> None:
-    """Record that they were; where nothing can be stored, the next start compiles again."""
+    """Record that all kernels are compiled; if nothing can be stored, the next start compiles again."""
     with contextlib.suppress(OSError):
         _mark(form).touch()
 
@@ -67,7 +67,7 @@ def _mark(form: WeightForm) -> Path:
 
 
 def forget_other_versions() -> None:
-    """Delete the folders of other versions of these sources, apart from those used last.
+    """Delete the folders of other versions of these sources, except for the most recently used.
 
     Other programs may do the same at the same time.
     """

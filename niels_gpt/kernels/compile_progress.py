@@ -1,7 +1,7 @@
-"""How far the compilation of the kernels has come, for whoever waits for it.
+"""Report the progress of compiling the kernels.
 
-Numba tells of every function that it compiles, and of none that it finds on disk. The few that take most of
-the time mark the way.
+Numba reports every function that it compiles, and none that it loads from disk. The few functions that take
+most of the time are the milestones.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ MILESTONES = {
     "gpt": ("linear", "project", "attend", "attention", "mlp_up", "forward", *SAMPLER, "run"),
     "bdh": ("linear", "_heads", "_decode", "forward", *SAMPLER, "run"),
 }
-"""Kernels of each architecture by name, in the order in which they are compiled, the whole at last."""
+"""The large kernels of each architecture by name, in the order of compilation; the last is the whole."""
 
 Report = Callable[[int, int], None]
-"""Hears how many are done, of how many."""
+"""A callback that receives (kernels compiled, kernels in all)."""
 
 
 class _Listener(event.Listener):
@@ -43,9 +43,9 @@ class _Listener(event.Listener):
 
 @contextmanager
 def compilation(arch: str, report: Report | None) -> Iterator[None]:
-    """Tell of what is compiled in the block for an architecture: (0, all) first, then every milestone.
+    """Report the kernels of an architecture compiled in the block: (0, all) first, then every milestone.
 
-    Nothing is told where nothing has to be compiled. `report` is called on the thread that compiles.
+    Nothing is reported if nothing has to be compiled. `report` is called on the thread that compiles.
     """
     if report is None:
         yield

@@ -1,9 +1,9 @@
-"""A few steps of a batch in one call, without the GIL: forward, draw, feed the drawn tokens back.
+"""Run a few steps of a batch in one call without the GIL: forward, draw, feed the drawn tokens back.
 
-Each sequence has a slot: where it stands, how it samples, what it may still do. A call gives the drawn ids,
-their margins and the rows of logits they were drawn from, and ends early after the step in which any sequence
-came to an end. Prompts come in as further rows of the first step; their sequences draw when their last token
-is among them.
+Each sequence has a slot with its position, its sampling settings and its remaining tokens. A call returns the
+drawn ids, their margins and the rows of logits they were drawn from. It ends early after the step in which
+any sequence ended. Prompts are further rows of the first step; their sequences draw if their last token is
+among these rows.
 
 R rows of a step, N sequences that draw, V vocabulary.
 """
@@ -22,10 +22,10 @@ from niels_gpt.kernels.sampler import Scratch, Settings, sample
 
 
 class Slots(NamedTuple):
-    """What the kernels know of every sequence, by slot number."""
+    """The data of every sequence, indexed by slot number."""
 
     last_id: np.ndarray  # int64: the token to feed next
-    position: np.ndarray  # int64: where it goes
+    position: np.ndarray  # int64: its position
     state: np.ndarray  # int64: address of keys and values
     room: np.ndarray  # int64: positions that the state holds
     remaining: np.ndarray  # int64: tokens that it may still draw
@@ -38,12 +38,11 @@ class Slots(NamedTuple):
 
 
 UNIFORMS = 64
-"""Doubles drawn ahead for each sequence; the generator gives the same ones in whatever portions it is asked.
-"""
+"""Doubles drawn ahead for each sequence; the generator returns the same ones in portions of any size."""
 
 
 class Drawn(NamedTuple):
-    """What a call gives, by step and by sequence."""
+    """The results of a call, by step and by sequence."""
 
     ids: np.ndarray  # (steps, N) int64, or a negative code of `sampler`
     margins: np.ndarray  # (steps, N) float64
@@ -53,11 +52,11 @@ class Drawn(NamedTuple):
 
 @compiled
 def run(shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers, drawn, steps, part, parts):
-    """Up to `steps` steps; returns how many. `rows` is the first, `drawing` (N,) the slots that draw in it.
+    """Run up to `steps` steps and return how many were run.
 
-    The first step's rows are given; later steps feed each drawing sequence its last token, so `steps` above 1
-    goes only with rows that are exactly those. Part 0 draws, all parts compute. `multipliers` (V,) uint64 are
-    those of the sums.
+    `rows` are those of the first step, `drawing` (N,) the slots that draw in it. Later steps
+    feed each drawing sequence its last token, so `steps` above 1 requires that the rows are exactly those.
+    Part 0 draws, all parts compute. `multipliers` (V,) uint64 are those of the sums.
     """
     done, modes = ZERO, plain_modes()
     while done < steps:
@@ -84,7 +83,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers
 
 @compiled
 def _row_sum(logits, multipliers):
-    """The numbers' bits times the multipliers, summed modulo 2**64: whole numbers, so in any order."""
+    """Return the sum of the numbers' bits times the multipliers, modulo 2**64; exact in any order."""
     words, total = logits.view(np.uint32), np.uint64(0)
     for i in range(multipliers.size):
         total += np.uint64(words[i]) * multipliers[i]
@@ -93,7 +92,7 @@ def _row_sum(logits, multipliers):
 
 @inlined
 def _draw(V, logits, slot, slots, scratch, drawn, step, i):
-    """Draw for one sequence and move it on; whether the call must end, for this sequence's sake."""
+    """Draw for one sequence and advance it; return whether the call must end because of it."""
     uniform = 0.0
     if slots.settings.temperature[slot] > 0.0:
         uniform = slots.uniforms[slot, slots.used[slot]]
@@ -114,7 +113,7 @@ def _draw(V, logits, slot, slots, scratch, drawn, step, i):
 
 
 def new_scratch(V: int, width: int) -> Scratch:
-    """Room for draws over V ids; `width` is V in whole vectors."""
+    """Allocate scratch space for draws over V ids; `width` is V in whole vectors."""
     return Scratch(
         scaled=np.zeros(width, np.float32),
         weights=np.zeros(width, np.float32),

@@ -1,7 +1,7 @@
-"""One name for the forward pass of every architecture: Numba picks it by the type of the model's shape.
+"""Dispatch to the forward pass of an architecture by the type of the model's shape.
 
-Picked when `run` is compiled for an architecture, so it costs nothing in a step, and nobody waits for the
-compilation of an architecture that is not used.
+Numba resolves the call when it compiles `run` for an architecture. So the dispatch costs nothing in a step,
+and architectures that are not used are not compiled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FORWARDS = {gpt.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
 
 
 def forward(shape, weights, work, rows, wanted, logits, part, parts):
-    """All rows of a step through a model; see `gpt.forward` and `bdh.forward`."""
+    """Run all rows of a step through a model; see `gpt.forward` and `bdh.forward`."""
 
 
 @overload(forward)

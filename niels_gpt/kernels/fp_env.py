@@ -1,8 +1,8 @@
-"""The processor's floating-point modes: plain IEEE 754 while kernels run, and what was set before afterwards.
+"""Set plain IEEE 754 floating-point modes while kernels run, and restore the previous modes afterwards.
 
-A thread may have been told to take subnormal numbers for zero, or to round otherwise: torch does the former
-on request, some audio and game libraries unasked, and a new thread starts with the modes of the one that
-makes it. Then sums and products have other bits. x86-64 keeps these modes in MXCSR, 64-bit ARM in FPCR; for
+A thread may be set to treat subnormal numbers as zero, or to round differently. torch does the former on
+request, some audio and game libraries do it unasked, and a new thread inherits the modes of its creator. Sums
+and products then have different bits. x86-64 keeps these modes in MXCSR, 64-bit ARM in FPCR; for
 other processors nothing is done.
 """
 
@@ -32,7 +32,7 @@ def _function(e: Emitter, name: str, result: ir.Type, *arguments: ir.Type) -> Va
 
 
 def _mxcsr(e: Emitter) -> tuple[Value, Value]:
-    """Room for the register, as an integer and as LLVM wants its address."""
+    """Allocate space for the register; return it as an integer and as the address that LLVM expects."""
     place = cgutils.alloca_once(e.b, INT32)
     return place, e.b.bitcast(place, POINTER)
 
@@ -47,7 +47,7 @@ def _set_modes(e: Emitter, modes: Value) -> None:
 
 
 def _plain_modes(e: Emitter) -> Value:
-    """Set plain IEEE 754; what was set before."""
+    """Set plain IEEE 754; return the previous modes."""
     before: Value = INT(0)
     if X86:
         place, address = _mxcsr(e)
@@ -75,7 +75,7 @@ def _end(modes):
 
 @contextmanager
 def ieee_arithmetic() -> Iterator[None]:
-    """Plain IEEE 754 on this thread within the block, for kernels that are called one by one."""
+    """Use plain IEEE 754 on this thread within the block, for kernels that are called one by one."""
     before = _begin()
     try:
         yield

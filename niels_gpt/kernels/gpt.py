@@ -1,16 +1,16 @@
-"""One step of a decoder-only transformer, for any mixture of rows: new tokens and chunks of prompts.
+"""Compute one step of a decoder-only transformer for any mixture of rows: new tokens and chunks of prompts.
 
-A row is one token of one sequence: its id, its position, the address and the room of its sequence's state.
-Nothing in a row's arithmetic looks at another row, so what else is in the step cannot change its bits. One
+A row is one token of one sequence: its id, its position, the address and capacity of its sequence's state.
+A row's arithmetic does not depend on any other row, so the rest of the step cannot change its bits. One
 function serves every family (see `niels_gpt.model.form`): they differ in numbers of `Shape` and in addresses
 of `PLACES`, where 0 stands for an absent part.
 
 Several threads may run the same step: part p of P computes its own columns of every product, and its own
-heads or rows of attention. No sum is ever split, so P cannot change a bit either. What is cheap (norms) each
-part computes for itself where rows are few; many rows are shared out.
+heads or rows of attention. No sum is ever split, so P cannot change a bit either. Each part computes the
+cheap operations (norms) for itself if there are few rows; many rows are divided between the parts.
 
 L layers, H heads of queries, KV heads of keys and values, D head width, C width, F MLP width, V vocabulary, S
-room of a state.
+positions of a state.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from niels_gpt.kernels.simd_ir import LANES
 GELU, GELU_TANH, SILU, RELU, RELU_SQUARED = range(5)
 """Activations of the MLP."""
 IN_TURN, TWO_NORMS, ONE_NORM = range(3)
-"""Whether the MLP reads what attention has added, or both read the same, each with a norm or with one."""
+"""How the MLP follows attention: after it, or in parallel on the same input with one norm or one each."""
 FEW_ROWS = 4
-"""Up to here each part norms all rows for itself; from here on they are shared out."""
+"""Up to this many rows each part norms all of them for itself; more rows are divided between the parts."""
 
 
 PLACES = (
@@ -57,7 +57,7 @@ PLACES = (
     "gate", "gate_code", "gate_bias", "down", "down_code", "down_bias", "cosine", "sine", "window",
 )  # fmt: skip
 """A layer: addresses of its norms, biases and tables, of its packed matrices with their codes (see
-`matrices`), and how many positions a token sees (`window`, 0: all before it)."""
+`matrices`), and how many positions a token sees (`window`, 0: all earlier ones)."""
 (
     ATTN_IN, ATTN_IN_SHIFT, ATTN_OUT, ATTN_OUT_SHIFT, MLP_IN, MLP_IN_SHIFT, MLP_OUT,
     MLP_OUT_SHIFT, Q_NORM, Q_SHIFT, K_NORM, K_SHIFT, Q, Q_CODE, Q_BIAS, K, K_CODE, K_BIAS, V,
@@ -85,7 +85,7 @@ class Shape(NamedTuple):
     """0 for none; see `attention`."""
     parallel: int
     from_residual: bool
-    """Whether products that end in the residual stream begin with it, instead of being added to it."""
+    """Whether products that end in the residual stream start from its values instead of being added to it."""
     norm_eps: np.float32
     score_factor: np.float32
     """Of queries times keys."""
@@ -110,14 +110,14 @@ class Shape(NamedTuple):
     table_row: int
     """Rows of the rotary tables."""
     record_row: int
-    """Bytes of the longest row as integers; 0 where no product reads those."""
+    """Bytes of the longest row as integers; 0 if no product reads integers."""
 
 
 class Weights(NamedTuple):
     """Addresses of one model's packed weights."""
 
     product: int
-    """The address of what multiplies linear layers and the head, see `matrices`."""
+    """The address of the compiled product of linear layers and the head, see `matrices`."""
     embedding: int
     embedding_code: int
     positions: int
@@ -136,7 +136,7 @@ class Weights(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Addresses of room for the rows of a step, shared by all parts unless said."""
+    """Addresses of scratch space for the rows of a step, shared by all parts unless noted."""
 
     x: int
     q: int
@@ -144,26 +144,26 @@ class Workspace(NamedTuple):
     v: int
     mixed: int
     added: int
-    """What attention and MLP add to the residual stream, where it does not begin with that."""
+    """What attention and MLP add to the residual stream if products do not start from it."""
     up: int
     gate: int
     normed: np.ndarray
-    """(parts,): each part's own rows, part 0's for all of them where they are shared out."""
+    """(parts,): each part's own rows; part 0's are used by all if rows are divided."""
     records: np.ndarray
     """(parts,): the same as integers."""
     spare: np.ndarray
-    """(parts,): each part's own room for one row."""
+    """(parts,): each part's own scratch row."""
     scores: np.ndarray
     """(parts,): each part's own `attention.group_floats`."""
     positions: int
-    """Most positions of a sequence that attend together."""
+    """The largest number of positions of a sequence that attend together."""
     barrier: int
     stop: np.ndarray
     """(1,): whether part 0 found that the call must end."""
 
 
 class Rows(NamedTuple):
-    """The rows of a step; rows of one sequence stand together, in order of their positions."""
+    """The rows of a step; rows of one sequence are adjacent, in order of their positions."""
 
     ids: np.ndarray
     positions: np.ndarray
@@ -173,7 +173,7 @@ class Rows(NamedTuple):
 
 @compiled
 def forward(shape, weights, work, rows, wanted, logits, part, parts):
-    """All rows through the model; logits of row wanted[i] become row i of `logits`, of `head_row` floats."""
+    """Run all rows through the model; logits of row wanted[i] go to row i of `logits`, `head_row` floats."""
     count = rows.ids.size
     embed(shape, weights, work, rows, part, parts)
     for layer in range(shape.L):
@@ -208,19 +208,19 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
 
 @compiled
 def share(blocks, part, parts):
-    """Which of `blocks` are this part's."""
+    """Return the range of `blocks` that belongs to this part."""
     return blocks * part // parts, blocks * (part + 1) // parts
 
 
 @compiled
 def alone(count, parts):
-    """Whether each part computes the cheap parts of all rows for itself."""
+    """Return whether each part computes the cheap operations of all rows for itself."""
     return parts == 1 or count < FEW_ROWS
 
 
 @compiled
 def norm(rms, eps, scale, shift, x, y, count):
-    """One row of `count` floats, normed; copied where there is no norm."""
+    """Norm one row of `count` floats; copy it if there is no norm."""
     if scale == 0:
         copy_row(x, y, count)
     elif rms:
@@ -231,7 +231,7 @@ def norm(rms, eps, scale, shift, x, y, count):
 
 @compiled
 def embed(shape, weights, work, rows, part, parts):
-    """Rows of the embedding, with learned positions and a norm where the model has them."""
+    """Look up rows of the embedding; add learned positions and apply a norm if the model has them."""
     for r in range(part, rows.ids.size, parts):
         x = work.x + 4 * r * shape.row
         embedding_row(weights.embedding_code, weights.embedding, shape.C, shape.row, rows.ids[r], x)
@@ -255,7 +255,7 @@ def embed(shape, weights, work, rows, part, parts):
 
 @compiled
 def prepare(shape, work, scale, shift, x, width, x_row, count, part, parts):
-    """Rows normed, and as integers where products read those: each part for itself, or shared out."""
+    """Norm rows, and quantise them if products read integers: each part for itself, or divided."""
     own = alone(count, parts)
     which, first, step = (part, ZERO, ONE) if own else (ZERO, np.int64(part), np.int64(parts))
     normed, records = work.normed[which], work.records[which]
@@ -268,7 +268,7 @@ def prepare(shape, work, scale, shift, x, width, x_row, count, part, parts):
 
 @compiled
 def integers(shape, work, x, x_row, depth, count, part, parts):
-    """Rows as integers where products read those: each part for itself, or shared out."""
+    """Quantise rows if products read integers: each part for itself, or divided."""
     if shape.record_row != 0:
         own = alone(count, parts)
         which, first, step = (part, ZERO, ONE) if own else (ZERO, np.int64(part), np.int64(parts))
@@ -279,25 +279,25 @@ def integers(shape, work, x, x_row, depth, count, part, parts):
 
 @compiled
 def factor(shape, work, rows, row, which):
-    """Rows as products take them; their records are those of part `which`."""
+    """Return rows in the form that products read; the records are those of part `which`."""
     return Factor(rows, row, work.records[which], shape.record_row)
 
 
 @compiled
 def bias_or(bias, zeros):
-    """The address of the values that a product starts with."""
+    """Return the address of the start values of a product."""
     return bias if bias != 0 else zeros
 
 
 @compiled
 def by_heads(shape, parts):
-    """Whether each part projects, turns and attends with heads of its own, from norms to mixed values."""
+    """Return whether each part computes its own heads from norms to mixed values."""
     return shape.KV % parts == 0 and shape.qk_norm != ROW_NORM
 
 
 @compiled
 def project(shape, weights, w, work, count, part, parts):
-    """Queries, keys and values of all rows: the columns of this part's heads, or an equal share."""
+    """Compute queries, keys and values of all rows: the columns of this part's heads, or an equal share."""
     which = part if alone(count, parts) else 0
     x, D = factor(shape, work, work.normed[which], shape.row, which), shape.D
     first, last = share(shape.KV, part, parts)
@@ -322,7 +322,7 @@ def project(shape, weights, w, work, count, part, parts):
 
 @compiled
 def attention(shape, weights, w, work, rows, layer, part, parts):
-    """Keys and values into the states, and mixed values out of them."""
+    """Store keys and values in the states, and attend to them."""
     count = rows.ids.size
     whole = parts == 1 or by_heads(shape, parts)
     if not whole:
@@ -355,9 +355,9 @@ def attention(shape, weights, w, work, rows, layer, part, parts):
 
 @compiled
 def leave(shape, weights, work, code, x, x_row, w, depth, bias, scale, shift, start, count, part, parts):
-    """Multiply rows by a matrix and add the result to the residual stream, normed and scaled where asked.
+    """Multiply rows by a matrix and add the result to the residual stream, normed and scaled if configured.
 
-    `start` are the values (rows) that the products begin with, 0 for none.
+    `start` is the address of the start values (rows) of the products, 0 for none.
     """
     which = part if alone(count, parts) else 0
     first, last = share(-(-shape.C // LANES), part, parts)
@@ -387,7 +387,7 @@ def leave(shape, weights, work, code, x, x_row, w, depth, bias, scale, shift, st
 
 @compiled
 def attention_out(shape, weights, w, work, count, part, parts):
-    """Mixed values into the residual stream, or kept for the MLP where that works in parallel."""
+    """Project mixed values into the residual stream, or keep them for an MLP that runs in parallel."""
     depth = shape.H * shape.D
     integers(shape, work, work.mixed, shape.mixed_row, depth, count, part, parts)
     if shape.parallel != IN_TURN:
@@ -407,7 +407,7 @@ def attention_out(shape, weights, w, work, count, part, parts):
 
 @compiled
 def mlp_up(shape, weights, w, work, count, part, parts):
-    """One part's columns of the MLP's inner rows, activation included."""
+    """Compute one part's columns of the MLP's inner rows, activation included."""
     which = part if alone(count, parts) else 0
     x = factor(shape, work, work.normed[which], shape.row, which)
     first, last = share(-(-shape.F // LANES), part, parts)
@@ -434,7 +434,7 @@ def mlp_up(shape, weights, w, work, count, part, parts):
 
 @compiled
 def activate(activation, x, count):
-    """The activation of one row, in place."""
+    """Apply the activation to one row in place."""
     if activation == GELU:
         gelu_row(x, count)
     elif activation == GELU_TANH:
@@ -449,7 +449,7 @@ def activate(activation, x, count):
 
 @compiled
 def mlp_down(shape, weights, w, work, count, part, parts):
-    """The MLP's inner rows into the residual stream."""
+    """Project the MLP's inner rows into the residual stream."""
     integers(shape, work, work.up, shape.mlp_row, shape.F, count, part, parts)
     start = ONE if shape.parallel != IN_TURN else ZERO
     leave(
@@ -461,7 +461,7 @@ def mlp_down(shape, weights, w, work, count, part, parts):
 
 @compiled
 def head(shape, weights, work, wanted, logits, part, parts):
-    """Logits of the wanted rows, one part's columns."""
+    """Compute one part's columns of the logits of the wanted rows."""
     count = wanted.size
     own = alone(count, parts)
     which, first, step = (part, ZERO, ONE) if own else (ZERO, np.int64(part), np.int64(parts))

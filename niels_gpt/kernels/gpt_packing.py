@@ -1,9 +1,9 @@
-"""A transformer's weights in the form that the kernels read, and the arrays that a step works in.
+"""Pack a transformer's weights for the kernels, and allocate the arrays of a step.
 
-All weights lie in one block of memory, each packed and on a cache line of its own: large blocks get large
-pages from the system, which is worth some percent. Each is packed straight into its place, so packing needs
-no more memory than the result and one matrix. Whoever holds a `PackedModel` or an array from here keeps its
-memory; the kernels themselves see addresses only.
+All weights are in one block of memory, each packed and aligned to a cache line. The system gives large pages
+to large blocks, which saves a few percent of time. Each weight is packed directly into its place, so packing
+needs no more memory than the result and one matrix. A `PackedModel` and the arrays made here own their
+memory; the kernels receive addresses only and do not keep it alive.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MATRICES = ("q", "k", "v", "proj", "up", "gate", "down")
 
 
 def aligned(floats: int) -> np.ndarray:
-    """(floats,) float32 zeros that start on a cache line."""
+    """Allocate (floats,) float32 zeros that start on a cache line."""
     raw = np.zeros(floats + CACHE_LINE // 4, np.float32)
     start = (-raw.ctypes.data % CACHE_LINE) // 4
     return raw[start : start + floats]
@@ -69,7 +69,7 @@ class PackedModel:
     """A transformer's weights, packed: `shape` and `weights` are what the kernels take."""
 
     def __init__(self, plan: _Plan) -> None:
-        """Place what was planned."""
+        """Pack the planned arrays into one block of memory."""
         self.shape, self.T = plan.shape, plan.form.T
         self._product = compiled_product(plan.kind)
         self._memory = aligned(sum(padded(part.floats) for part in plan.parts.values()))
@@ -99,20 +99,20 @@ class PackedModel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all packed weights and tables."""
+        """The bytes of all packed weights and tables."""
         return self._memory.nbytes
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one position's keys and values."""
+        """The bytes of one position's keys and values."""
         return 4 * self.shape.L * state_floats.py_func(self.shape.KV, self.shape.D, 1)
 
     def new_state(self, positions: int) -> tuple[np.ndarray, int]:
-        """See `new_state`."""
+        """Allocate the state of one sequence; see the function `new_state`."""
         return new_state(self.shape, positions)
 
     def new_memory(self, *, rows: int, room: int, parts: int) -> StepMemory:
-        """Arrays for steps of `rows` rows at most, states of `room` positions at most, `parts` threads."""
+        """Allocate arrays for up to `rows` rows, states of up to `room` positions, `parts` threads."""
         return StepMemory(self.shape, rows=rows, room=room, parts=parts)
 
 
@@ -128,13 +128,13 @@ def pack_form(
     Args:
         form: what the model computes.
         weights: its arrays.
-        weight_form: "stored" for matrices as they are, or a form that all are turned into; those that are
-            integers in groups already stay what they are when that is "q8" or "q4".
-        from_residual: whether products that end in the residual stream begin with its values.
+        weight_form: "stored" for matrices as they are, or a form that all are converted to; for "q8" and
+            "q4", matrices that already are integers in groups stay unchanged.
+        from_residual: whether products that end in the residual stream start from its values.
 
     Raises:
-        UnsupportedFormError: what the kernels do not compute.
-        ValueError: weights that are missing, of other shapes, or that the form cannot hold.
+        UnsupportedFormError: The kernels do not support the form.
+        ValueError: A weight is missing, has a wrong shape, or cannot be held by the weight form.
 
     """
     check_supported(form)
@@ -147,7 +147,7 @@ def pack_form(
 
 
 def check_supported(form: Form) -> None:
-    """Raise `UnsupportedFormError` for what the kernels do not compute."""
+    """Raise `UnsupportedFormError` for a form that the kernels do not support."""
     lacking = {
         "value embeddings": bool(form.value_layers),
         "the smear of a token into the next": form.smear > 0,
@@ -161,7 +161,7 @@ def check_supported(form: Form) -> None:
 
 
 class _Plan:
-    """What is packed for a form: arrays by name and, by layer and place, codes and other numbers."""
+    """The plan of a packed model: arrays by name and, by layer and place, codes and other numbers."""
 
     def __init__(
         self, form: Form, weights: Mapping[str, Weight], weight_form: GroupForm, *, from_residual: bool
@@ -186,7 +186,7 @@ class _Plan:
         self.parts["zeros"] = Part(longest, lambda: np.zeros(longest, np.float32))
 
     def _embedding(self) -> None:
-        """The embedding and the head: one array where the head is tied and both can be read from it."""
+        """Plan the embedding and the head: one array if the head is tied and both can be read from it."""
         form, shape = self.form, self.shape
         embedding = self.weights["tok_emb.weight"]
         if shape.from_residual:
@@ -228,7 +228,7 @@ class _Plan:
         self.numbers |= {f"{i}.window": form.windows[form.kind(i)], f"{i}.kind": form.kind(i)}
 
     def _vector(self, name: str, ours: str, room: int) -> None:
-        """A weight of one dimension, with zeros behind it, where there is one."""
+        """Plan a one-dimensional weight, padded with zeros, if the model has it."""
         if name in self.weights:
             weight = self.weights[name]
             self.parts[ours] = Part(room, lambda: _rows(weight, room))
@@ -295,7 +295,7 @@ def _shape(form: Form, kind: str, *, from_residual: bool) -> Shape:
 
 
 def _rows(weight: Weight, room: int) -> np.ndarray:
-    """Float32 rows with zeros behind them, in the room of so many floats each."""
+    """Plan float32 rows, each padded with zeros to the given number of floats."""
     values = dequantise(weight)
     out = np.zeros((*values.shape[:-1], room), np.float32)
     out[..., : values.shape[-1]] = values
@@ -310,13 +310,13 @@ def pack_state(
 
 
 def pack_gpt(model: GPT, form: WeightForm = "float32") -> PackedModel:
-    """The packed weights of a torch model."""
+    """Return the packed weights of a torch model."""
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
     return pack_state(model.cfg, state, form)
 
 
 class StepMemory:
-    """The arrays of a step: at most `rows` rows, states of at most `room` positions, `parts` threads."""
+    """The arrays of a step: up to `rows` rows, states of up to `room` positions, `parts` threads."""
 
     def __init__(self, shape: Shape, *, rows: int, room: int, parts: int) -> None:
         self.rows, self.room, self.parts = rows, room, parts
@@ -327,7 +327,7 @@ class StepMemory:
         shared = [aligned(rows * size + LANES) for size in sizes]
 
         def own(size: int) -> list[np.ndarray]:
-            """Of each part: all rows for the first, a few for the others."""
+            """Allocate rows for each part: all rows for the first, a few for the others."""
             return [aligned((rows if part == 0 else min(rows, FEW_ROWS)) * size) for part in range(parts)]
 
         widest = max(shape.row, shape.q_row, shape.mlp_row)
@@ -350,6 +350,6 @@ class StepMemory:
 
 
 def new_state(shape: Shape, positions: int) -> tuple[np.ndarray, int]:
-    """(keys and values of all layers, room in whole vectors) for a sequence of at most `positions`."""
+    """Return (keys and values of all layers, positions in whole vectors) for up to `positions` positions."""
     room = padded(positions)
     return aligned(shape.L * state_floats.py_func(shape.KV, shape.D, room)), room

@@ -1,4 +1,4 @@
-"""Products of integers in groups of 32, whose sums are exact: no instruction can change a bit.
+"""Multiply integers in groups of 32 with exact sums, so that no choice of instructions can change a bit.
 
     y[m, n] = start[m, n] + sum over groups g of (d[n, g] * dx[m, g]) * I[m, n, g] + low[n, g] * sx[m, g]
 
@@ -13,7 +13,7 @@ dx * (sum of q). A group whose amax is below 2**-100 counts as zero. One that ho
 NaN and q = 0.
 
 Weights lie in blocks of 16 columns. A cell is 4 consecutive k of those: 64 bytes, byte 4 c + t is column c
-and k = 4 p + t of the group. So a register holds whole columns, and lanes never meet.
+and k = 4 p + t of the group. So a register holds whole columns, and no sum crosses lanes.
     Q4: of each group 16 float16 d, 16 float16 low, then four times 64 bytes with cell p in the low four bits
         and cell p + 4 in the high ones (as GGUF pairs them): 320 bytes.
     Q8: first all groups' 16 float16 d (in whole cache lines), then of each group 8 cells: 512 bytes. Where
@@ -51,12 +51,12 @@ Q4, Q8 = np.uint8(0), np.uint16(0)
 """Kinds of weights, which `multiply` tells apart by their types."""
 Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES = 320, 512, 2 * LANES
 CHUNK_BYTES = 192 * 1024  # of activations that pass through the second cache for each column block
-AHEAD_BYTES = 1024  # of weights that a row alone asks for before it needs them
+AHEAD_BYTES = 1024  # of weights that a single row prefetches
 INT16 = ir.IntType(16)
 
 
 def _path(features: dict[str, bool]) -> str:
-    """Which instructions multiply integers: a matter of speed, not of bits."""
+    """The instructions that multiply integers; the choice changes the speed, not the bits."""
     if all(features.get(name) for name in ("avx512vnni", "avx512bw", "avx512vl")):
         return "vnni512"
     if features.get("avxvnni"):
@@ -69,9 +69,9 @@ WIDTH = 8 if PATH in {"avx2", "vnni256"} else LANES
 """Columns of one register."""
 VECTORS = LANES // WIDTH
 OFFSET = 128 if PATH.startswith("vnni") else 0
-"""What packed eight-bit weights are moved by, so that they are unsigned."""
+"""The offset added to packed eight-bit weights to make them unsigned."""
 KEEPS_SIZES = PATH == "avx2"
-"""Whether a record holds |q|, too: AVX2 multiplies |x| by the weights with the signs of x."""
+"""Whether a record also holds |q|: AVX2 multiplies |x| by the weights with the signs of x."""
 
 
 def _words(value: int, count: int, bits: ir.IntType = INT16) -> Value:
@@ -79,7 +79,7 @@ def _words(value: int, count: int, bits: ir.IntType = INT16) -> Value:
 
 
 class _Record:
-    """Where a row's integers lie: q (K) int8; where kept |q| (K); by group dx, sx and -128 * sum of q."""
+    """The layout of a row's record: q (K) int8; |q| (K) if kept; by group dx, sx and -128 * sum of q."""
 
     def __init__(self, e: Emitter, address: Value, depth: Value, groups: Value) -> None:
         self._e = e
@@ -142,7 +142,7 @@ class _Group:
         return self._e.widen_halves(words)
 
     def dot(self, row: _Record, g: Value) -> Value:
-        """The sums (WIDTH,) int32 of one row."""
+        """Return the sums (WIDTH,) int32 of one row."""
         e = self._e
         count = 4 * WIDTH
 
@@ -174,7 +174,7 @@ class _Group:
         return _add_pairs(e, total) if PATH == "avx2" and not self._eight_bits else total
 
     def _plain(self, cell: Value, x: Value) -> Value:
-        """Four products a lane, in plain integer arithmetic."""
+        """Sum four products in each lane, in plain integer arithmetic."""
         e, words = self._e, 2 * WIDTH
         w16, x16 = (e.b.bitcast(each, vector(words, INT16)) for each in (cell, x))
         shift, eight = (e.b.ashr if self._eight_bits else e.b.lshr), _words(8, words)
@@ -183,7 +183,7 @@ class _Group:
 
 
 def _four_products(e: Emitter, total: Value, unsigned: Value, signed: Value) -> Value:
-    """total + four products of unsigned by signed bytes in each lane."""
+    """Return total + four products of unsigned by signed bytes in each lane."""
     bits = 32 * total.type.count
     if binding.llvm_version_info[0] < 22:  # vectors of 32-bit integers before
         unsigned, signed = (e.b.bitcast(each, total.type) for each in (unsigned, signed))
@@ -191,7 +191,7 @@ def _four_products(e: Emitter, total: Value, unsigned: Value, signed: Value) -> 
 
 
 def _pairs(e: Emitter, unsigned: Value, signed: Value) -> Value:
-    """Sums of two products of bytes; they must fit into an int16, or would be cut off."""
+    """Return sums of two products of bytes; they must fit into an int16 (they saturate otherwise)."""
     return e.call_as("llvm.x86.avx2.pmadd.ub.sw", vector(16, INT16), unsigned, signed)
 
 
@@ -224,11 +224,11 @@ def _block_bytes(e: Emitter, kind: types.Type, depth: Value) -> Value:
 
 
 block_bytes = kernel(_block_bytes, [KIND, COUNT], COUNT)
-"""From one column block to the next; arguments as those of `multiply`."""
+"""Return the stride from one column block to the next; arguments as those of `multiply`."""
 
 
 def _tile(rows: int, blocks: int = 1, parts: tuple[int, ...] = tuple(range(VECTORS)), ahead: int = 0) -> Any:
-    """The register tile of `rows` rows by `blocks` column blocks, of each the registers `parts`.
+    """Emit the register tile of `rows` rows by `blocks` column blocks, of each the registers `parts`.
 
     Arguments: Q4 or Q8; the first row's record and the bytes from one to the next; K; the first block; the
     first start value, its row stride; the first output, its row stride. Strides in floats.
@@ -283,9 +283,10 @@ TWO_REGISTERS = VECTORS > 1
 
 @compiled
 def multiply(kind, x, x_row, depth, w, start, start_row, y, y_row, rows, first, last):
-    """Column blocks `first` to `last` - 1 of all rows. Addresses and `x_row` in bytes, strides in floats.
+    """Compute column blocks `first` to `last` - 1 of all rows.
 
-    `kind` is Q4 or Q8, `x` the address of the first row's record.
+    `kind` is Q4 or Q8, `x` the address of the first row's record. Addresses and `x_row` are in bytes, strides
+    in floats.
     """
     size = block_bytes(kind, depth)
     chunk = max(np.int64(MANY_ROWS), CHUNK_BYTES // x_row // MANY_ROWS * MANY_ROWS) if rows > 1 else rows
@@ -335,12 +336,12 @@ INFINITE_BITS = 0x7F800000
 
 
 def record_bytes(depth: int) -> int:
-    """The room of one row's integers, in whole cache lines."""
+    """Return the bytes of one row's record, in whole cache lines."""
     return -(-((2 if KEEPS_SIZES else 1) * depth + 12 * (depth // GROUP)) // 64) * 64
 
 
 def _quantise(e: Emitter, x: Value, record: Value, depth: Value) -> None:
-    """Turn one row of `depth` floats into its record."""
+    """Quantise one row of `depth` floats into its record."""
     b = e.b
     groups = b.sdiv(depth, INT(GROUP))
     row, bits = _Record(e, record, depth, groups), vector(LANES, INT32)
@@ -380,7 +381,7 @@ quantise_row = kernel(_quantise, [ADDRESS, ADDRESS, COUNT])
 
 
 def _dequantise(e: Emitter, kind: types.Type, w: Value, depth: Value, column: Value, y: Value) -> None:
-    """The weights of one column, (depth,) floats: d * q, exact, or fma(d, q, low)."""
+    """Unpack the weights of one column, (depth,) floats: d * q, exact, or fma(d, q, low)."""
     b = e.b
     groups = b.sdiv(depth, INT(GROUP))
     block = b.add(w, b.mul(_block_bytes(e, kind, depth), b.sdiv(column, INT(LANES))))

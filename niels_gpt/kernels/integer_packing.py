@@ -1,4 +1,4 @@
-"""Weights as integers in groups of 32: quantised by a fixed rule or read from GGUF's blocks, and packed.
+"""Quantise weights to integers in groups of 32 by a fixed rule, or read them from GGUF's blocks; pack them.
 
 Q8 is d * q with q in [-127, 127]; Q4 is d * q + low with q in 0 to 15; d and low are float16. GGUF's q8_0 and
 q4_1 are these numbers as they are. q4_0, d * (q - 8), is Q4 with low = -8 d.
@@ -31,8 +31,8 @@ class Quantised(NamedTuple):
 def quantise_q8(weight: np.ndarray) -> Quantised:
     """Quantise (N, K) float32: of each group d = float16(largest / 127), q = w * (127 / largest).
 
-    q is rounded to the nearest, ties to even: the rule of GGUF's q8_0, but for ties. ValueError for weights
-    that float16 scales cannot hold.
+    q is rounded to the nearest, ties to even: the rule of GGUF's q8_0 except for ties. Raises ValueError for
+    weights that float16 scales cannot hold.
     """
     groups = weight.reshape(len(weight), -1, GROUP).astype(np.float32, copy=False)
     largest = np.abs(groups).max(2)
@@ -46,8 +46,8 @@ def quantise_q8(weight: np.ndarray) -> Quantised:
 def quantise_q4(weight: np.ndarray) -> Quantised:
     """Quantise (N, K) float32: of each group low = float16(least), d = float16((most - least) / 15).
 
-    q is the nearest even of (w - low) / d, computed with the rounded d and low, within 0 to 15. ValueError
-    for weights that float16 numbers cannot hold.
+    q is the nearest even of (w - low) / d, computed with the rounded d and low, within 0 to 15. Raises
+    ValueError for weights that float16 numbers cannot hold.
     """
     groups = weight.reshape(len(weight), -1, GROUP).astype(np.float32, copy=False)
     least, most = groups.min(2), groups.max(2)
@@ -60,7 +60,7 @@ def quantise_q4(weight: np.ndarray) -> Quantised:
 
 
 def read_blocks(weight: Weight) -> Quantised:
-    """Read GGUF's blocks without loss; ValueError for scales that are not finite."""
+    """Read GGUF's blocks without loss; raise ValueError for scales that are not finite."""
     blocks = weight.data.reshape(weight.shape[0], -1, BLOCK_BYTES[weight.kind])
 
     def half(first: int) -> np.ndarray:
@@ -106,7 +106,7 @@ def pack_q4(weight: Quantised) -> np.ndarray:
 
 
 def _by_block(halves: np.ndarray) -> np.ndarray:
-    """(N, G) float16 as (N / 16, G, 32) bytes."""
+    """Rearrange (N, G) float16 as (N / 16, G, 32) bytes."""
     G = halves.shape[1]
     turned = np.ascontiguousarray(halves.reshape(-1, LANES, G).transpose(0, 2, 1))
     return turned.astype("<f2", copy=False).view(np.uint8)

@@ -1,16 +1,16 @@
-"""Matrix products whose bits depend on nothing but their inputs.
+"""Compute matrix products whose bits depend on nothing but their inputs.
 
     y[m, n] = start[m, n] + sum over k of x[m, k] * w[k, n]
 
 Each output is one chain of fused multiply-adds with k ascending. With float32 weights it continues from the
 start value; bfloat16 and float16 weights are widened exactly, so they are float32 weights to the bit. With
-int8 weights (module `int8`) w[k, n] stands for q[k, n] * scale[n]: the chain goes from 0 over
-x[m, k] * q[k, n], and one more step ends it, fma(chain, scale[n], start[m, n]). That order is the whole
+int8 weights (module `int8`) w[k, n] is q[k, n] * scale[n]: the chain starts from 0 and runs over
+x[m, k] * q[k, n], and the last step is fma(chain, scale[n], start[m, n]). That order is the whole
 definition: register tile, batch size, chunk and thread cannot change a bit. Attention runs on the same
 float32 tiles: its scores are a product over the head's width, its mix of values one over positions.
 
 Weights are packed in blocks of 16 columns: block j holds, for each k, columns 16 j to 16 j + 15; a block of
-int8 weights has their 16 scales in front, one of 16-bit floats takes half of the room. K depth, M rows, N
+int8 weights starts with their 16 scales, one of 16-bit floats takes half of the space. K depth, M rows, N
 columns.
 """
 
@@ -27,20 +27,20 @@ from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, INT32, KIND, LANES, E
 from niels_gpt.model.int8 import quantised
 
 VECTOR_BYTES = 4 * LANES
-INT8_FLOATS = LANES // 4  # the room of one vector of int8 weights
+INT8_FLOATS = LANES // 4  # the size of one vector of int8 weights
 HALF_FLOATS = LANES // 2  # and of one of 16-bit floats
 HALVES = vector(LANES, ir.IntType(16))
 
-# Which tiles are compiled follows from the type of this argument; Numba tells numbers apart at no cost.
+# The type of this argument selects the tiles that are compiled.
 FLOAT32, INT8, BF16, F16 = np.float32(0), np.int8(0), np.uint16(0), np.int16(0)
 
 
 WIDE = bool(FEATURES.get("avx512f"))
-"""Whether Numba compiles for 32 registers of 512 bits: a matter of speed, not of bits."""
+"""Return whether Numba compiles for 32 registers of 512 bits; this changes the speed, not the bits."""
 
 
 def _weight(e: Emitter, kind: types.Type, w: Value, at: Value, k: Value) -> Value:
-    """Row k of the column block that begins `at` floats behind `w`, as floats."""
+    """Load row k of the column block that begins `at` floats after `w`, as floats."""
     if kind == types.int8:
         return e.load_int8(w, e.b.add(at, e.b.add(INT(LANES), e.b.mul(k, INT(INT8_FLOATS)))))
     if kind not in {types.uint16, types.int16}:
@@ -53,7 +53,7 @@ def _weight(e: Emitter, kind: types.Type, w: Value, at: Value, k: Value) -> Valu
 
 
 def _tile(rows: int, blocks: int, ahead: int = 0) -> Any:
-    """The register tile of `rows` rows by `blocks` column blocks, with its first output at row m, block j.
+    """Emit the register tile of `rows` rows by `blocks` column blocks; its first output is row m, block j.
 
     Arguments: FLOAT32, INT8, BF16 or F16; x and its row stride; w and the stride from one column block to the
     next; K; the start values and their row stride (0 repeats one row: a bias, or zeros); y and its row
@@ -98,8 +98,8 @@ def _tile(rows: int, blocks: int, ahead: int = 0) -> Any:
 
 # Chosen by measurement: eight chains hide the latency of a fused multiply-add, more reuse each weight and
 # each value of x more often, as far as the registers reach (16 vectors of 256 bits with AVX2, 32 of 512 with
-# AVX-512). Rows by the eight wait the least for weights, and ask for the next ones in time: with one row the
-# processor's own look-ahead does as well.
+# AVX-512). Tiles of eight rows wait the least for weights, and prefetch the next ones in time. With one row
+# the hardware prefetcher is as fast.
 tile_1x8, tile_1x4, tile_1x2, tile_1x1 = _tile(1, 8), _tile(1, 4), _tile(1, 2), _tile(1, 1)
 tile_2x4, tile_2x1 = _tile(2, 4), _tile(2, 1)
 tile_4x4, tile_4x1 = _tile(4, 4), _tile(4, 1)
@@ -109,9 +109,9 @@ tile_8x2 = _tile(8, 2, ahead=2)
 
 @compiled
 def linear(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
-    """Column blocks `first` to `last` - 1 of all rows. Addresses in bytes, strides in floats.
+    """Compute column blocks `first` to `last` - 1 of all rows.
 
-    `kind` is FLOAT32, INT8, BF16 or F16.
+    `kind` is FLOAT32, INT8, BF16 or F16. Addresses are in bytes, strides in floats.
     """
     j = first
     if rows == 1:
@@ -179,18 +179,18 @@ def _block_floats(e: Emitter, kind: types.Type, depth: Value) -> Value:
 
 
 block_floats = kernel(_block_floats, [KIND, COUNT], COUNT)
-"""From one column block of packed weights of some depth to the next; arguments as those of `linear`."""
+"""Return the stride from one column block of packed weights to the next; arguments as for `linear`."""
 
 
 def padded(count: int) -> int:
-    """`count` rounded up to whole vectors."""
+    """Return `count` rounded up to whole vectors."""
     return -(-count // LANES) * LANES
 
 
 def pack_int8(weight: np.ndarray) -> np.ndarray:
-    """A torch weight (N, K), quantised, as column blocks (ceil(N / 16), 16 + 4 K) in the room of float32s.
+    """Pack a quantised torch weight (N, K) as column blocks (ceil(N / 16), 16 + 4 K) in a float32 array.
 
-    In each block the 16 scales, then for each k the 16 integers; columns beyond N are zero.
+    Each block holds the 16 scales, then for each k the 16 integers; columns beyond N are zero.
     """
     N, K = weight.shape
     integers, scales = np.zeros((padded(N), K), np.int8), np.zeros(padded(N), np.float32)
@@ -200,7 +200,7 @@ def pack_int8(weight: np.ndarray) -> np.ndarray:
 
 
 def pack(weight: np.ndarray) -> np.ndarray:
-    """A torch weight (N, K) as column blocks (ceil(N / 16), K, 16) float32; columns beyond N are zero."""
+    """Pack a torch weight (N, K) as column blocks (ceil(N / 16), K, 16) float32, padded with zeros."""
     N, K = weight.shape
     full = np.zeros((padded(N), K), np.float32)
     full[:N] = weight
@@ -208,7 +208,7 @@ def pack(weight: np.ndarray) -> np.ndarray:
 
 
 def pack_halves(words: np.ndarray) -> np.ndarray:
-    """16-bit floats (N, K), as uint16, as column blocks (ceil(N / 16), 8 K) in the room of float32s."""
+    """Pack 16-bit floats (N, K), given as uint16, as column blocks (ceil(N / 16), 8 K) in a float32 array."""
     N, K = words.shape
     full = np.zeros((padded(N), K), np.uint16)
     full[:N] = words

@@ -1,4 +1,4 @@
-"""exp, erf and what is built on them, lane by lane in fused multiply-adds: the same bits on every processor.
+"""Compute exp, erf and related functions in fused multiply-adds, with the same bits on every processor.
 
 Each function is a fixed sequence of IEEE 754 operations, so its error is a property of the formula alone; the
 bounds in the docstrings are checked over dense float32 grids by the tests. exp: Cody and Waite's reduction by
@@ -29,7 +29,7 @@ ERF_FAR_LOW = (-1.06777877e-1, -6.34846687e-1, -1.28717512e-1)
 
 
 def exp(e: Emitter, x: Value) -> Value:
-    """e**x within 1 ulp; 0 below -87.34, where it would be subnormal; e**88.37 above 88.37; NaN stays NaN."""
+    """Return e**x within 1 ulp: 0 below -87.34 (else subnormal), e**88.37 above 88.37, NaN for NaN."""
     lowest, highest = e.real(EXP_LOWEST), e.real(EXP_HIGHEST)
     inside = e.where(e.less(highest, x), highest, e.where(e.less(x, lowest), lowest, x))
     shifted = e.fma(inside, e.real(LOG2_E), e.real(ROUNDER))
@@ -42,7 +42,7 @@ def exp(e: Emitter, x: Value) -> Value:
 
 
 def erf(e: Emitter, x: Value) -> Value:
-    """The error function within 1 ulp."""
+    """Return the error function within 1 ulp."""
     size, square = e.call("fabs", x), e.mul(x, x)
     near = e.fma(e.polynomial(square, ERF_NEAR), x, x)
     exponent = e.fma(e.polynomial(size, ERF_FAR_ODD), square, e.polynomial(size, ERF_FAR_EVEN))
@@ -54,7 +54,7 @@ def erf(e: Emitter, x: Value) -> Value:
 
 
 def tanh(e: Emitter, x: Value) -> Value:
-    """The hyperbolic tangent within 2 ulp."""
+    """Return the hyperbolic tangent within 2 ulp."""
     size, square = e.call("fabs", x), e.mul(x, x)
     near = e.fma(e.mul(e.polynomial(square, TANH_NEAR), square), x, x)
     power = exp(e, e.add(size, size))
@@ -76,5 +76,5 @@ def gelu(e: Emitter, x: Value) -> Value:
 
 
 def silu(e: Emitter, x: Value) -> Value:
-    """x / (1 + exp(-x)), within 3 ulp."""
+    """Return x / (1 + exp(-x)) within 3 ulp."""
     return e.div(x, e.add(e.real(1.0), exp(e, e.b.fneg(x))))

@@ -1,4 +1,4 @@
-"""Products with a packed weight of any form, and rows of an embedding.
+"""Multiply by a packed weight of any form, and read rows of an embedding.
 
 The forward pass is compiled once and calls products through an address, so that each form of weights costs
 only the compilation of its own tiles, when a model of it is packed.
@@ -21,7 +21,7 @@ from niels_gpt.kernels.row_ops import copy_row
 from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, INT32, LANES, Emitter, Value, kernel
 
 ROWS, FLOATS, BF16S, F16S, FOUR_BITS, EIGHT_BITS = range(6)
-"""Codes of matrices: float32 rows as torch has them, and column blocks of 16 in each form."""
+"""Codes of matrices: float32 rows in torch's layout, and column blocks of 16 in each form."""
 HALF_WORD = ir.IntType(16)
 
 
@@ -70,13 +70,13 @@ PRODUCTS: dict[str, Callable[..., None]] = {
     "f16": _f16,
     "groups": _groups,
 }
-"""By the kind of a model: what all its matrices are, where "groups" tells them apart by their codes."""
+"""The matrix codes of each kind of model; matrices of the kind "groups" may have different codes."""
 ARGUMENTS = 14
 
 
 @cache
 def compiled_product(kind: str) -> Any:
-    """The machine code of a kind's products; its `address` is what `product` calls. Compiled once."""
+    """Compile the products of a kind once; `product` calls the `address` of the result."""
     signature = types.void(*[types.int64] * ARGUMENTS)
     return numba.cfunc(signature, cache=True, error_model="numpy", fastmath=False)(PRODUCTS[kind])
 
@@ -91,7 +91,7 @@ _call_product = kernel(_call, [ADDRESS, *[COUNT] * ARGUMENTS])
 
 @compiled
 def product(address, code, x, w, depth, start, start_row, y, y_row, rows, first, last):
-    """Column blocks `first` to `last` - 1 of rows times a packed weight, from the start values.
+    """Compute column blocks `first` to `last` - 1 of rows times a packed weight, from the start values.
 
     `address` is that of a `compiled_product`, `x` a `Factor`; strides in floats.
     """
@@ -103,7 +103,7 @@ def product(address, code, x, w, depth, start, start_row, y, y_row, rows, first,
 
 @compiled
 def to_integers(x, x_row, records, record_row, depth, first, rows, step):
-    """Turn rows `first`, `first` + `step`, ... below `rows` into records, where products read those."""
+    """Quantise rows `first`, `first` + `step`, ... below `rows` into records, if products read records."""
     if record_row != 0:
         for r in range(first, rows, step):
             quantise_row(x + 4 * r * x_row, records + r * record_row, depth)
@@ -130,7 +130,7 @@ gather_halves = kernel(_gather_halves, [ADDRESS, COUNT, COUNT, ADDRESS])
 
 @compiled
 def embedding_row(code, w, depth, row, column, y):
-    """The `depth` weights of one token as floats; `row` is the stride of a matrix of rows."""
+    """Read the `depth` weights of one token as floats; `row` is the stride of a matrix of rows."""
     block, lane = column // LANES, column % LANES
     if code == ROWS:
         copy_row(w + 4 * column * row, y, depth)

@@ -1,4 +1,4 @@
-"""How the matrices of a model are packed: the form of each, its room, and what fills it.
+"""Plan how the matrices of a model are packed: the form and size of each, and the function that fills it.
 
 A model is of one kind (see `matrices.PRODUCTS`): all matrices float32, int8 or 16-bit floats, or each of them
 integers in groups of 32 or float32. N columns, K depth.
@@ -28,14 +28,14 @@ KIND_OF = {"bf16": "bf16", "f16": "f16", "f32": "float32"}
 
 
 class Part(NamedTuple):
-    """An array to be placed: its size, and what makes it."""
+    """An array to be placed: its size, and the function that fills it."""
 
     floats: int
     make: Callable[[], np.ndarray]
 
 
 def kind_of(weights: Iterable[Weight], weight_form: GroupForm) -> str:
-    """Name the kind of a model with these matrices."""
+    """Return the kind of a model with these matrices."""
     if weight_form != "stored":
         return weight_form if weight_form in {"float32", "int8"} else "groups"
     kinds = {weight.kind for weight in weights}
@@ -46,13 +46,13 @@ def kind_of(weights: Iterable[Weight], weight_form: GroupForm) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixPlan:
-    """How the matrices of one model are packed."""
+    """The packing rules of one model's matrices."""
 
     kind: str
     weight_form: GroupForm
 
     def part(self, weight: Weight) -> tuple[int, Part]:
-        """Give the code of one matrix (N, K), and what packs it."""
+        """Return the code of one matrix (N, K), and the function that packs it."""
         N, K = weight.shape
         blocks = padded(N) // LANES
         if self.kind == "int8":

@@ -1,4 +1,4 @@
-"""From a model of any architecture to what its kernels read."""
+"""Pack a model of any architecture for its kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pack(form: Form, weights: Mapping[str, Weight], weight_form: GroupForm = "st
 
 
 def pack_model(model: Model, form: WeightForm = "float32") -> PackedModel | PackedBDH:
-    """The packed weights of a torch model; ValueError for a form that its architecture does not have."""
+    """Pack a torch model; raise ValueError for a weight form that its architecture does not support."""
     if model.arch == "gpt":
         return pack_gpt(model, form)
     if form != "float32":

@@ -1,14 +1,14 @@
-"""Cosines and sines of the rotary positions, the same bits on every machine.
+"""Compute cosines and sines of the rotary positions with the same bits on every machine.
 
-The C library's sine is not the same everywhere. So the turn by one position, two, four, eight, ... is
-computed in decimal arithmetic of 40 digits, which is exact about its rounding on every platform, and rounded
-to float64 once; every other position is a product of those turns in float64, one IEEE multiplication or
+The C library's sine differs between platforms. So the rotation by one position, two, four, eight, ... is
+computed in decimal arithmetic of 40 digits, whose rounding is the same on every platform, and rounded to
+float64 once. Every other position is a product of those rotations in float64, one IEEE multiplication or
 addition at a time. The result is within 1e-14 of the true value before it becomes a float32.
 
 Scaled rates (linear, llama3, YaRN, a factor for each pair) are computed in the same decimal arithmetic.
 
-T positions, D head width, d channels of a head that turn (even), theta the base: pair i turns by position *
-theta ** (-2 i / d), where nothing scales it.
+T positions, D head width, d rotated channels of a head (even), theta the base: pair i is rotated by
+position * theta ** (-2 i / d), without scaling.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ TAU = Decimal("6.28318530717958647692528676655900576839433879875021")
 
 
 def rotary_tables(T: int, D: int, rope: Rope, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(cosine, sine), each (T, width) float32: the D angles of a head, pair by pair, repeated to `width`.
+    """Return (cosine, sine), each (T, width) float32: a head's D angles, pair by pair, repeated to `width`.
 
-    Cosines stand twice; of the sines the first of each pair is negative, as the rotation of a pair needs
-    them. Channels that do not turn have the cosine 1 and the sine 0.
+    Each cosine occurs twice. The first sine of each pair is negated, as the rotation of a pair requires.
+    Channels that are not rotated have the cosine 1 and the sine 0.
     """
     cosine, sine = np.ones((T, D // 2)), np.zeros((T, D // 2))
     rates, factor = _rates(rope, D)
@@ -58,7 +58,7 @@ def rotary_tables(T: int, D: int, rope: Rope, width: int) -> tuple[np.ndarray, n
 
 
 def _rates(rope: Rope, D: int) -> tuple[list[Decimal], float]:
-    """What each pair turns by a position, and the factor of cosine and sine; see `Rope.rates`."""
+    """Return each pair's rotation by one position, and the factor of cosine and sine; see `Rope.rates`."""
     d = D if rope.dims is None else rope.dims
     with localcontext(Context(prec=DIGITS)):
         log = Decimal(rope.theta).ln()
@@ -94,7 +94,7 @@ def _llama3(rate: Decimal, factor: Decimal, low: Decimal, high: Decimal, T0: Dec
 
 
 def _first_turn(angle: Decimal) -> tuple[Decimal, Decimal]:
-    """Cosine and sine of an angle near 1 at most, by their series."""
+    """Return cosine and sine of an angle up to about 1, by their series."""
     with localcontext(Context(prec=DIGITS)):
         square = angle * angle
         cosine = sine = Decimal(0)

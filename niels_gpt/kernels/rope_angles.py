@@ -1,8 +1,8 @@
-"""Cosines and sines of a position's phases, the same bits on every machine and for every position.
+"""Compute cosines and sines of a position's phases with the same bits on every machine.
 
-A phase is a frequency in turns a token, a float32, times a position below 2**29: exact in float64, and so is
-what is left of it after whole quarters of a turn. The rest, at most an eighth of a turn, goes through the
-Taylor series in float64, one IEEE multiplication or addition at a time, within 1e-15.
+A phase is a frequency in turns per token, a float32, times a position below 2**29. It is exact in float64,
+and so is its remainder after whole quarters of a turn. The Taylor series of this remainder, at most an eighth
+of a turn, is evaluated in float64, one IEEE multiplication or addition at a time, within 1e-15.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TAU = 6.283185307179586
 
 
 def _series(power: int) -> tuple[float, ...]:
-    """The coefficients tau**n / n! of every other power from `power` on, with the signs of the series."""
+    """Return the coefficients tau**n / n! of every other power from `power`, with the signs of the series."""
     coefficient, out = 1.0, []
     for n in range(power + 2 * TERMS):
         if n >= power and (n - power) % 2 == 0:

@@ -1,8 +1,8 @@
-"""Operations on one row of activations: norms, activations, rotary positions, softmax. Nothing crosses rows.
+"""Operate on one row of activations at a time: norms, activations, rotary positions, softmax.
 
 Sums over a row are sixteen lane sums (lane i takes elements i, i + 16, ... in order) folded by halves: lane i
-with lane i + 8, then + 4, + 2, + 1. Elements beyond the row's end count as nothing. Addresses in bytes,
-counts in floats; a row may be read and written up to the end of its last vector, what lies there is not used.
+with lane i + 8, then + 4, + 2, + 1. Elements beyond the row's end are ignored. Addresses in bytes,
+counts in floats. A row may be read and written up to the end of its last vector; the padding is not used.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _cap(e: Emitter, x: Value, count: Value, most: Value) -> None:
 
 
 def _positive(e: Emitter, x: Value) -> Value:
-    """x where it is above 0 or not a number, else 0."""
+    """Return x where it is above 0 or NaN, else 0."""
     return e.where(e.b.fcmp_unordered(">", x, e.real(0.0)), x, e.real(0.0))
 
 
@@ -169,7 +169,7 @@ def _scatter(e: Emitter, x: Value, y: Value, count: Value, stride: Value) -> Non
 
 
 def _scatter_vectors(e: Emitter, x: Value, y: Value, count: Value, stride: Value) -> None:
-    """Vector number i of x to y[i * stride], with zeros in the lanes beyond `count`."""
+    """Store vector number i of x at y[i * stride], with zeros in the lanes beyond `count`."""
     with e.vectors(count) as i:
         e.store(e.cut(e.load(x, i), i, count, 0.0), y, e.b.mul(e.b.sdiv(i, INT(LANES)), stride))
 
@@ -177,11 +177,10 @@ def _scatter_vectors(e: Emitter, x: Value, y: Value, count: Value, stride: Value
 def _rotate(
     e: Emitter, x: Value, cosine: Value, sine: Value, count: Value, period: Value, factor: Value
 ) -> None:
-    """x = (x turned by its position) * factor, in pairs (2 i, 2 i + 1).
+    """x = (x rotated by its position) * factor, in pairs (2 i, 2 i + 1).
 
-    The tables repeat after `period` floats.
-    Even lanes are fma(x0, cos, x1 * -sin), odd ones fma(x1, cos, x0 * sin): the table of sines holds the
-    signs.
+    The tables repeat after `period` floats. Even lanes are fma(x0, cos, x1 * -sin), odd ones
+    fma(x1, cos, x0 * sin). The table of sines holds the signs.
     """
     swap = ir.Constant(vector(LANES, INT32), [i ^ 1 for i in range(LANES)])
     undefined = ir.Constant(vector(), ir.Undefined)
@@ -190,7 +189,7 @@ def _rotate(
         value = e.load(x, i)
         crossed = e.mul(e.b.shuffle_vector(value, undefined, swap), e.load(sine, at))
         turned = e.mul(e.fma(value, e.load(cosine, at), crossed), e.spread(factor))
-        # Beyond `count` lies the next part of the row, which must stay as it is.
+        # The next part of the row begins at `count` and must not be changed.
         e.store(e.where(_inside(e, i, count), turned, value), x, i)
 
 
@@ -199,7 +198,7 @@ def _inside(e: Emitter, first: Value, count: Value) -> Value:
 
 
 def _largest(e: Emitter, x: Value, count: Value) -> Value:
-    """The largest of x[:count]; NaN is passed over unless nothing else is there."""
+    """Return the largest of x[:count]; NaN is ignored unless there is nothing else."""
     lanes = [e.real(-INFINITY)]
     with e.loop(count, LANES, lanes) as (i, best):
         best[0] = e.larger(e.cut(e.load(x, i), i, count, -INFINITY), best[0])
@@ -224,7 +223,7 @@ def _divide(e: Emitter, x: Value, count: Value, divisor: Value) -> None:
 
 
 def _spoiled(e: Emitter, x: Value, count: Value) -> Value:
-    """0 if all of x[:count] are finite, else NaN: the sum of x - x in any order is one of the two."""
+    """Return 0 if all of x[:count] are finite, else NaN: the sum of x - x in any order is one of the two."""
     return _row_sum(e, count, lambda i: e.sub(e.load(x, i), e.load(x, i)))
 
 

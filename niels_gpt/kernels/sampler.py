@@ -1,16 +1,22 @@
-"""From a row of logits to a token id, without the GIL: the kernels' twin of `niels_gpt.sampling.sampler`.
+"""Sample a token id from a row of logits without the GIL, as `niels_gpt.sampling.sampler` does with torch.
 
-In this order, each step in float32 unless said: repetition penalty (positive logits of seen ids divided,
-others multiplied), frequency * count + presence subtracted, banned ids to -inf, biases added; temperature
-0: the largest, lowest id first. Else the shift by the largest, division by the temperature, the k largest
-(lowest ids first among equals), exp; then in float64: ids whose weight is below min_p go (the largest
-weight is 1); of the rest in the order of their distance |x - mean of x| from the expected logit, which is
-that of their surprise from the entropy, and then of the rest by weight, the smallest set whose sum in that
-order reaches p times the sum of all in id order (lowest ids first among equals); and the first id at which
-the running sum in id order exceeds uniform * total.
+The steps in their order, in float32 unless noted:
 
-`margin` says how close the decision was: for a draw, the distance of uniform * total to the nearer end of the
-chosen id's interval, over the total; for temperature 0, the lead of the largest over the second, in logits.
+1. Divide positive logits of seen ids by the repetition penalty, multiply others by it. Subtract frequency *
+   count + presence. Set banned ids to -inf. Add the biases.
+2. At temperature 0, return the id of the largest logit, the lowest id among equals.
+3. Otherwise subtract the largest logit, divide by the temperature, keep the k largest (lowest ids first among
+   equals), and take exp.
+4. In float64, drop ids whose weight is below min_p (the largest weight is 1).
+5. Keep the typical set: order ids by the distance |x - mean of x| from the expected logit, which equals the
+   distance of their surprise from the entropy. Keep the smallest set whose sum in that order reaches p times
+   the sum of all in id order (lowest ids first among equals).
+6. Keep the nucleus in the same way, ordered by weight.
+7. Return the first id at which the running sum in id order exceeds uniform * total.
+
+`margin` measures how close the decision was. For a draw it is the distance of uniform * total to the nearer
+end of the chosen id's interval, over the total. For temperature 0 it is the difference between the largest
+and the second logit.
 
 V vocabulary, k candidates.
 """
@@ -31,9 +37,9 @@ if TYPE_CHECKING:
 MOST_BIASED = 300
 """Ids of a slot that may have a bias; `niels_gpt.sampling.settings` checks it."""
 NON_FINITE, NOTHING_LEFT, OVERFLOW = -1, -2, -3
-"""Results of `sample` in place of an id.
+"""Error codes that `sample` returns instead of an id.
 
-The logits are not finite; every id is ruled out; a penalty takes a logit beyond float32.
+The logits are not finite; every id is ruled out; a penalty overflows float32.
 """
 NEGATIVE_INFINITY = np.float32(-np.inf)
 INFINITY = np.float32(np.inf)
@@ -44,7 +50,8 @@ BEST, WORST = ONE, ZERO
 class Settings(NamedTuple):
     """`niels_gpt.sampling.Sampling` by slot.
 
-    A top_k, top_p, min_p or typical_p of 0 keeps all, a penalty of 1 and the other two of 0 are none.
+    A top_k, top_p, min_p or typical_p of 0 keeps all ids. A repetition penalty of 1 has no effect, nor do the
+    other two at 0.
     """
 
     temperature: np.ndarray  # float32
@@ -61,7 +68,7 @@ class Settings(NamedTuple):
 
 
 def new_settings(slots: int) -> Settings:
-    """Settings of as many slots, all greedy until `set_slot` says otherwise."""
+    """Return the settings of `slots` slots, all greedy until `set_slot` changes them."""
     narrow, wide = np.float32, np.float64
     kinds = (narrow, np.int64, wide, narrow, wide, wide, narrow, narrow)
     return Settings(
@@ -73,7 +80,7 @@ def new_settings(slots: int) -> Settings:
 
 
 def set_slot(settings: Settings, slot: int, sampling: Sampling) -> None:
-    """Let one slot sample so."""
+    """Set the sampling settings of one slot."""
     settings.temperature[slot] = sampling.temperature
     settings.top_k[slot] = min(sampling.top_k or 0, WIDEST)
     settings.top_p[slot] = sampling.top_p or 0.0
@@ -88,7 +95,7 @@ def set_slot(settings: Settings, slot: int, sampling: Sampling) -> None:
 
 
 class Scratch(NamedTuple):
-    """Room for one draw."""
+    """Scratch space for one draw."""
 
     scaled: np.ndarray
     """(V in whole vectors,) float32: all logits after penalty and bans."""
@@ -104,9 +111,9 @@ class Scratch(NamedTuple):
 
 @compiled
 def sample(logits, V, counts, banned, settings, slot, uniform, scratch):
-    """(id, margin) for logits (at least V,) float32 of one slot.
+    """Return (id, margin) for logits (at least V,) float32 of one slot.
 
-    By id: `counts` says how often it occurred in prompt and reply, `banned` whether it is ruled out.
+    `counts` is how often each id occurred in prompt and reply, `banned` whether it is ruled out.
     """
     if spoiled_row(_at(logits), V) != 0.0:
         return np.int64(NON_FINITE), 0.0
@@ -142,7 +149,7 @@ def _at(array):
 
 @compiled
 def _rule_out(logits, V, counts, banned, settings, slot, scaled):
-    """Apply penalties and bans; return whether a penalty took a logit beyond float32."""
+    """Apply penalties and bans; return whether a penalty overflowed float32."""
     overflow = False
     penalty, frequency, presence = settings.penalty[slot], settings.frequency[slot], settings.presence[slot]
     penalised = penalty != 1.0 or frequency != 0.0 or presence != 0.0
@@ -171,7 +178,7 @@ def _likeliest(scaled, V, largest):
 
 @compiled
 def _largest_k(scaled, V, k, ids):
-    """The ids of the k largest in ascending order; how many (fewer than k if ids are ruled out)."""
+    """Store the ids of the k largest in ascending order; return how many (fewer if ids are ruled out)."""
     if k == V:
         return _possible(scaled, V, ids)
     # A heap of the best so far with the worst of them on top: the smallest value, of equals the highest id.
@@ -180,7 +187,7 @@ def _largest_k(scaled, V, k, ids):
     for start in range(0, V, LANES):
         end = min(start + LANES, V)
         if size == k and not largest_in_row(_at(scaled[start:]), end - start) > scaled[ids[0]]:
-            continue  # sixteen passed over at once
+            continue  # sixteen skipped at once
         for i in range(start, end):
             if size < k and scaled[i] > NEGATIVE_INFINITY:
                 ids[size] = i
@@ -197,7 +204,7 @@ def _largest_k(scaled, V, k, ids):
 
 @compiled
 def _no_worse(scaled, V, worst, ids):
-    """All ids that rank no lower than `worst`, in ascending order; how many."""
+    """Store all ids that rank no lower than `worst`, in ascending order; return how many."""
     count = 0
     for i in range(V):
         if scaled[i] > scaled[worst] or (scaled[i] == scaled[worst] and i <= worst):
@@ -208,7 +215,7 @@ def _no_worse(scaled, V, worst, ids):
 
 @compiled
 def _possible(scaled, V, ids):
-    """All ids that are not ruled out, in ascending order; how many."""
+    """Store all ids that are not ruled out, in ascending order; return how many."""
     count = 0
     for i in range(V):
         if scaled[i] > NEGATIVE_INFINITY:
@@ -242,7 +249,7 @@ def _sink(values, numbers, size, node, top):
 
 @compiled
 def _above(values, a, b, top):
-    """Whether a is better than b (or worse): its value is larger, or equal and its number lower."""
+    """Return whether a is better than b (or worse): its value is larger, or equal and its number lower."""
     if values[a] != values[b]:
         return (values[a] > values[b]) == top
     return (a < b) == top
@@ -250,7 +257,7 @@ def _above(values, a, b, top):
 
 @compiled
 def _likely_enough(weights, ids, count, least):
-    """Keep the ids whose weight is at least that much, in their order; how many."""
+    """Keep the ids whose weight is at least the threshold, in their order; return how many."""
     kept = 0
     for i in range(count):
         if weights[i] >= least:
@@ -261,7 +268,7 @@ def _likely_enough(weights, ids, count, least):
 
 @compiled
 def _typical(scaled, weights, ids, count, p, order):
-    """Move the ids whose surprise is nearest the entropy to the front, in id order; how many.
+    """Move the ids whose surprise is nearest to the entropy to the front, in id order; return how many.
 
     -log of a probability is log Z - x, the entropy its mean, so their distance is |x - mean of x|: no
     logarithm. Only ids within some distance are sorted; it grows until they reach p.
@@ -290,9 +297,10 @@ def _typical(scaled, weights, ids, count, p, order):
 
 @compiled
 def _nucleus(weights, ids, count, p, order):
-    """Move the nucleus to the front, in id order; how many ids it has.
+    """Move the nucleus to the front, in id order; return how many ids it has.
 
-    Few ids hold most of the weight, so only those above a bar are ranked; the bar falls until they reach p.
+    Few ids hold most of the weight, so only those above a threshold are ranked. The threshold is lowered
+    until they reach p.
     """
     total = 0.0
     for i in range(count):
@@ -314,7 +322,7 @@ def _nucleus(weights, ids, count, p, order):
 def _reach(values, weights, order, count, target):
     """Take order[:count] by falling value, lowest first among equals, until their weights reach the target.
 
-    (The last one taken, or -1; whether they reach it.)
+    Returns (the last one taken or -1, whether the weights reach the target).
     """
     running, last = 0.0, np.int64(-1)
     _heap(values, order, count, BEST)
@@ -329,7 +337,7 @@ def _reach(values, weights, order, count, target):
 
 @compiled
 def _to_front(values, weights, ids, count, last):
-    """Keep what ranks no lower than `last` by its value, in id order; how many ids that is."""
+    """Keep ids that rank no lower than `last` by value, in id order; return how many."""
     kept, bar = 0, values[last]
     for i in range(count):
         if last >= 0 and (values[i] > bar or (values[i] == bar and i <= last)):

@@ -1,4 +1,4 @@
-"""LLVM vectors as Python expressions: what every kernel here is written in.
+"""Build LLVM vector code from Python expressions; all kernels of this package are written with it.
 
 An `Emitter` wraps llvmlite's builder with the few operations that the kernels need. Each is one IEEE 754
 operation a lane, correctly rounded, in exactly the order written: no fast-math flag is ever set, so LLVM
@@ -26,7 +26,7 @@ INT8 = ir.IntType(8)
 INT32 = ir.IntType(32)
 INT = ir.IntType(64)
 
-# Sixteen floats are one AVX-512 register, two AVX2 or four NEON or SSE ones: LLVM splits as it must. The
+# Sixteen floats are one AVX-512 register, two AVX2 or four NEON or SSE ones; LLVM splits them as needed. The
 # width is part of the arithmetic only where lanes are summed across, and there the tree is written out.
 LANES = 16
 
@@ -34,7 +34,7 @@ LANES = 16
 # unsigned integers into a float.
 ADDRESS, COUNT, REAL = types.intp, types.intp, types.float32
 KIND = None
-"""An argument that counts by its Numba type alone: the emitting function gets the type in its place."""
+"""Marks a compile-time argument: the emitting function receives its Numba type instead of a value."""
 
 Value = Any  # an llvmlite value; llvmlite ships no types
 
@@ -53,42 +53,42 @@ class Emitter:
     # -- constants and memory --------------------------------------------------------------------------------
 
     def real(self, value: float, lanes: int = LANES) -> Value:
-        """A float constant in every lane."""
+        """Return a float constant in every lane."""
         return ir.Constant(vector(lanes), [value] * lanes)
 
     def whole(self, value: int, lanes: int = LANES) -> Value:
-        """A 32-bit integer constant in every lane."""
+        """Return a 32-bit integer constant in every lane."""
         return ir.Constant(vector(lanes, INT32), [value] * lanes)
 
     def at(self, address: Value, offset: Value | int, kind: ir.Type) -> Value:
-        """A pointer to a `kind` at float number `offset` from `address`."""
+        """Return a pointer to a `kind` at float number `offset` from `address`."""
         offset = INT(offset) if isinstance(offset, int) else offset
         base = self.b.inttoptr(address, ir.PointerType(FLOAT))
         return self.b.bitcast(self.b.gep(base, [offset]), ir.PointerType(kind))
 
     def load(self, address: Value, offset: Value | int = 0) -> Value:
-        """A vector of floats; it need not be aligned to more than one float."""
+        """Load a vector of floats, which need not be aligned to more than one float."""
         value: Value = self.b.load(self.at(address, offset, vector()))
         value.align = 4
         return value
 
     def store(self, value: Value, address: Value, offset: Value | int = 0) -> None:
-        """All lanes of `value` from `address[offset]` on."""
+        """Store all lanes of `value`, starting at `address[offset]`."""
         stored: Value = self.b.store(value, self.at(address, offset, value.type))
         stored.align = 4
 
     def load_int8(self, address: Value, offset: Value) -> Value:
-        """Sixteen 8-bit integers, in the room of four floats, as a vector of floats: exact."""
+        """Load sixteen 8-bit integers (the size of four floats) and convert them exactly to floats."""
         value: Value = self.b.load(self.at(address, offset, vector(element=INT8)))
         value.align = 1
         return self.b.sitofp(value, vector())
 
     def widen_halves(self, words: Value) -> Value:
-        """Float16 numbers, as a vector of 16-bit integers, as floats: exact for finite ones."""
+        """Convert float16 numbers, given as a vector of 16-bit integers, to floats; exact for finite ones."""
         lanes = words.type.count
         if FEATURES.get("f16c"):
             return self.b.fpext(self.b.bitcast(words, vector(lanes, HALF)), vector(lanes))
-        # Elsewhere LLVM calls a function of a library that need not be there.
+        # Elsewhere LLVM calls a library function that may be missing.
         wide = self.b.zext(words, vector(lanes, INT32))
         sign = self.b.shl(self.b.and_(wide, self.whole(0x8000, lanes)), self.whole(16, lanes))
         size = self.b.shl(self.b.and_(wide, self.whole(0x7FFF, lanes)), self.whole(13, lanes))
@@ -104,37 +104,37 @@ class Emitter:
         self.b.store(value, self.at(address, offset, FLOAT))
 
     def prefetch(self, address: Value, offset: Value) -> None:
-        """Ask for the cache line at `offset`, which may lie outside of any array; changes no value."""
+        """Prefetch the cache line at `offset`, which may be outside of any array; changes no value."""
         name, pointer = "llvm.prefetch.p0", ir.PointerType(INT8)
         known = self.b.module.globals.get(name)
         kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
         function = known or ir.Function(self.b.module, kind, name)
-        # To be read, needed soon and often, in the data cache.
+        # For reading, with high locality, into the data cache.
         self.b.call(function, [self.at(address, offset, INT8), INT32(0), INT32(3), INT32(1)])
 
     def spread(self, scalar: Value, element: ir.Type = FLOAT, lanes: int = LANES) -> Value:
-        """One scalar copied to every lane."""
+        """Copy a scalar to every lane."""
         undefined = ir.Constant(vector(lanes, element), ir.Undefined)
         first = self.b.insert_element(undefined, scalar, INT32(0))
         return self.b.shuffle_vector(first, undefined, self.whole(0, lanes))
 
     def byte_offset(self, address: Value, count: Value | int) -> Value:
-        """The address `count` bytes further on."""
+        """Return the address `count` bytes after `address`."""
         return self.b.add(address, INT(count) if isinstance(count, int) else count)
 
     def load_from(self, address: Value, kind: ir.Type, align: int) -> Value:
-        """A value of any type, at an address in bytes that is a multiple of `align`."""
+        """Load a value of any type from an address in bytes that is a multiple of `align`."""
         value: Value = self.b.load(self.b.inttoptr(address, ir.PointerType(kind)))
         value.align = align
         return value
 
     def store_to(self, value: Value, address: Value, align: int) -> None:
-        """A value of any type, to an address in bytes that is a multiple of `align`."""
+        """Store a value of any type at an address in bytes that is a multiple of `align`."""
         stored: Value = self.b.store(value, self.b.inttoptr(address, ir.PointerType(value.type)))
         stored.align = align
 
     def call_as(self, name: str, result: ir.Type, *args: Value) -> Value:
-        """The function `name`, of LLVM or of the processor, on values of any types."""
+        """Call the intrinsic `name`, of LLVM or of the processor, on values of any types."""
         known = self.b.module.globals.get(name)
         kind = ir.FunctionType(result, [arg.type for arg in args])
         return self.b.call(known or ir.Function(self.b.module, kind, name), args)
@@ -142,7 +142,7 @@ class Emitter:
     # -- arithmetic, one rounding each -----------------------------------------------------------------------
 
     def call(self, name: str, *args: Value) -> Value:
-        """LLVM's intrinsic `name` on values of one float type; llvmlite itself declares no vector ones."""
+        """Call LLVM's intrinsic `name` on values of one float type; llvmlite declares no vector ones."""
         kind = args[0].type
         suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
         full = f"llvm.{name}.{suffix}"
@@ -183,7 +183,7 @@ class Emitter:
         return self.b.fcmp_ordered("<", x, y)
 
     def is_nan(self, x: Value) -> Value:
-        """Where x is not a number."""
+        """Return whether x is NaN, by lane."""
         return self.b.fcmp_unordered("uno", x, x)
 
     def larger(self, x: Value, y: Value) -> Value:
@@ -206,7 +206,7 @@ class Emitter:
         return result
 
     def fold(self, x: Value, join: Callable[[Value, Value], Value]) -> Value:
-        """All lanes joined to one float by halving: lane i with lane i + 8, then + 4, + 2 and + 1."""
+        """Reduce all lanes to one float by halving: lane i with lane i + 8, then + 4, + 2 and + 1."""
         undefined = ir.Constant(x.type, ir.Undefined)
         half = LANES // 2
         while half:
@@ -219,17 +219,17 @@ class Emitter:
     # -- rows and loops --------------------------------------------------------------------------------------
 
     def cut(self, value: Value, first: Value, count: Value, otherwise: float) -> Value:
-        """`value`, with `otherwise` in the lanes whose index `first` + lane is not below `count`."""
+        """Return `value`, with `otherwise` in the lanes whose index `first` + lane is not below `count`."""
         index = ir.Constant(vector(LANES, INT), list(range(LANES)))
         room = self.spread(self.b.sub(count, first), INT)
         return self.where(self.b.icmp_signed("<", index, room), value, self.real(otherwise))
 
     @contextmanager
     def loop(self, stop: Value, step: int, carried: list[Value]) -> Iterator[tuple[Value, list[Value]]]:
-        """`for i in range(0, stop, step)` over values carried from turn to turn.
+        """Emit `for i in range(0, stop, step)` with values carried from one iteration to the next.
 
         Yields i and the carried values; the body puts their next values into that list. After the block,
-        `carried` holds the values after the last turn (the first ones if there was none).
+        `carried` holds the values after the last iteration (the initial ones if there was none).
         """
         b = self.b
         entry = b.block
@@ -254,7 +254,7 @@ class Emitter:
 
     @contextmanager
     def vectors(self, count: Value) -> Iterator[Value]:
-        """The offsets 0, 16, 32, ... below `count`."""
+        """Loop over the offsets 0, 16, 32, ... below `count`."""
         with self.loop(count, LANES, []) as (i, _):
             yield i
 
@@ -262,7 +262,7 @@ class Emitter:
 def kernel(
     emit: Callable[..., Value | None], arguments: Sequence[types.Type | None], result: types.Type = types.void
 ) -> Any:
-    """A Numba intrinsic that runs `emit(Emitter, *values)`; its arguments have the Numba types given."""
+    """Return a decorator that makes `emit(Emitter, *values)` a Numba intrinsic with the given types."""
 
     def typed(_typing_context: Any, *given: Any) -> Any:
         def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Sums over those numbers of a row that are not zero: what makes sparse latents cheap.
+"""Sum over the nonzero elements of a row, so that sparse latents are cheap.
 
     y[c] = sum over n with x[n] != 0 of x[n] * m[n, c]
 
-Each output is one chain of fused multiply-adds from zero with n ascending, zeros passed over: that is the
-whole definition, however many columns are computed side by side. `recall` also adds the outer product of x
-and a vector v to m in the same pass, fma(x[n], v[c], m[n, c]) after m[n, c] was read: a memory that is asked
-before it learns. A NaN counts as not zero. Addresses in bytes, strides and counts in floats.
+Each output is one chain of fused multiply-adds from zero with n ascending; zeros are skipped. That is the
+whole definition, however many columns are computed at a time. `recall` also adds the outer product of x and a
+vector v to m in the same pass, fma(x[n], v[c], m[n, c]) after m[n, c] was read, so a memory is read before it
+is updated. A NaN counts as not zero. Addresses in bytes, strides and counts in floats.
 
 m has rows of whole vectors, one behind the other.
 """
@@ -21,12 +21,12 @@ from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, LANES, Emitter, Value
 
 
 def _integer(e: Emitter, address: Value, index: Value) -> Value:
-    """A pointer to 64-bit integer number `index`."""
+    """Return a pointer to 64-bit integer number `index`."""
     return e.b.gep(e.b.inttoptr(address, ir.PointerType(INT)), [index])
 
 
 def _find_active(e: Emitter, x: Value, count: Value, indices: Value) -> Value:
-    """The indices n with x[n] != 0, ascending, as 64-bit integers; how many. One slot more may be written."""
+    """Store the indices n with x[n] != 0, ascending, as int64; return how many. May write one more."""
     found = [INT(0)]
     with e.loop(count, 1, found) as (n, so_far):
         e.b.store(n, _integer(e, indices, so_far[0]))
@@ -36,7 +36,7 @@ def _find_active(e: Emitter, x: Value, count: Value, indices: Value) -> Value:
 
 
 def _tile(blocks: int, *, learns: bool) -> Any:
-    """The sums for `blocks` vectors of columns from column `first` on; `learns` adds x times v to m."""
+    """Emit the sums for `blocks` vectors of columns from column `first` on; `learns` adds x times v to m."""
 
     def emit(
         e: Emitter, x: Value, indices: Value, count: Value, m: Value, m_row: Value, v: Value, y: Value,
@@ -68,7 +68,7 @@ recall_8, recall_4, recall_1 = (_tile(blocks, learns=True) for blocks in (8, 4, 
 
 @compiled
 def gather(x, indices, count, m, m_row, y, first, last):
-    """Columns of vectors `first` to `last` - 1 of y, over the `count` indices that `find_active` found."""
+    """Compute column vectors `first` to `last` - 1 of y over the `count` indices found by `find_active`."""
     j = first
     while j + 8 <= last:
         gather_8(x, indices, count, m, m_row, m, y, j * LANES)
@@ -83,7 +83,7 @@ def gather(x, indices, count, m, m_row, y, first, last):
 
 @compiled
 def recall(x, indices, count, m, m_row, v, y):
-    """All columns of y from m as it was; then m has learned v."""
+    """Compute all columns of y from m, then add the outer product of x and v to m."""
     j, last = 0, m_row // LANES
     while j + 8 <= last:
         recall_8(x, indices, count, m, m_row, v, y, j * LANES)

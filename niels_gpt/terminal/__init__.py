@@ -1,1 +1,1 @@
-"""What the screen shows: rendering, line wrapping, Markdown, tables, a spinner, a picker."""
+"""Terminal output: rendering, line wrapping, Markdown, tables, a spinner and a picker."""

@@ -1,8 +1,8 @@
 """Break streamed text between words at the terminal's width, without waiting for a word's end.
 
-A word is printed as it comes; when it turns out not to fit, it is taken back and printed again on the next
-line. Where the cursor stands is only computed, so nothing is taken back where it could be wrong: after a
-resize, or behind characters that terminals draw in different widths, until the next line.
+A word is printed as it arrives. If it does not fit, it is erased and printed again on the next line. The
+cursor position is only computed, so nothing is erased while it may be wrong: after a resize, or after
+characters that terminals draw in different widths, until the next line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from wcwidth import wcwidth
 
 _TAB = 8
-# Joiners and the selector of emoji style: what they join is one picture on some terminals, several on others.
+# Joiners and the emoji style selector: terminals differ in whether they draw joined characters as one.
 _UNSURE = frozenset("\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-16}")
 
 
@@ -37,10 +37,10 @@ def clipped(text: str, columns: int) -> str:
 
 
 class Wrapper:
-    """Lays out one stream of text; `columns` tells the width of the terminal now.
+    """Lays out one stream of text; `columns` returns the current width of the terminal.
 
-    The last column stays free: a cursor behind it stands somewhere else on every terminal. A word longer than
-    a line is left to the terminal, which keeps it whole when it is copied.
+    The last column stays free, because terminals differ in where they put the cursor after it. A word longer
+    than a line is left to the terminal, which keeps it whole when it is copied.
     """
 
     def __init__(self, columns: Callable[[], int]) -> None:
@@ -66,13 +66,13 @@ class Wrapper:
                 self._place(character, width_of(character))
         printed = "".join(self._out)
         self._out.clear()
-        # What was printed can only be taken back by moving the cursor.
+        # Printed text can only be erased by moving the cursor.
         self._word_at = None
         self._word_printed = self._word_width
         return printed
 
     def style(self, sequence: str) -> str:
-        """Return a sequence that changes the style from here on; a word that moves takes it along."""
+        """Return a sequence that changes the style from here on; a word that is moved keeps its style."""
         self._style = sequence
         self._word.append(sequence)
         return sequence
@@ -105,7 +105,7 @@ class Wrapper:
         self._begin_word()
 
     def _blank(self) -> None:
-        # At the edge a blank would begin the next line, where the break stands for it.
+        # At the edge a blank would begin the next line; the line break replaces it.
         if self.column < self._width - 1:
             self._out.append(" ")
             self.column += 1

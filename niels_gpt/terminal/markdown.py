@@ -28,7 +28,7 @@ class Markdown:
         self._begin()
 
     def feed(self, text: str) -> Iterator[Styled]:
-        """Yield what can be shown of the text so far."""
+        """Yield the pieces of the text so far that can be shown."""
         plain: list[str] = []
         for character in text:
             for piece in self._take(character):
@@ -43,7 +43,7 @@ class Markdown:
             yield Styled(text="".join(plain))
 
     def finish(self) -> Iterator[Styled]:
-        """Yield what was held back, and start over."""
+        """Yield the text that was held back, and reset the state."""
         yield from self._settle_run("\n")
         changed = self._sequence() != _sequence()
         self._begin()
@@ -81,7 +81,7 @@ class Markdown:
         return character in _MARKS and (character != "#" or self._indent_only)
 
     def _settle_run(self, following: str) -> Iterator[Styled]:
-        """Decide what the held marks are, now that the next character is known."""
+        """Interpret the held marks, now that the next character is known."""
         run, self._run = self._run, ""
         if not run:
             return
@@ -95,7 +95,7 @@ class Markdown:
         self._indent_only = False
 
     def _applies(self, run: str, following: str) -> bool:
-        """Change the state as the marks say; False if they are only text."""
+        """Update the state for the marks; return False if they are only text."""
         if run[0] == "#":
             self._heading = len(run) <= 6 and following == " "
             return self._heading
@@ -120,7 +120,7 @@ class Markdown:
         if self._indent_only and len(run) >= len(_FENCE):
             self._in_fence = not self._in_fence
             self._fence_line = True
-            return False  # the fence is shown: it says where the code ends, and its language
+            return False  # the fence is shown, because it marks the end of the code and its language
         if self._in_fence or len(run) != 1:
             return False
         self._code = not self._code

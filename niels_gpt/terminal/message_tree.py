@@ -1,4 +1,4 @@
-"""Draw a session's messages as a tree, one line a message, with the number that names it."""
+"""Draw a session's messages as a tree, one numbered line per message."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from sessions import Message
 
 _ON_PATH, _ASIDE = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}"
-_LEAST_TEXT = 26  # columns that a message with its marks gets, however deep its branch
+_LEAST_TEXT = 26  # minimum columns for a message with its marks, however deep its branch
 _WORDS: Mapping[str, str] = {"user": "> ", "assistant": "", "system": "(system) "}
 
 
 def tree_lines(
     messages: Sequence[Message], on_path: Collection[int], head: int | None, width: int
 ) -> Iterator[str]:
-    """Yield the lines; a message with one reply continues below it, one with several branches out.
+    """Yield the lines; a single reply continues below its message, several replies branch out.
 
     Args:
         messages: Every message of the tree, parents before their replies.
-        on_path: The ids of those that are marked.
+        on_path: The ids of the messages to mark.
         head: The id of the message that the session continues from.
         width: How many columns a line may take.
     """
     children: dict[int | None, list[Message]] = {}
     for message in messages:
         children.setdefault(message.parent_id, []).append(message)
-    # Each waits with what stands before its own line, and before those below it.
+    # Each entry holds the prefix of its own line and of the lines below it.
     waiting = _branches("", children.get(None, []))
     while waiting:
         message, before, below = waiting.pop()
@@ -53,7 +53,7 @@ def _branches(below: str, messages: Sequence[Message]) -> list[tuple[Message, st
 
 
 def _node(message: Message, mark: str, before: str, width: int, *, head: int | None) -> str:
-    # Beyond that, the outer branches give way: their lines are far above anyway.
+    # Deeper levels cut the outer branches, whose lines are far above.
     room = max(width - _LEAST_TEXT, 2)
     before = before if len(before) <= room else "…" + before[-(room - 1) :]
     words = _WORDS[message.role] + one_line(message.content)

@@ -1,4 +1,4 @@
-"""Choose a session from a list: type to filter, arrows to move, enter to take, Esc to leave it.
+"""Choose a session from a list: type to filter, arrows to move, Enter to select, Esc to cancel.
 
 The list takes a few lines below the cursor and is gone afterwards. For asyncio; importing it imports
 prompt-toolkit.
@@ -25,24 +25,24 @@ from niels_gpt.terminal.table import counted, cut, local_time, one_line, padded
 if TYPE_CHECKING:
     from sessions import SessionSummary
 
-_ROWS = 10  # sessions that are shown at once
-_WIDE = 60  # columns from which on there is room for when and how much
+_ROWS = 10  # sessions shown at once
+_WIDE = 60  # minimum width to show date and size
 _STYLE = Style.from_dict({"chosen": "reverse", "soft": "fg:ansibrightblack"})
 _HINT = "type to filter, arrows and enter to choose, esc to leave"
-# Esc is also how longer keys begin; those follow at once.
+# Esc also starts the sequences of longer keys, which follow at once.
 _ESCAPE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One session to choose: its name, when and how much was said, and how it began."""
+    """One session in the list: its name, date, number of turns and first words."""
 
     name: str
     detail: str
     words: str
 
     def has(self, word: str) -> bool:
-        """Return whether a word of the filter, in lower case, is in what is shown."""
+        """Return whether a word of the filter, in lower case, occurs in the displayed text."""
         return word in f"{self.name} {self.detail} {self.words}".lower()
 
 
@@ -55,9 +55,9 @@ def choice_of(summary: SessionSummary) -> Choice:
 async def pick(
     choices: Sequence[Choice], *, source: Input | None = None, screen: Output | None = None
 ) -> str | None:
-    """Return the name of the chosen session, None if the user leaves. `choices` are shown in their order.
+    """Return the name of the chosen session, or None if the user cancels.
 
-    `source` and `screen` are the terminal's where they are not given.
+    `choices` are shown in the given order. `source` and `screen` default to the terminal.
     """
     picker = _Picker(choices)
     application: Application[str | None] = Application(
@@ -73,7 +73,7 @@ async def pick(
 
 
 class _Picker:
-    """What is typed, what it leaves of the choices, and which of those is marked."""
+    """The state of the picker: the filter, the matching choices and the marked one."""
 
     def __init__(self, choices: Sequence[Choice]) -> None:
         self._choices = choices
@@ -90,7 +90,7 @@ class _Picker:
         return Layout(HSplit([VSplit([prompt, typed], height=1), listed, hint]), focused_element=typed)
 
     def keys(self) -> KeyBindings:
-        """Return what the keys do; all others edit the filter."""
+        """Return the key bindings; all other keys edit the filter."""
         keys = KeyBindings()
 
         def leave(event: KeyPressEvent) -> None:

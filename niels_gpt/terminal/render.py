@@ -1,4 +1,4 @@
-"""Print replies as they stream, and everything else around them, on a terminal or on two streams.
+"""Print streamed replies, and notices around them, on a terminal or on two streams.
 
 Replies, messages and names are data: nothing in them may move the cursor, sound the bell, set the title or
 reorder the line, even when an escape sequence is split over deltas.
@@ -25,7 +25,7 @@ def may_style(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def columns_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Callable[[], int] | None:
-    """Return what tells the width of a terminal now; None where `stream` is none, or a dumb one."""
+    """Return a function for the terminal's current width, or None if `stream` is not a usable terminal."""
     if not stream.isatty() or environ.get("TERM", "") in {"dumb", "unknown"}:
         return None
 
@@ -41,9 +41,9 @@ def columns_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Calla
 class Screen:
     """Writes replies to one stream and everything else to another; on a terminal both are the same.
 
-    `styled` allows bold and dim. `columns` tells the width of the terminal that the notices go to, None where
-    its cursor cannot be moved: then no line is broken and nothing is shown that has to be taken back.
-    `quiet` leaves the notices out, `only_replies` also what commands answer; errors are always printed.
+    `styled` allows bold and dim. `columns` returns the width of the terminal that the notices go to, and is
+    None if its cursor cannot be moved; then no line is broken and nothing is shown that has to be erased.
+    `quiet` suppresses notices, `only_replies` also the answers of commands; errors are always printed.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Screen:
 
     @property
     def columns(self) -> int:
-        """How wide a line of a notice may be; 80 where it is not known."""
+        """The maximum width of a line of a notice; 80 if unknown."""
         return 80 if self._columns is None else self._columns()
 
     def render_markdown(self, *, wanted: bool) -> bool:
-        """Show Markdown as styles from the next reply on; False where the terminal has no styles."""
+        """Show Markdown as styles from the next reply on; return False if the terminal has no styles."""
         possible = self._styled and self._wrapper is not None
         self._markdown = Markdown() if wanted and possible else None
         return possible
@@ -92,17 +92,17 @@ class Screen:
         self._close_line()
 
     def notice(self, text: str, *, breakable: bool = True) -> None:
-        """Print whole lines that are not a reply; a command to copy should not be broken."""
+        """Print whole lines that are not part of a reply; a command to copy should not be broken."""
         if not self._quiet:
             self._lines(harmless(text), DIM, breakable=breakable)
 
     def say(self, text: str) -> None:
-        """Print whole lines that were asked for, not dimmed."""
+        """Print whole lines that the user requested, not dimmed."""
         if not self._only_replies:
             self._lines(harmless(text), "")
 
     def say_reply(self, text: str, *, dim: bool = False) -> None:
-        """Print a whole reply of before: as a reply where replies have styles, else as lines."""
+        """Print an earlier reply: as a reply if replies have styles, else as lines."""
         if self._markdown is not None:
             self.text(text)
             self.end_reply()
@@ -112,15 +112,15 @@ class Screen:
             self.say(text)
 
     def error(self, text: str) -> None:
-        """Print what went wrong, in one line."""
+        """Print an error in one line."""
         self._lines(harmless(" ".join(text.split())), BOLD)
 
     def wait(self) -> None:
-        """From here until a reply's text or `idle`, `busy` may show a line."""
+        """Allow `busy` to show a line until a reply's text or `idle`."""
         self._waiting = self._columns is not None and not self._quiet and not self._line_open
 
     def busy(self, text: str) -> bool:
-        """Show, or replace, a line that lasts until something else is printed; False when not waiting."""
+        """Show or replace a line that stays until other output; return False when not waiting."""
         if self._waiting and self._columns is not None:
             line = clipped(harmless(text), self._columns() - 1)
             self._notices.write(_ERASE_LINE + self._in_style(line, DIM))
@@ -129,7 +129,7 @@ class Screen:
         return self._waiting
 
     def idle(self) -> None:
-        """Take the busy line back, and show none any more."""
+        """Erase the busy line, and show no further ones."""
         self._waiting = False
         self._take_back()
 
@@ -162,7 +162,7 @@ class Screen:
 
     def _lines(self, text: str, style: str, *, breakable: bool = True) -> None:
         self._take_back()
-        # A reply cut in mid-line keeps its line to itself; on a stream of its own it is left as it is.
+        # Complete the line of a reply that was cut in mid-line; on a separate stream it is left unchanged.
         if self._replies is self._notices:
             self._close_line()
         if self._columns is not None and breakable:

@@ -1,4 +1,4 @@
-"""Show a turning mark while something takes long.
+"""Show a spinner during a long operation.
 
 For asyncio: a timer of the loop redraws it, so nothing has to be awaited and no task can fail.
 """
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 from niels_gpt.terminal.render import Screen
 
-# What is there sooner than this never flickers.
+# Faster operations show no spinner, so they do not flicker.
 STEP_SECONDS = 0.1
 _FRAMES = "|/-\\"
 
 
 @contextmanager
 def spinning(screen: Screen, label: Callable[[], str]) -> Iterator[None]:
-    """Show `label()` with a turning mark while the block runs, or until a reply's first text is printed."""
+    """Show `label()` with a spinner while the block runs, or until a reply's first text is printed."""
     loop = asyncio.get_running_loop()
     frames = itertools.cycle(_FRAMES)
 

@@ -1,6 +1,6 @@
-"""Format tables and paragraphs as wide as the terminal, in columns: a wide character takes two.
+"""Format tables and paragraphs to the terminal's width, where a wide character takes two columns.
 
-Everything is made harmless here, so a cell can hold any user's text.
+All text is made safe to print here, so a cell can hold any user's text.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from niels_gpt.terminal.render import BOLD, DIM, PLAIN, may_style
 from niels_gpt.text.control_characters import harmless
 
 _GAP = "  "
-_LEAST_REST = 12  # columns that the last cell of a row needs to say something
+_LEAST_REST = 12  # minimum useful width of the last cell of a row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: `right` aligns numbers, `noun` says what they count where there is no heading."""
+    """One column: `right` aligns numbers, `noun` is the counted thing if there is no heading."""
 
     title: str
     right: bool = False
     noun: str = ""
 
     def alone(self, cell: str) -> str:
-        """Return a cell as it reads without its heading."""
+        """Return a cell's text for use without its heading."""
         return f"{cell} {self.noun}{'' if cell == '1' else 's'}" if self.noun else cell
 
 
 def width_of_output() -> int:
-    """Return how many columns a line may take: COLUMNS, the terminal's, or 80 where there is none."""
+    """Return the maximum line width: COLUMNS, the terminal's width, or 80 without a terminal."""
     return max(20, shutil.get_terminal_size((80, 24)).columns)
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line, harmless."""
+    """Return the text on one line, safe to print."""
     return harmless(" ".join(text.split()))
 
 
 def cut(text: str, width: int) -> str:
-    """Return as much of a line as fits into `width` columns, with an ellipsis where it was cut."""
+    """Return a line cut to `width` columns, with an ellipsis if it was cut."""
     if text_width(text) <= width:
         return text
     kept, used = [], 1
@@ -63,13 +63,13 @@ def padded(text: str, width: int, *, right: bool = False) -> str:
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:
-    """Yield the lines of a text, broken between words where it can be, at `width` columns."""
+    """Yield the lines of a text wrapped at `width` columns, between words if possible."""
     for line in text.split("\n"):
         yield from _broken(line, width)
 
 
 def packed(facts: Iterable[str], width: int) -> Iterator[str]:
-    """Yield lines of facts with a dot between them; a line ends between two facts where it can."""
+    """Yield lines of facts separated by dots, broken between facts if possible."""
     line = ""
     for fact in facts:
         longer = f"{line} · {fact}" if line else fact
@@ -82,15 +82,15 @@ def packed(facts: Iterable[str], width: int) -> Iterator[str]:
 
 
 def styled(text: str, style: str) -> str:
-    """Return the text in a style of render.py where standard output may have it."""
+    """Return the text in a style of render.py if standard output supports styles."""
     return f"{style}{text}{PLAIN}" if text and may_style(sys.stdout, os.environ) else text
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return a table's lines. The first cell is never cut, the last takes what is left.
+    """Return a table's lines. The first cell is never cut, the last takes the remaining width.
 
-    Where that leaves no room for a last cell, each row becomes a few lines of its own: the first cell, the
-    ones between with a dot between them, the last.
+    If there is no room for the last cell, each row becomes a few lines: the first cell, the middle cells
+    separated by dots, and the last cell.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     widths = [
@@ -123,7 +123,7 @@ def _stacked(columns: Sequence[Column], rows: Iterable[Sequence[str]], width: in
 
 
 def _broken(line: str, width: int) -> Iterator[str]:
-    """Yield one line in pieces: after the last blank that fits, or in mid-word where there is none."""
+    """Yield one line in pieces, broken after the last blank that fits, or in mid-word if there is none."""
     start = 0
     while (end := _fitting(line, start, width)) < len(line):
         blank = line.rfind(" ", start + 1, end + 1)

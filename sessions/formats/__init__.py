@@ -1,7 +1,7 @@
-"""Read and write sessions in the file formats of this and of other programs, listed in one table.
+"""Read and write sessions in the file formats of this program and others, listed in one table.
 
-A format turns files into `SessionArchive` values and back; only `Store` stores them. A value that is not as
-expected is an ImportRefused that names the line and the field.
+A format converts files to `SessionArchive` values and back; only `Store` stores them. An unexpected value
+raises ImportRefused, which names the line and the field.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Reader = Callable[[Source], Iterator[SessionArchive]]
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One row of the table: `write` and `read` are None where the format does not do it."""
+    """One row of the table; `write` or `read` is None if the format does not support it."""
 
     name: str
     summary: str
@@ -32,7 +32,7 @@ class Format:
     write: Writer | None = None
     read: Reader | None = None
     matches: Callable[[Fields], bool] | None = None
-    """Whether a file whose first record this is looks like one of this format; asked in the table's order."""
+    """Whether a file with this first record looks like this format; tried in the table's order."""
 
 
 FORMATS: dict[str, Format] = {
@@ -85,7 +85,7 @@ READABLE = tuple(name for name, each in FORMATS.items() if each.read is not None
 
 
 def write_sessions(archives: Sequence[SessionArchive], file: Output, *, format_name: str) -> None:
-    """Write sessions in a format of WRITABLE. Raises ExportRefused for another name."""
+    """Write sessions in a format of WRITABLE. Raises ExportRefused for an unknown format."""
     chosen = FORMATS.get(format_name)
     if chosen is None or chosen.write is None:
         raise ExportRefused(f"{format_name!r} cannot be written; expected one of {', '.join(WRITABLE)}")
@@ -93,12 +93,12 @@ def write_sessions(archives: Sequence[SessionArchive], file: Output, *, format_n
 
 
 def read_sessions(source: Source, *, format_name: str = "auto") -> Iterator[SessionArchive]:
-    """Yield the sessions of a file in a format of READABLE; "auto" looks at the file.
+    """Yield the sessions of a file in a format of READABLE; "auto" detects the format.
 
-    What the format does not take is counted in `source.left_out`; pieces that cannot be read are in
-    `source.skipped` if the source skips them.
+    Unsupported content is counted in `source.left_out`. Unreadable pieces are added to `source.skipped` if
+    the source skips them.
 
-    Raises ImportRefused for a value that is not as expected, before or between the sessions that it yields.
+    Raises ImportRefused for an unexpected value, before or between the sessions that it yields.
     """
     chosen = detected(source) if format_name == "auto" else FORMATS.get(format_name)
     if chosen is None or chosen.read is None:
@@ -109,11 +109,11 @@ def read_sessions(source: Source, *, format_name: str = "auto") -> Iterator[Sess
 
 
 def detected(source: Source) -> Format:
-    """Return the format that a file looks like. Raises ImportRefused if it looks like none."""
+    """Detect the format of a file. Raises ImportRefused if it matches no format."""
     if llm_logs.is_sqlite(source):
         return FORMATS["llm"]
     first = next(source.records(), None) if source.looks_like_json() else None
-    source.skipped.clear()  # the reader meets it again
+    source.skipped.clear()  # the reader reports it again
     for each in FORMATS.values():
         if first is not None and each.matches is not None and each.matches(first):
             return each

@@ -1,7 +1,7 @@
-"""Conversations of other programs as session archives: messages in a tree, with digests of our own.
+"""Build session archives from other programs' conversations: a tree of messages with our own digests.
 
-What they lack stays empty: token ids, generations, checkpoints. Such a session can be read, searched and
-gone on with, but not replayed.
+Token ids, generations and checkpoints stay empty. Such a session can be read, searched and continued, but not
+replayed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sessions.integrity import verified
 from sessions.records import Message, Role, Session, SessionArchive
 from sessions.validation import NAME_LIMIT
 
-_SEED = 42  # that of a session which the chat begins
+_SEED = 42  # the default of a session started in the chat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """One message on its way in; ``key`` and ``parent`` say what stands below what."""
+    """One message to import; ``parent`` is the ``key`` of the message that it answers."""
 
     key: Hashable
     parent: Hashable | None
@@ -36,7 +36,7 @@ def session_of(
 ) -> SessionArchive:
     """Return a session whose messages are the drafts, parents before their replies.
 
-    ``head`` is the key of the message that it goes on from; None for a session without any.
+    ``head`` is the key of the message that it continues from; None for a session without messages.
     """
     made: dict[Hashable, Message] = {}
     for number, draft in enumerate(drafts, start=1):
@@ -85,7 +85,7 @@ def session_of(
 def in_a_row(
     name: str, said: Sequence[tuple[Role, str]], *, created: datetime, moments: Sequence[datetime] = ()
 ) -> SessionArchive:
-    """Return a session of messages that follow each other; ``moments`` are theirs, if they are known."""
+    """Return a session of consecutive messages; ``moments`` are their times, if known."""
     drafts = [
         Draft(
             key=number,
@@ -111,7 +111,7 @@ def path_of(archive: SessionArchive) -> list[Message]:
 
 
 def room_for_message(fields: Fields, count: int) -> None:
-    """Refuse the message that is one too many for a session."""
+    """Refuse a message beyond the limit of a session."""
     if count >= fields.limits.messages:
         fields.refuse(
             "", f"is message {count + 1:,} of its session: expected at most {fields.limits.messages:,}"
@@ -119,14 +119,14 @@ def room_for_message(fields: Fields, count: int) -> None:
 
 
 def clean_name(title: str | None, fallback: str) -> str:
-    """Return a session name as near to a foreign title as the rules for names allow."""
+    """Return the valid session name that is closest to a foreign title."""
     kept = (each if _can_be_in_a_name(each) else " " for each in title or "")
     name = " ".join("".join(kept).split())
-    # Room for what makes it the only one of its name.
+    # Leave room for a suffix that makes the name unique.
     return name[: NAME_LIMIT - 8].strip() or fallback
 
 
 def _can_be_in_a_name(character: str) -> bool:
-    # Out go controls, direction marks, surrogates, line separators; joiners belong to scripts and emoji.
+    # Remove controls, direction marks, surrogates, line separators; keep joiners for scripts and emoji.
     category = unicodedata.category(character)
     return character in "\u200c\u200d" or not (category.startswith("C") or category in {"Zl", "Zp"})

@@ -1,8 +1,8 @@
 """Read the `conversations.json` of a ChatGPT data export, branches included.
 
-Each conversation is a tree of nodes (`mapping`) and names the node where it stood (`current_node`). Nodes
-without text for a person (tools and calls of them, hidden messages, thoughts, pictures) are left out and
-counted, and their children move up to their parents.
+Each conversation is a tree of nodes (`mapping`) with a current node (`current_node`). Nodes without text for
+a person (tools and calls of them, hidden messages, thoughts, pictures) are left out and counted, and their
+children move up to their parents.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _ROLES: dict[str, Role | None] = {
 }
 _TEXTS = ("text", "multimodal_text")
 _SOUNDS = ("audio_asset_pointer", "real_time_user_audio_video_asset_pointer")
-"""Recordings; their text stands beside them as a part of its own."""
+"""Recordings; their text is a separate part next to them."""
 _TITLE_BYTES = 1 << 16
 _ID_BYTES = 1 << 10
 
 
 def is_chatgpt(first: Fields) -> bool:
-    """Return whether the first record of a file is a conversation of such an export."""
+    """Return whether the first record of a file is a conversation of a ChatGPT export."""
     return isinstance(first.values.get("mapping"), dict)
 
 
 def read(source: Source) -> Iterator[SessionArchive]:
-    """Yield the conversations. Raises ImportRefused for the first field that is not as expected."""
+    """Yield the conversations. Raises ImportRefused for the first unexpected field."""
     for number, conversation in enumerate(source.records(), start=1):
         if number > source.limits.sessions:
             conversation.refuse("", f"is one too many: expected at most {source.limits.sessions:,} sessions")
@@ -93,7 +93,7 @@ def _parents_first(mapping: Fields) -> Iterator[tuple[str, str | None, Fields]]:
 
 
 def _in_order(node: Fields, children: list[str]) -> list[str]:
-    """Return the children in the order that the node tells, those that it does not name after them."""
+    """Return the children in the order given by the node, followed by those that it does not list."""
     told = node.items("children") if node.has("children") else []
     order = {key: number for number, key in enumerate(told) if isinstance(key, str)}
     return sorted(children, key=lambda key: order.get(key, len(order)))
@@ -111,7 +111,7 @@ def _said(node: Fields, source: Source) -> tuple[Role, str, Fields] | None:
         text = _text(content, source) if content.has("parts") else ""
         if text.strip():
             return cast("Role", role), text, message
-        # Each conversation begins with an empty system message, which nobody wrote.
+        # Each conversation begins with an empty, generated system message.
         kind = "" if role == "system" else "messages without text"
     if kind:
         source.leave_out(kind, where=f"{message.where}, {message.path.rstrip('.')}")
@@ -119,7 +119,7 @@ def _said(node: Fields, source: Source) -> tuple[Role, str, Fields] | None:
 
 
 def _kind_left_out(message: Fields, role: Role | None) -> str | None:
-    """Return what a message is that no person reads, in the plural; None for one to take."""
+    """Return the plural name of a message's kind if it is to be left out; None if it is imported."""
     if role is None:
         return "messages of tools"
     if message.has("recipient") and message.values["recipient"] != "all":
@@ -142,7 +142,7 @@ def _is_hidden(message: Fields) -> bool:
 
 
 def _text(content: Fields, source: Source) -> str:
-    """Return the text of a message's parts, what was spoken in it included; count the other parts."""
+    """Return the text of a message's parts, transcripts included; count the other parts."""
     texts: list[str] = []
     for number, part in enumerate(content.items("parts")):
         place = f"parts[{number}]"

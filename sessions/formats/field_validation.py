@@ -1,4 +1,4 @@
-"""Read the fields of one foreign JSON object with their types; an error names the line and the field.
+"""Read the typed fields of one foreign JSON object; errors name the line and the field.
 
 Everything is checked: presence, type, range, and that text has a UTF-8 form.
 """
@@ -18,7 +18,7 @@ from sessions.validation import checked_int, checked_json, checked_text
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """One object. ``where`` says which line or element it is, ``path`` where in that, as ``messages[3].``."""
+    """One object. ``where`` is its line or element, ``path`` its place in that, such as ``messages[3].``."""
 
     where: str
     values: Mapping[str, object]
@@ -30,11 +30,11 @@ class Fields:
         raise ImportRefused(self.where, f"{self.path}{key}".rstrip("."), what)
 
     def has(self, key: str) -> bool:
-        """Return whether the field is there and not null."""
+        """Return whether the field is present and not null."""
         return self.values.get(key) is not None
 
     def value(self, key: str) -> object:
-        """Return the field as it is; refuse if it is missing."""
+        """Return the field unchanged; refuse the file if it is missing."""
         if key not in self.values:
             self.refuse(key, "is missing")
         return self.values[key]
@@ -44,7 +44,7 @@ class Fields:
         return self.checked(key, self.value(key), most=most)
 
     def checked(self, key: str, value: object, *, most: int | None = None) -> str:
-        """Return a value that stands at ``key`` as text, as ``text`` does."""
+        """Check a value at ``key`` in the same way as ``text`` and return it."""
         limit = self.limits.message_bytes if most is None else most
         if not isinstance(value, str):
             self.refuse(key, f"{quoted(value)} is not text")
@@ -57,7 +57,7 @@ class Fields:
         return value
 
     def text_or_none(self, key: str, *, most: int | None = None) -> str | None:
-        """Return a string, or None where there is none."""
+        """Return a string, or None if it is absent."""
         return self.text(key, most=most) if self.has(key) else None
 
     def integer(self, key: str) -> int:
@@ -71,7 +71,7 @@ class Fields:
             self.refuse(key, str(error))
 
     def integer_or_none(self, key: str) -> int | None:
-        """Return a whole number, or None where there is none."""
+        """Return a whole number, or None if it is absent."""
         return self.integer(key) if self.has(key) else None
 
     def truth(self, key: str) -> bool:
@@ -99,7 +99,7 @@ class Fields:
             self.refuse(key, str(error))
 
     def mapping_or_none(self, key: str) -> dict[str, object] | None:
-        """Return an object, or None where there is none."""
+        """Return an object, or None if it is absent."""
         return self.mapping(key) if self.has(key) else None
 
     def items(self, key: str) -> list[object]:
@@ -139,11 +139,11 @@ class Fields:
             self.refuse(key, f"{text!r} is not a moment in ISO 8601")
 
     def moment_or_none(self, key: str) -> datetime | None:
-        """Return a moment, or None where there is none."""
+        """Return a moment, or None if it is absent."""
         return self.moment(key) if self.has(key) else None
 
     def seconds_or_none(self, key: str) -> datetime | None:
-        """Return a moment that is given in seconds since 1970, or None where there is none."""
+        """Return a moment given in seconds since 1970, or None if it is absent."""
         if not self.has(key):
             return None
         value = self.value(key)
@@ -155,7 +155,7 @@ class Fields:
             self.refuse(key, f"{quoted(value)} is no moment")
 
     def inner_of(self, key: str, value: object) -> Fields:
-        """Return an object that stands at ``key``."""
+        """Return the value at ``key`` as an object."""
         if not isinstance(value, dict):
             self.refuse(key, f"{quoted(value)} is not an object")  # pyright: ignore[reportUnknownArgumentType]
         values = cast("dict[str, object]", value)

@@ -1,6 +1,6 @@
-"""Sessions as one HTML page that needs nothing else: no script, no font, no request, light and dark.
+"""Write sessions as one self-contained HTML page: no script, no font, no request, light and dark.
 
-Every text is escaped, and a policy in the page forbids what escaping should have prevented. Writes only.
+Every text is escaped, and a content security policy in the page is the second line of defence.
 """
 
 from __future__ import annotations

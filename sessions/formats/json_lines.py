@@ -1,4 +1,4 @@
-"""Where a format writes to, and how a value becomes a line of JSON."""
+"""Encode values as lines of JSON for export."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from typing import Protocol, cast
 
 # Beyond what JSON escapes anyway: DEL and C1, separators of lines, direction marks, lone surrogates. They
-# steer terminals, and many readers take some of them for the end of a line.
+# control terminals, and many readers treat some of them as the end of a line.
 _STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Output(Protocol):
-    """An open text file, a terminal, a test's list."""
+    """The destination of an export, such as an open text file or a terminal."""
 
     def write(self, text: str, /) -> object:
-        """Take a piece of text."""
+        """Write a piece of text."""
         ...
 
 

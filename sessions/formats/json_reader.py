@@ -1,7 +1,7 @@
 """Read a foreign file piece by piece: JSON lines, JSON objects over several lines, or one JSON array.
 
-Never more than one record is in memory. A record that is too long is refused before it is read whole, and
-one that is nested too deeply before anything looks into it.
+At most one record is in memory. A record that is too long is refused before it is read completely, and one
+that is nested too deeply before it is processed.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _CHUNK = 1 << 16
 _LINE_CHUNK = 1 << 20  # a line of 32 MB is put together from 32 of them
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)+")
 _HEAD = 1 << 14
-_DIGITS = 40  # of a whole number; far below where reading one becomes slow
-_LONGEST_WORD = 16  # characters of a literal or an escape that the end of the window can cut
+_DIGITS = 40  # digits of a whole number; far fewer than would be slow to parse
+_LONGEST_WORD = 16  # characters of a literal or an escape that may be cut at the end of the window
 _BLANK = " \t\r\n"
 T = TypeVar("T")
 
 
 class Source:
-    """A file to import, what was left out of it, and what could not be read.
+    """A file to import, with the counts of content left out and the pieces that could not be read.
 
     Attributes:
-        now: The time that stands for times that the file does not tell.
-        left_out: How much of each kind a reader did not take, such as 2 hidden messages.
-        skipped: The pieces that could not be read and were skipped, as the errors that they would have been.
+        now: The time to use for times that are missing in the file.
+        left_out: The counts of content left out, by kind, such as 2 hidden messages.
+        skipped: The errors of the pieces that could not be read and were skipped.
 
     """
 
@@ -50,14 +50,14 @@ class Source:
         strict: bool = False,
         skip_bad: bool = False,
     ) -> None:
-        """Look at the file.
+        """Open and check the file.
 
         Args:
             path: The file.
-            limits: How much it may hold.
-            name: What errors call it; None for the name of the file.
-            strict: Refuse a file of which something would be left out.
-            skip_bad: Skip a piece that cannot be read (a line, a session) and take the rest.
+            limits: The limits on its size and content.
+            name: Its name in error messages; None for the name of the file.
+            strict: Refuse a file if something would be left out.
+            skip_bad: Skip a piece that cannot be read (a line, a session) and import the rest.
 
         Raises:
             ImportRefused: The file cannot be opened, or is too large.
@@ -86,12 +86,12 @@ class Source:
             raise ImportRefused(self.name, "", what)
 
     def leave_out(self, kind: str, count: int = 1, *, where: str = "") -> None:
-        """Count something that is not taken; refuse the file if it is to be taken whole or not at all.
+        """Count content that is left out; refuse the file if `strict` is set.
 
         Args:
-            kind: What is left out, in the plural: "hidden messages".
+            kind: The kind of content, in the plural: "hidden messages".
             count: How many.
-            where: The place in the file, for the refusal.
+            where: The place in the file, for the error message.
 
         """
         if count and self._strict:
@@ -99,7 +99,7 @@ class Source:
         self.left_out[kind] += count
 
     def attempt(self, read: Callable[[], T]) -> T | None:
-        """Return what `read` gives, or None for a piece that cannot be read and may be skipped."""
+        """Return the result of `read`, or None for a piece that cannot be read and may be skipped."""
         try:
             return read()
         except ImportRefused as error:
@@ -107,7 +107,7 @@ class Source:
             return None
 
     def skip(self, error: ImportRefused) -> None:
-        """Skip the piece that an error is about; raise the error if nothing may be skipped."""
+        """Record the error of a skipped piece; raise it if nothing may be skipped."""
         if not self._skips_bad:
             raise error
         self.skipped.append(error)
@@ -169,7 +169,7 @@ class Source:
     def records(self) -> Iterator[Fields]:
         """Yield the elements of the file's one JSON array, or each of its objects.
 
-        Objects stand one on a line, or are written over several lines.
+        Objects are on one line each, or span several lines.
         """
         if self.is_array():
             yield from self._values(in_array=True)
@@ -179,7 +179,7 @@ class Source:
             yield from self.lines()
 
     def _is_indented(self) -> bool:
-        """Return whether the first object goes on beyond the end of its line."""
+        """Return whether the first object continues after the end of its line."""
         lines = self._raw_lines()
         text = next(lines, (0, b""))[1].decode("utf-8", errors="replace").strip(_BLANK)
         try:
@@ -195,14 +195,14 @@ class Source:
         return self._begins_with(b"[")
 
     def looks_like_json(self) -> bool:
-        """Return whether the file begins as JSON objects do, or an array of them."""
+        """Return whether the file begins like a JSON object or an array of objects."""
         return self._begins_with(b"{", b"[")
 
     def _begins_with(self, *beginnings: bytes) -> bool:
         return self.head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(beginnings)
 
     def _opened(self) -> TextIO:
-        # utf-8-sig: a byte order mark at the beginning is no text.
+        # utf-8-sig: a byte order mark at the beginning is not part of the text.
         return self.path.open(encoding="utf-8-sig", errors="strict", newline="\n")
 
     def _values(self, *, in_array: bool) -> Iterator[Fields]:
@@ -253,7 +253,7 @@ class Source:
 
 
 class _Window:
-    """A text file through a window that grows to hold one value and forgets what was taken from it."""
+    """Reads a text file through a window that grows to hold one value and drops consumed text."""
 
     def __init__(self, source: Source, file: TextIO) -> None:
         self._source = source
@@ -263,7 +263,7 @@ class _Window:
         self._ended = False
 
     def peek(self) -> str:
-        """Return the next character that is not blank, without taking it; "" at the end."""
+        """Return the next nonblank character without consuming it; "" at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _BLANK:
                 self._at += 1
@@ -273,7 +273,7 @@ class _Window:
                 return ""
 
     def skip(self, expected: str) -> None:
-        """Take one character that must be there."""
+        """Consume one expected character."""
         if (found := self.peek()) != expected:
             what = (
                 f"has {found!r} where {expected!r} is expected"
@@ -284,7 +284,7 @@ class _Window:
         self._at += 1
 
     def decode(self, decoder: json.JSONDecoder, where: str) -> object:
-        """Take one JSON object; the window grows until it holds all of it."""
+        """Consume one JSON object; the window grows until it holds all of it."""
         if (found := self.peek()) != "{":
             raise ImportRefused(where, "", f"begins with {found!r}: expected an object")
         while True:
@@ -303,7 +303,7 @@ class _Window:
                 return cast("object", value)
 
     def _may_be_cut(self, error: Exception) -> bool:
-        """Return whether what looks wrong may only go on beyond the window."""
+        """Return whether a parse error may only be caused by the end of the window."""
         if not isinstance(error, json.JSONDecodeError):
             return False
         return error.msg.startswith("Unterminated") or error.pos + _LONGEST_WORD >= len(self._text)

@@ -1,4 +1,4 @@
-"""How much a file from elsewhere may hold, so that a hostile one costs bounded time and memory."""
+"""Limit the size of imported files, so that a hostile one costs bounded time and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Limits:
     record_bytes: int = 32 << 20
     message_bytes: int = 4 << 20
     messages: int = 100_000
-    """Messages of one session, those of all branches together."""
+    """Messages of one session, over all branches."""
     sessions: int = 100_000
     nesting: int = 64
     """Levels of lists and objects within a record."""

@@ -1,10 +1,10 @@
 """Read the logs database of the `llm` command line tool: every conversation in it, oldest first.
 
-llm keeps its conversations in two ways, and a database that was upgraded has both: until 0.31 as rows of
+llm has two schemas, and an upgraded database contains both: until 0.31 rows of
 `conversations` and `responses`, from 0.32 on as `threads` and `turns` over a tree of `messages`, branches
 included. Both are read.
 
-The file is opened read only, and nothing that its schema defines is run: only tables are read, by plain
+The file is opened read only, and no view or trigger of its schema is run: only tables are read, with plain
 queries.
 """
 
@@ -48,7 +48,7 @@ _PARTS = {
     "reasoning": "thoughts",
     "attachment": "attachments",
 }
-"""Parts of messages that have no place here, in the plural; others are counted under their own type."""
+"""Plural names of unsupported message parts; other parts are counted under their own type."""
 
 
 def is_sqlite(source: Source) -> bool:
@@ -57,7 +57,7 @@ def is_sqlite(source: Source) -> bool:
 
 
 def read(source: Source) -> Iterator[SessionArchive]:
-    """Yield the conversations. Raises ImportRefused for a database or a row that is not as expected."""
+    """Yield the conversations. Raises ImportRefused for an unexpected database or row."""
     if not is_sqlite(source):
         raise ImportRefused(source.name, "", "is not an SQLite database")
     try:
@@ -81,7 +81,7 @@ def read(source: Source) -> Iterator[SessionArchive]:
 
 def _connected(source: Source) -> sqlite3.Connection:
     database = sqlite3.connect(f"{source.path.resolve().as_uri()}?mode=ro", uri=True)
-    # A value that is larger is an error before it is in memory.
+    # SQLite refuses a larger value before it is in memory.
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, source.limits.record_bytes)
     database.execute("PRAGMA trusted_schema = OFF")
     database.execute("PRAGMA query_only = ON")
@@ -89,7 +89,7 @@ def _connected(source: Source) -> sqlite3.Connection:
 
 
 class _Tables:
-    """The tables of one opened logs database, and typed access to what is in them."""
+    """Typed access to the tables of an open logs database."""
 
     def __init__(self, source: Source, database: sqlite3.Connection) -> None:
         self.source = source
@@ -98,11 +98,11 @@ class _Tables:
         self._columns = {name: self._columns_of(name) for name in names}
 
     def has(self, needed: Mapping[str, tuple[str, ...]]) -> bool:
-        """Return whether tables with these columns are there."""
+        """Return whether tables with these columns exist."""
         return all(self._columns[table].issuperset(columns) for table, columns in needed.items())
 
     def has_table(self, *tables: str) -> bool:
-        """Return whether tables of these names are there."""
+        """Return whether tables with these names exist."""
         return all(self._columns[table] for table in tables)
 
     def refuse_missing(self, needed: Mapping[str, tuple[str, ...]]) -> NoReturn:
@@ -123,7 +123,7 @@ class _Tables:
             yield {**dict.fromkeys(optional), **dict(zip(present, row, strict=True))}
 
     def fragments(self, table: str, key: str) -> dict[object, list[object]]:
-        """Return the contents of the fragments in front of each text, by the key that names it."""
+        """Return the contents of the fragments that precede each text, by the text's key."""
         found: dict[object, list[object]] = {}
         if self.has_table(table, "fragments"):
             query = (
@@ -142,7 +142,7 @@ class _Tables:
         return frozenset(cast("str", name) for (name,) in rows)
 
     def joined(self, where: str, field: str, fragments: list[object], own: object, between: str) -> str:
-        """Return a text with the fragments that stand before it."""
+        """Return a text with the fragments that precede it."""
         parts = [self.text(where, "fragments", part) for part in fragments]
         text = self.text(where, field, own)
         return self.text(where, field, between.join([*parts, text] if text else parts))
@@ -160,7 +160,7 @@ class _Tables:
         return value
 
     def moment(self, where: str, value: object) -> datetime | None:
-        """Return a time in UTC; None where there is none."""
+        """Return a time in UTC, or None if it is absent."""
         if value is None:
             return None
         try:
@@ -174,7 +174,7 @@ class _Tables:
         return clean_name(title if isinstance(title, str) else None, f"{self.source.path.stem}-{number}")
 
     def check_count(self, where: str, count: int) -> None:
-        """Refuse a session with one message too many."""
+        """Refuse a session with too many messages."""
         if count > self.source.limits.messages:
             self.refuse(where, f"has more than {self.source.limits.messages:,} messages")
 
@@ -186,7 +186,7 @@ class _Tables:
 def _numbered(
     source: Source, first: int, pieces: Iterator[tuple[str, Callable[[int], SessionArchive | None]]]
 ) -> Iterator[SessionArchive]:
-    """Yield the sessions that a table's rows stand for."""
+    """Yield the sessions of a table's rows."""
     for number, (table, make) in enumerate(pieces, start=first):
         if number > source.limits.sessions:
             raise ImportRefused(source.name, table, f"are more than {source.limits.sessions:,}")
@@ -213,7 +213,7 @@ class _Responses:
         yield from _numbered(
             self._source, first, (("conversations", partial(self._session, row)) for row in rows)
         )
-        # What is left belongs to no conversation.
+        # The remaining rows belong to no conversation.
         for key, responses in self._responses.items():
             self._source.leave_out(
                 "responses without a conversation", len(responses), where=f"responses of {key!r}"

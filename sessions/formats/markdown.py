@@ -1,6 +1,6 @@
-"""Sessions as a Markdown document. Every message is a quotation, so that nothing in it can end it.
+"""Write sessions as a Markdown document. Every message is a quotation, so its text cannot end it.
 
-Text stays as it was written, a reply's Markdown included; only HTML is kept from being obeyed. Writes only.
+Text is unchanged, a reply's Markdown included; only HTML is escaped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write(archives: Sequence[SessionArchive], file: Output) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return one line in which no character means anything."""
+    """Return one line with all Markdown characters escaped."""
     return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split()))
 
 

@@ -1,7 +1,7 @@
 """Read and write conversations as lists of role and text: OpenAI's `messages`, and ShareGPT.
 
-Only the path to the head is written, without ids, settings or digests. Messages and calls of tools, and
-parts of messages that are not text, are left out and counted; an unknown role is refused.
+Only the path to the head is written, without ids, settings or digests. Tool messages and calls, and message
+parts that are not text, are left out and counted. An unknown role is refused.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PARTS = {
     "input_file": "files",
     "refusal": "refusals",
 }
-"""Kinds of parts of a message, and what those without text are called in the plural."""
+"""Kinds of message parts, with plural names for those without text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TurnList:
-    """How one format spells a conversation.
+    """The field and role names of one format.
 
     ``named`` is the field for the session's name that is written, ``titles`` those that are read;
     ``writes`` has the name of each role, ``reads`` the role of each name. Messages of the roles ``tools``
@@ -58,7 +58,7 @@ class TurnList:
             file.write(json_line({**named, self.turns: turns}) + "\n")
 
     def matches(self, first: Fields) -> bool:
-        """Return whether a file whose first record this is can be in this format."""
+        """Return whether a file with this first record can be in this format."""
         return isinstance(first.values.get(self.turns), list)
 
     def read(self, source: Source) -> Iterator[SessionArchive]:
@@ -97,7 +97,7 @@ class TurnList:
 
 
 def _text(turn: Fields, key: str, source: Source) -> str:
-    """Return a text, also where it comes as a list of parts; parts without text are left out."""
+    """Return a text, which may be given as a list of parts; parts without text are left out."""
     if not isinstance(turn.value(key), list):
         return turn.text(key)
     parts: list[str] = []

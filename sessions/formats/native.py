@@ -1,9 +1,9 @@
-"""Read and write sessions as JSON lines that lose nothing: what is imported verifies and replays.
+"""Read and write sessions losslessly as JSON lines, so that imported sessions verify and replay.
 
 The first line names the format, its version and the number of sessions. Each session is then one line of
 type "session", which counts what follows it, and one line for each checkpoint, message and generation. Ids
-are those of the store that wrote the file: within a session they say what belongs together, and an import
-gives new ones. Digests are checked line by line.
+are those of the store that wrote the file: they link the records of a session, and an import assigns new
+ones. Digests are checked line by line.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _PARTS: tuple[_Part, ...] = get_args(_Part)
 _ENVIRONMENT_TEXTS = ("weights", "device", "path", "dtype", "cpu", "torch", "numba")
 _ENVIRONMENT_NUMBERS = ("threads", "kernel_version", "context_rule")
 _LONGEST = 1e9  # seconds that a reply can have taken
-_SHORT = 1 << 12  # bytes of what is neither a message nor made of tokens: names, hashes, paths
+_SHORT = 1 << 12  # bytes of short strings: names, hashes, paths
 T = TypeVar("T")
 
 
 def write(archives: Sequence[SessionArchive], file: Output) -> None:
-    """Write the sessions, a line a record."""
+    """Write the sessions, one record per line."""
     _line(file, {"format": FORMAT, "version": VERSION, "sessions": len(archives)})
     for archive in archives:
         parts: dict[_Part, Sequence[Checkpoint | Message | Generation]] = {
@@ -61,12 +61,12 @@ def write(archives: Sequence[SessionArchive], file: Output) -> None:
 
 
 def is_ours(first: Fields) -> bool:
-    """Return whether the first line of a file is the one that ``write`` begins with."""
+    """Return whether the first line of a file is the header that ``write`` writes."""
     return first.values.get("format") == FORMAT
 
 
 def read(source: Source) -> Iterator[SessionArchive]:
-    """Yield the sessions of a file. Raises ImportRefused for the first line that does not hold."""
+    """Yield the sessions of a file. Raises ImportRefused for the first invalid line."""
     lines = _Lines(source)
     header = lines.next()
     if header is None or not is_ours(header):
@@ -94,7 +94,7 @@ def read(source: Source) -> Iterator[SessionArchive]:
 
 
 class _Lines:
-    """The lines of a file, of which the last one can be given back."""
+    """The lines of a file; the last line read can be pushed back."""
 
     def __init__(self, source: Source) -> None:
         self._lines = source.lines()
@@ -106,7 +106,7 @@ class _Lines:
         return next(self._lines, None) if line is None else line
 
     def next_of(self, part: _Part) -> Fields | None:
-        """Return the next line, which must be of a type; None at the end, or where another session begins."""
+        """Return the next line, which must have this type; None at the end or at the next session."""
         line = self.next()
         if line is not None and line.values.get("type") == "session":
             self._given_back = line
@@ -116,7 +116,7 @@ class _Lines:
         return line
 
     def skip_to_session(self) -> None:
-        """Pass over lines until one that begins a session is the next."""
+        """Skip lines up to the beginning of the next session."""
         while (line := self.next()) is not None:
             if line.values.get("type") == "session":
                 self._given_back = line
@@ -182,7 +182,7 @@ def _name(first: Fields) -> str:
 def _records(
     first: Fields, lines: _Lines, part: _Part, record: Callable[[Fields], T]
 ) -> dict[int, tuple[Fields, T]]:
-    """Read as many lines of one type as the session's line says."""
+    """Read the number of lines of one type that the session's line states."""
     count = first.integer(f"{part}s")
     found: dict[int, tuple[Fields, T]] = {}
     for number in range(count):
@@ -263,7 +263,7 @@ def _plain(line: Fields, key: str) -> dict[str, object]:
 
 
 def _receipt(line: Fields) -> dict[str, object]:
-    """Return what the decoder reported; the hash of the logits is text."""
+    """Return the decoder's metadata; the hash of the logits is text."""
     line.inner("receipt").text_or_none("logits_hash", most=_SHORT)
     return line.mapping("receipt")
 
@@ -281,7 +281,7 @@ def _timings(line: Fields) -> dict[str, object]:
 
 
 def _environment(line: Fields) -> dict[str, object]:
-    """Return what explains a reply; the values that a replay reads have their types."""
+    """Return a reply's metadata; the values that a replay reads are type-checked."""
     values = line.mapping("environment")
     inner = line.inner("environment")
     for key in _ENVIRONMENT_TEXTS:

@@ -1,7 +1,7 @@
-"""Select what Markdown and HTML documents show, and make control characters in it visible.
+"""Select the content of Markdown and HTML documents, and make its control characters visible.
 
-Documents are for reading: they show the path to the head, and cannot be imported. How the replies came about
-stands once in the heading, with the names of files only, and below a reply only where it differs.
+Documents are for reading: they show the path to the head, and cannot be imported. The heading describes how
+the replies were generated, with file names only; a reply repeats only the values that differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sessions.records import Generation, Message, SessionArchive
 
 SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
-# Controls that documents may not hold become their pictures; newline and tab stay.
+# Control characters become their visible symbols; newline and tab stay.
 _DIRECTION_MARKS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if code not in {0x09, 0x0A}},
@@ -40,7 +40,7 @@ def visible(text: str) -> str:
 
 
 def entries(archive: SessionArchive) -> Iterator[Entry]:
-    """Yield the messages of the path to the head; a reply tells only how it differs from the heading."""
+    """Yield the messages of the path to the head; a reply shows only its differences from the heading."""
     made_by = {each.reply_id: each for each in archive.generations if each.reply_id is not None}
     usual = _usual(archive)
     paths = {each.id: each.path for each in archive.checkpoints}
@@ -70,7 +70,7 @@ def summary(archive: SessionArchive) -> list[tuple[str, str]]:
 
 
 def _usual(archive: SessionArchive) -> dict[str, str]:
-    """Return how the first reply of the path came about: its checkpoint and its sampling."""
+    """Return the checkpoint and the sampling settings of the first reply of the path."""
     made_by = {each.reply_id: each for each in archive.generations if each.reply_id is not None}
     paths = {each.id: each.path for each in archive.checkpoints}
     found = (made_by[each.id] for each in path_of(archive) if each.id in made_by)
@@ -79,7 +79,7 @@ def _usual(archive: SessionArchive) -> dict[str, str]:
 
 
 def _how(generation: Generation, paths: Mapping[int, str]) -> dict[str, str]:
-    # The name of the file alone: a folder may carry the name of a person.
+    # Only the file name: a folder name may contain a person's name.
     name = re.split(r"[/\\]", paths[generation.checkpoint_id])[-1]
     return {"checkpoint": name, "sampling": _sampling(generation.sampling)}
 
@@ -88,14 +88,14 @@ def _sampling(sampling: Mapping[str, object]) -> str:
     words = [
         f"{name} {value}"
         for name, value in sampling.items()
-        # A switch is no part of the sampling proper, and what is off says nothing.
+        # A switch is not a sampling setting, and disabled settings are not shown.
         if value is not None and not isinstance(value, bool)
     ]
     return ", ".join(words)
 
 
 def _differing(generation: Generation, paths: Mapping[int, str], usual: Mapping[str, str]) -> Iterator[str]:
-    """Yield what a reader cannot take from the heading."""
+    """Yield the facts that the heading does not show."""
     for name, value in _how(generation, paths).items():
         if usual.get(name) != value:
             yield value
