@@ -2,11 +2,11 @@
 
     python -m bench.thousand_jobs [--jobs 1000] [--backend asyncio|trio] [--seed 0] [--ckpt PATH]
 
-First every reply is generated alone by a decoder without a cache. Then all are submitted at once to one engine,
-with ten subscribers that stall permanently after their first event. A fifth of the jobs are cancelled at
-random: in the queue, at their first tokens, or later. Exit status 1 if a reply differs from its solo run (ids or
-logits), if a history is not whole, or if a task, a thread, an open file, a job or a state of the decoder is
-left.
+First every reply is generated alone by a decoder without a cache. Then all are submitted at once to one
+engine, with ten subscribers that stall permanently after their first event. A fifth of the jobs are cancelled
+at random: in the queue, at their first tokens, or later. Exit status 1 if a reply differs from its solo run
+(ids or logits), if a history is incomplete, or if a task, a thread, an open file, a job or a state of the
+decoder is left.
 """
 
 from __future__ import annotations

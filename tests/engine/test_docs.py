@@ -97,7 +97,7 @@ def test_every_state_and_every_limit_of_a_job_is_there() -> None:
 
 
 def test_the_bounds_are_those_of_the_code() -> None:
-    assert f"{FEED_CAPACITY:,} events" in section("What is promised")
+    assert f"{FEED_CAPACITY:,} events" in section("Guarantees")
     assert f"latest {REMEMBERED:,} jobs" in section("Statistics")
 
 
