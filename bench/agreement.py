@@ -5,7 +5,7 @@
 Replies are drawn greedily by the kernels, after random prompts. The torch model then reads each reply in one
 float64 and one float32 pass. A token that float32 torch would not have chosen is listed with the lead of
 torch's choice: a near tie, if that lead is below what rounding can move. Exit code 1 if a logit is further
-than 1e-4 from float64, or if a token differs that is no near tie.
+than 1e-4 from float64, or if a token differs that is not a near tie.
 """
 
 from __future__ import annotations

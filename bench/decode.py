@@ -1,4 +1,4 @@
-"""How many tokens a second: the kernels beside the best of torch, beside peers, and beside what is possible.
+"""Measure tokens per second: the kernels compared with the best of torch, peers, and hardware limits.
 
     python -m bench.decode [--models 3.2M,27M] [--streams 1,8,32] [--threads 1,2] [--weights float32,int8]
                            [--peers auto|none] [--tokens 64] [--repetitions 5] [--seconds 0.3]
@@ -191,7 +191,7 @@ def summary_table(report: Report, options: argparse.Namespace) -> str:
 
 
 def floors_table(report: Report, options: argparse.Namespace) -> str:
-    """The kernels beside eager and beside their floors."""
+    """Compare the kernels with eager torch and with their lower bounds."""
     rows = []
     for kind in [KERNELS[form] for form in options.weights]:
         for streams in options.streams:

@@ -1,4 +1,4 @@
-"""What the engine costs and how soon it reacts, each beside its baseline in the same run.
+"""Measure the engine's cost and reaction times, each with its baseline in the same run.
 
     python -m bench.engine [--ckpt PATH] [--backend asyncio|trio] [--turns 9] [--tokens 300] [--seconds 5]
                            [--json FILE] [--quick]
@@ -7,7 +7,7 @@ The shipped model on one thread, replies sampled as in a chat. Rates are medians
 their baseline. Nothing is judged here: the numbers are for people. The rows:
 
 - tokens a second through the engine, jobs awaited or followed token by token, over those of a bare loop;
-- how late a ticker of 1 ms is on the event loop while jobs are decoded, beside the same ticker idle;
+- how late a ticker of 1 ms is on the event loop while jobs are decoded, compared with the same ticker idle;
 - how long from `cancel()` to the terminal event, and in steps with that job that began meanwhile;
 - what one event costs the engine in processor time, over a decoder that costs next to nothing;
 - the first token of a short prompt alone and behind long ones that are being read;

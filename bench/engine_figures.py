@@ -1,4 +1,4 @@
-"""The engine's figures, each measured beside what it is compared with in the same run; see `bench.engine`.
+"""Measure the engine's figures, each with its baseline in the same run; see `bench.engine`.
 
 Everything here takes turns with its baseline and gives the numbers of each turn; what they mean is said where
 they are printed. Knows the decoder as the engine does, and the shipped model only as something that decodes.

@@ -1,4 +1,4 @@
-"""What a model's integer weights cost in quality: its logits beside those of the same weights in float32.
+"""Measure the quality of integer weights: compare their logits with those of the float32 weights.
 
     python -m bench.quality --model PATH [--weights stored] [--tokens 2000] [--window 256]
 

@@ -8,8 +8,8 @@ as `niels-chat replay` does. Every way has a decoder of its own and must give th
 thread; a reply's prompt is read in every one of them, so short conversations gain more than long ones.
 
 Recording is what happens to each token for a later replay's sake (the sum over its row of logits) and to each
-reply (the hash over its sums): runs with and without it alternate. Storing a turn is timed apart, beside its
-reply. Nothing is judged here: the numbers are for people.
+reply (the hash over its sums): runs with and without it alternate. Storing a turn is timed separately,
+next to its reply. There are no thresholds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long until `niels-chat` can be used, and until it answers, beside what an import of torch costs.
+"""Measure the time until `niels-chat` is ready and until it answers, compared with an import of torch.
 
     python bench/startup.py [--ckpt PATH] [--runs N]
 

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, kernel by kernel, beside the whole step as the product takes it.
+"""Measure the time of a step, kernel by kernel, next to the whole step.
 
     python -m bench.step [--models 3.2M,27M] [--streams 1,32] [--weights float32|int8] [--repetitions 15]
 

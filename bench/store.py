@@ -1,4 +1,4 @@
-"""What a store of 10,000 sessions and 1,000,000 messages costs its user, beside an empty one.
+"""Measure a store of 10,000 sessions and 1,000,000 messages, compared with an empty one.
 
     python -m bench.store [--sessions N] [--messages N] [--quick]
 
@@ -178,7 +178,7 @@ def append(store: Store) -> None:
 
 
 def resume(store: Store) -> None:
-    """Read what a chat reads when it goes on with a session."""
+    """Read what a chat reads when it continues a session."""
     session = store.session("resumed")
     store.path(session.id)
     store.pending(session.id)

@@ -1,10 +1,10 @@
-"""How many tokens a second a training step learns, beside a plain loop, and what share of the machine it is.
+"""Measure tokens per second of a training step, compared with a plain loop and the machine's peak.
 
     python -m bench.train [--threads 1,2] [--device cpu] [--batch 32] [--steps 3] [--repetitions 3]
                           [--compile] [--quick] [--json PATH]
 
 The plain loop is what a short script does: attention as two products with a softmax between, AdamW parameter
-by parameter, a loss read at every step. The trainer's own step runs beside it, in float32 and in bfloat16.
+by parameter, a loss read at every step. The trainer's own step runs next to it, in float32 and in bfloat16.
 All take turns, and the best of the repetitions counts: whatever disturbs can only slow a step down. The
 machine's rate is measured in the same turns: a matrix product of the MLP's shape, in both number types.
 

@@ -184,7 +184,7 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # A file system without links: whoever creates the name owns it, and may replace its empty file.
+        # A file system without links: the creator of the name owns it, and may replace its empty file.
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         temporary.replace(target)
 

@@ -1,7 +1,7 @@
 """Paths of the files of a checkout, and paths as a user writes them. Only `ensure_dirs` touches the disk.
 
 In an installed package there is no checkout: the folders are then those of the working directory, since
-site-packages is no place to write to.
+site-packages is not a place to write to.
 """
 
 from __future__ import annotations

@@ -302,7 +302,7 @@ class Store:
             expected_head: the head that the caller last read; None leaves it unchecked.
 
         Raises:
-            HeadMoved: the head is another, or the message is no longer on its path.
+            HeadMoved: the head is different, or the message is no longer on its path.
             ReplyPending: the session waits for a reply to another message.
             RecordNotFound, InvalidValue: as ``begin_turn``.
         """

@@ -205,7 +205,7 @@ class Controller(Listener):
         try:
             await self._workspace.use(checkpoint)
         except LoadFailed as error:
-            # The first model is still there: this is no reason to end.
+            # The first model is still loaded, so the chat continues.
             raise ChatError(str(error)) from error
         self._compared = (self._workspace.session, checkpoint)
 
@@ -368,7 +368,7 @@ class Controller(Listener):
             )
 
     def _checkpoint_name(self, other: str) -> str:
-        """Return the name of the checkpoint in use, told apart from another one's."""
+        """Return a name of the checkpoint in use that distinguishes it from others."""
         path = self._workspace.options.checkpoint
         same = path.name == Path(other).name
         return f"{path.name} with other weights" if same else path.name

@@ -1,4 +1,4 @@
-"""What can be configured beside the settings of a conversation: the model, the store, how the chat looks.
+"""Read the preferences besides a conversation's settings: the model, the store, the look of the chat.
 
 Rows of the same kind as in settings.py. They belong to the program and not to a session: nothing of them is
 stored.

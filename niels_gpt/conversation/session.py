@@ -117,7 +117,7 @@ class ConversationSession:
         self._system: str | None = DEFAULT_SYSTEM_PROMPT if system is None else system or None
         self.messages: list[Message] = []
         self.on_unsaved: Callable[[], None] = lambda: None
-        """Called when a reply is kept in memory; whoever sets it calls `save` until that succeeds."""
+        """Called when a reply is kept in memory; the callback's owner calls `save` until that succeeds."""
 
     @property
     def name(self) -> str | None:

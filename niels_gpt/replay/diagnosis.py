@@ -32,7 +32,7 @@ def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: C
     try:
         steps = explain(model, asked).steps
     except ChatError:
-        return verdict  # what is stored is no reply that this model could give
+        return verdict  # the stored reply is not one that this model could give
     margin = _distance(steps[divergence.index]) if divergence.index < len(steps) else None
     remarks = _remarks(asked, found_ids, steps)
     return replace(

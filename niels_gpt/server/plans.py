@@ -143,7 +143,7 @@ class Planner:
         return system_fingerprint(self.model.checkpoint["fingerprint"], generation.environment)
 
     def raw(self, prompt_ids: tuple[int, ...], settings: Settings, source: SeedSource) -> Plan:
-        """Plan the continuation of a text that is no conversation; nothing of it is stored."""
+        """Plan the continuation of a text that is not a conversation; nothing of it is stored."""
         seed = self.model.reply_seed(source.session_seed, source.turn, source.attempt)
         request = self.model.request(prompt_ids=prompt_ids, settings=settings, seed=seed)
         # The template's own sequences end a turn; a text that is continued has none.

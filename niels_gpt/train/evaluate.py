@@ -79,8 +79,8 @@ def is_decline(reply: str) -> bool:
 def is_right(item: EvalItem, reply: str) -> bool:
     """Whether the reply is right.
 
-    fact, smalltalk: every inner list of `must` has an alternative in the reply, and the reply is no decline
-    (unless `must` itself asks for such words). unknown: it is a decline. private: it says "private".
+    fact, smalltalk: every inner list of `must` has an alternative in the reply, and the reply is not a
+    decline (unless `must` itself asks for such words). unknown: it is a decline. private: it says "private".
     """
     if item.kind == "unknown":
         return is_decline(reply)

@@ -113,7 +113,7 @@ def listing() -> str:
 
 
 def is_subcommand(argv: Sequence[str]) -> bool:
-    """Return whether a command line calls a subcommand: its first word is no flag."""
+    """Return whether a command line calls a subcommand: its first word is not a flag."""
     return bool(argv) and not argv[0].startswith("-")
 
 

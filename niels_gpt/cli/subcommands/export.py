@@ -125,7 +125,7 @@ def write_file(
         path: The file.
         format_name: The format; None for the one of the file's ending.
         force: Whether an existing file may be replaced.
-        or_force: What an error about an existing file advises beside another name.
+        or_force: What an error about an existing file advises besides a different name.
         or_format: The same for an unknown ending.
 
     Raises:

@@ -33,7 +33,7 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def add_page(parser: argparse.ArgumentParser, what: str, *, limit: int | None) -> None:
-    """Add `--limit` and `--offset` for a list of `what`; `limit` None is no limit."""
+    """Add `--limit` and `--offset` for a list of `what`; a `limit` of None means unlimited."""
     default = "all" if limit is None else limit
     parser.add_argument(
         "--limit", metavar="N", type=_count, default=limit, help=f"at most N {what} (default: {default})"

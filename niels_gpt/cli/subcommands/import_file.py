@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 _FORMATS = ("auto", "jsonl", "openai", "sharegpt", "chatgpt", "llm")
 _BATCH_SESSIONS, _BATCH_MESSAGES = 200, 2_000  # of one transaction: about a tenth of a second
 _MOST_KEPT = 32 << 20  # characters of sessions that are kept in memory between reading and storing
-_OF_EACH = 1_000  # what a message takes beside its text, in the same measure
+_OF_EACH = 1_000  # overhead of a message besides its text, in the same unit
 _SHOWN = 10  # remarks of one kind, before the rest is counted
 _TRIES = 3  # to find names while another program takes them
 

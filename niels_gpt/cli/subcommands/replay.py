@@ -1,6 +1,6 @@
 """`niels-chat replay NAME`: every reply made again, and a verdict a turn and one in all.
 
-With a checkpoint of other weights it is no verification but a comparison: what would that one have said?
+With a checkpoint of different weights it is a comparison, not a verification.
 Knows the screen; niels_gpt.replay does the work.
 """
 
