@@ -86,7 +86,9 @@ def info(state: State) -> dict[str, Any]:
 
 
 def _default_system(state: ServerState) -> str:
-    system = state.options.chat.system
+    """Return the system prompt of new sessions; "" for none, as for models of other projects."""
+    chat = state.options.chat
+    system = chat.default_system if chat.system is None else chat.system
     return DEFAULT_SYSTEM_PROMPT if system is None else system
 
 

@@ -6,11 +6,15 @@ import json
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.serve_cli import parse_options
+from niels_gpt.server.native_api import _default_system
+from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import open_store
 from tests.server.conftest import ThreadServer
 from tests.server.server_process import chat, frames_of
@@ -218,3 +222,18 @@ def test_a_server_that_others_can_reach_needs_a_key(
     (tmp_path / "key").write_text(f"{KEY}\n")
     flags = ["--host", "0.0.0.0", "--api-key-file", str(tmp_path / "key")]  # noqa: S104 - not opened
     assert parse_options(flags, {}).api_key == KEY
+
+
+@pytest.mark.parametrize(
+    ("options", "system"),
+    [
+        (ChatOptions(), DEFAULT_SYSTEM_PROMPT),
+        (ChatOptions(default_system=""), ""),
+        (ChatOptions(default_system="be brief"), "be brief"),
+        (ChatOptions(default_system="", system="be brief"), "be brief"),
+    ],
+)
+def test_a_new_session_starts_from_the_system_prompt_of_the_options(options: ChatOptions, system: str):
+    # A model of another project has none of its own: its template decides.
+    state: Any = SimpleNamespace(options=SimpleNamespace(chat=options))
+    assert _default_system(state) == system
