@@ -9,7 +9,7 @@ import tempfile
 import torch
 
 from niels_gpt.generation.functions import generate_from_text, generate_text, sample_next_token
-from niels_gpt.model.pretrained import from_pretrained
+from niels_gpt.model.loading import from_pretrained
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
 

@@ -1,8 +1,8 @@
 """The methods that users of the original project call on a model, as thin delegates.
 
 The code they call is a layer up (`generation/language_model.py`) or needs the registry of all models
-(`model/pretrained.py`), so it is looked up when a method is called: a model is weights and a forward pass,
-and its module imports neither.
+(`model/pretrained.py`, `model/loading.py`), so it is looked up when a method is called: a model is weights
+and a forward pass, and its module imports neither.
 """
 
 from __future__ import annotations
@@ -76,17 +76,16 @@ class ModelMethods:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the model into a directory; see `niels_gpt.model.pretrained.save_pretrained`."""
-        _pretrained().save_pretrained(self, directory, tokenizer=self.tokenizer)
+        module = importlib.import_module("niels_gpt.model.pretrained")
+        module.save_pretrained(self, directory, tokenizer=self.tokenizer)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: str = "auto") -> Self:
-        """Load a model of this class; see `niels_gpt.model.pretrained.from_pretrained`."""
-        return _pretrained().from_pretrained(directory, device=device, kind=cls)
+        """Load a model of this class; see `niels_gpt.model.loading.from_pretrained`."""
+        return importlib.import_module("niels_gpt.model.loading").from_pretrained(
+            directory, device=device, kind=cls
+        )
 
     def _language_model(self) -> Any:
         module = importlib.import_module("niels_gpt.generation.language_model")
         return module.LanguageModel(self, self.tokenizer)
-
-
-def _pretrained() -> Any:
-    return importlib.import_module("niels_gpt.model.pretrained")

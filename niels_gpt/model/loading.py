@@ -261,3 +261,17 @@ def _own(path: Path, content: Mapping[str, Any], device: str) -> LoadedModel:
         path=path,
         device=device,
     )
+
+
+def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type | None = None) -> AnyModel:
+    """Load a model of any architecture, or of `kind` alone, with its tokenizer; CheckpointError."""
+    from niels_gpt.device import device_named  # noqa: PLC0415 - torch
+
+    loaded = load_model(directory, device=device_named(device))
+    if kind is not None and not isinstance(loaded.model, kind):
+        raise CheckpointError(
+            f"{str(directory)!r} holds a {loaded.cfg.arch} model, expected {kind.__name__}; use its own class"
+        )
+    model = loaded.model
+    model.tokenizer = loaded.tokenizer
+    return model

@@ -18,7 +18,7 @@ from niels_gpt.model.stored import CheckpointError, as_weight, stored_bytes
 from niels_gpt.model.weights import dequantise
 
 if TYPE_CHECKING:
-    from niels_gpt.model.registry import AnyModel, Model
+    from niels_gpt.model.registry import Model
     from niels_gpt.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -90,18 +90,3 @@ def _model_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
             f"{CONFIG} has no object 'model' with the sizes, expected what save_pretrained writes"
         )
     return model_cfg, step
-
-
-def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type | None = None) -> AnyModel:
-    """Load a model of any architecture, or of `kind` alone, with its tokenizer; CheckpointError."""
-    from niels_gpt.device import device_named  # noqa: PLC0415 - torch
-    from niels_gpt.model.loading import load_model  # noqa: PLC0415 - it reads directories with this module
-
-    loaded = load_model(directory, device=device_named(device))
-    if kind is not None and not isinstance(loaded.model, kind):
-        raise CheckpointError(
-            f"{str(directory)!r} holds a {loaded.cfg.arch} model, expected {kind.__name__}; use its own class"
-        )
-    model = loaded.model
-    model.tokenizer = loaded.tokenizer
-    return model

@@ -12,8 +12,7 @@ from niels_gpt.generation.batched_decoder import BatchedDecoder
 from niels_gpt.model.bdh import BDH, BDHConfig
 from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.model.loading import load_model
-from niels_gpt.model.pretrained import from_pretrained
+from niels_gpt.model.loading import from_pretrained, load_model
 from niels_gpt.model.registry import Model
 from tests.generation.conftest import CONFIGS, make_model
 
