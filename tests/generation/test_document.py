@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from niels_gpt.cli.generate.options import _parser
+from niels_gpt.cli.generate.options import build_parser
 from niels_gpt.model.delegates import ModelMethods
 from niels_gpt.sampling import Sampling
 
@@ -16,7 +16,7 @@ DOCUMENT = (REPO / "docs" / "generation.md").read_text("utf-8")
 
 
 def test_every_flag_in_it_is_a_flag():
-    flags = {name for action in _parser()._actions for name in action.option_strings}
+    flags = {name for action in build_parser()._actions for name in action.option_strings}
     shown = re.findall(r"niels-generate (.*)", DOCUMENT)
     named = {flag for line in shown for flag in re.findall(r"--[a-z_]+", line)}
     assert len(named) > 8
