@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from sessions import StoreDamaged, open_store
+from sessions.fields import checksum
 from tests.sessions import damage_campaign
 
 
@@ -106,3 +109,17 @@ def test_a_new_row_of_every_table_has_a_checksum(store, session, exchange, tmp_p
     store.backup(tmp_path / "copy.db")
     with open_store(tmp_path / "copy.db") as copy:
         assert copy.check() == []
+
+
+def test_the_checksum_of_a_row_never_changes_its_form():
+    # Every stored row has one: another encoding would call all of them damaged.
+    row = {
+        "id": 7,
+        "checksum": "left out",
+        "name": "trip – 旅",
+        "created": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+        "settings": {"top_k": None, "temperature": 0.9},
+        "archived": False,
+    }
+    assert checksum(row) == checksum({**row, "id": 8, "checksum": None}) == "b6e3d04a8c304e66"
+    assert checksum({**row, "archived": True}) != checksum(row)
