@@ -123,7 +123,7 @@ def _kernels(
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.kernels.packing import check_supported, pack, pack_model  # noqa: PLC0415
+    from niels_gpt.kernels.packing import check_supported, pack, pack_model, pack_state  # noqa: PLC0415
 
     stored = isinstance(loaded.cfg, Form)
     if stored:
@@ -139,6 +139,8 @@ def _kernels(
             packed = pack(loaded.form, loaded.weights)
         except ValueError as error:  # numbers in the file that no kernel can hold
             raise BackendError(f"the weights of {str(loaded.path)!r} cannot be used: {error}") from error
+    elif loaded.cfg.arch == "gpt" and loaded.state is not None:
+        packed = pack_state(loaded.own_cfg, loaded.state, weights)  # without building a torch module
     else:
         packed = pack_model(cast("Model", loaded.model), weights)
     decoder = KernelDecoder(packed, loaded.tokenizer, threads=threads)
