@@ -42,6 +42,11 @@ def test_the_cpu_path_is_the_kernels_and_says_so(loaded: LoadedModel) -> None:
     assert backend.notice is None
 
 
+def test_the_kernels_build_no_torch_module_of_our_checkpoints(loaded: LoadedModel) -> None:
+    with closing(open_backend(loaded)):
+        assert "model" not in vars(loaded)  # it is built when it is first asked for
+
+
 def test_without_numba_torch_answers_and_says_why(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
