@@ -3,7 +3,7 @@
 python -m bench.threads [--models 3.2M,27M] [--streams 1,32] [--busy 0,1,2] [--repetitions 9]
 
 Tokens a second of greedy replies with one thread, with two and with the default
-(`niels_gpt.decoding.threads`), which take turns, while as many other processes as asked do nothing but
+(`niels_gpt.decoding.pacing`), which take turns, while as many other processes as asked do nothing but
 compute. Medians, each compared with one thread's. The default has been running for a while when its turns
 count, as in a chat. Nothing is judged here.
 """

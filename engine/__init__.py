@@ -37,7 +37,7 @@ from engine.events import (
     to_json,
 )
 from engine.job import Job, Result, Timings
-from engine.states import JobState
+from engine.job_state import JobState
 from engine.statistics import JobStatistics, Percentiles, Statistics
 
 __all__ = [

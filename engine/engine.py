@@ -23,12 +23,10 @@ from engine.batch import AT_ONCE, Batch, BatchEvent, BatchFailed, Decoded
 from engine.deadlines import Deadlines, check_seconds
 from engine.decoder import Decoder
 from engine.errors import EngineClosed, EngineFull, readable
-from engine.event_log import Cursor, EventLog
+from engine.event_log import Cursor, EventLog, Notifier
 from engine.events import CancelCause
 from engine.job import Job
-from engine.job_state import JobRecord
-from engine.notifier import Notifier
-from engine.states import JobState
+from engine.job_state import JobRecord, JobState
 from engine.statistics import Counters, Statistics
 from engine.worker import Compute, ComputeThread, Future
 

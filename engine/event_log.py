@@ -11,14 +11,40 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
+import anyio
 import anyio.lowlevel
 
 from engine.errors import SubscriberLagged
 from engine.events import Event
-from engine.notifier import Notifier
 
 # After this many events without waiting, a cursor lets other tasks run.
 YIELD_EVERY = 32
+
+
+class Notifier:
+    """A condition of one event loop, without a lock: wakes all tasks that wait now, none that come later.
+
+    No notification is lost to a waiter that looks at its condition and calls `wait` without an await in
+    between. The event is made only when a task waits, so a notification without waiters costs next to
+    nothing.
+    """
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def notify_all(self) -> None:
+        """Wake all waiting tasks."""
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Wait for the next notification; cancelling the wait has no side effect."""
+        if self._event is None:
+            self._event = anyio.Event()
+        await self._event.wait()
 
 
 class EventLog:

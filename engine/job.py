@@ -13,8 +13,7 @@ from typing import Literal
 from engine.errors import GenerationFailed
 from engine.event_log import Cursor
 from engine.events import CancelCause, FinishReason, JobCancelled, JobDone, JobFailed, TokenGenerated
-from engine.job_state import JobRecord
-from engine.states import JobState
+from engine.job_state import JobRecord, JobState
 from engine.statistics import JobStatistics, job_statistics
 
 

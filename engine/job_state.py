@@ -1,12 +1,13 @@
-"""The engine's own record of a job: its state, its log, and the only code that publishes its events.
+"""The states of a job, every legal transition, and the engine's own record of a job.
 
-Each method is one legal transition: it moves the state, appends the event to the job's log, then to the log
-over all jobs.
+The record is the only code that publishes a job's events. Each of its methods is one legal transition: it
+moves the state, appends the event to the job's log, then to the log over all jobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Generic, TypeVar
 
 import anyio
@@ -25,9 +26,43 @@ from engine.events import (
     JobStarted,
     TokenGenerated,
 )
-from engine.states import JobState, check_transition
 
 RequestT = TypeVar("RequestT")
+
+
+class JobState(Enum):
+    """State of a job."""
+
+    QUEUED = "queued"  # accepted, waiting for a place in the batch
+    RUNNING = "running"  # handed to the compute thread
+    CANCELLING = "cancelling"  # cancel requested while running; the compute thread has not released it yet
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can happen to the job any more."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    # A queued job fails only if the engine itself dies.
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.CANCELLING, JobState.DONE, JobState.FAILED}),
+    # DONE: the step that was in flight when the cancel came was the last one; the reply is complete.
+    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.DONE, JobState.FAILED}),
+    JobState.DONE: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset(),
+}
+
+
+def check_transition(job_id: str, old: JobState, new: JobState) -> None:
+    """Raise `RuntimeError`, a bug of the engine, unless a job may go from `old` to `new`."""
+    if new not in TRANSITIONS[old]:
+        legal = sorted(state.value for state in TRANSITIONS[old])
+        raise RuntimeError(f"job {job_id!r} cannot go from {old.value!r} to {new.value!r}; legal: {legal}")
 
 
 class JobRecord(Generic[RequestT]):

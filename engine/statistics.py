@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.job_state import JobRecord
-from engine.states import JobState
+from engine.job_state import JobRecord, JobState
 
 REMEMBERED = 1024  # ended jobs whose times make the percentiles
 

@@ -22,6 +22,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sessions.records import Generation, Message
 
 _MESSAGE = b"niels-gpt message 1"
 _GENERATION = b"niels-gpt generation 1"
@@ -34,6 +38,17 @@ def message_digest(
     """Return the digest (64 hex digits) of a message below the message whose digest is ``parent``."""
     ids = b"" if token_ids is None else b"\x01" + _numbers(*token_ids)
     return _chained(_MESSAGE, _raw(parent), role.encode(), status.encode(), content.encode(), ids)
+
+
+def digest_of_message(message: Message, parent: str | None) -> str:
+    """Return the digest that a message below the one with digest ``parent`` should have."""
+    return message_digest(
+        parent=parent,
+        role=message.role,
+        content=message.content,
+        status=message.status,
+        token_ids=message.token_ids,
+    )
 
 
 def generation_digest(
@@ -66,6 +81,24 @@ def generation_digest(
         _numbers(*forced_ids),
         finish_reason.encode(),
         b"" if logits_hash is None else _json(logits_hash),
+    )
+
+
+def digest_of_generation(generation: Generation, *, user: str, reply: str, fingerprint: str) -> str:
+    """Return the digest that a generation with a reply should have, over those that it is chained to."""
+    return generation_digest(
+        user=user,
+        reply=reply,
+        fingerprint=fingerprint,
+        seed=generation.seed,
+        attempt=generation.attempt,
+        sampling=generation.sampling,
+        max_new_tokens=generation.max_new_tokens,
+        prompt_hash=generation.prompt_hash,
+        trimmed_turns=generation.trimmed_turns,
+        forced_ids=generation.forced_ids,
+        finish_reason=generation.finish_reason or "",
+        logits_hash=(generation.receipt or {}).get("logits_hash"),
     )
 
 

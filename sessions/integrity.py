@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from sessions.digest import generation_digest, message_digest, session_digest
+from sessions.digest import digest_of_generation, digest_of_message, session_digest
 from sessions.records import Checkpoint, Fault, Generation, Message, Verification
 
 
@@ -18,35 +18,6 @@ class ChecksummedRow(Protocol):
 
     id: int
     checksum: str | None
-
-
-def digest_of_message(message: Message, parent: str | None) -> str:
-    """Return the digest that a message below the one with digest ``parent`` should have."""
-    return message_digest(
-        parent=parent,
-        role=message.role,
-        content=message.content,
-        status=message.status,
-        token_ids=message.token_ids,
-    )
-
-
-def digest_of_generation(generation: Generation, *, user: str, reply: str, fingerprint: str) -> str:
-    """Return the digest that a generation with a reply should have, over those that it is chained to."""
-    return generation_digest(
-        user=user,
-        reply=reply,
-        fingerprint=fingerprint,
-        seed=generation.seed,
-        attempt=generation.attempt,
-        sampling=generation.sampling,
-        max_new_tokens=generation.max_new_tokens,
-        prompt_hash=generation.prompt_hash,
-        trimmed_turns=generation.trimmed_turns,
-        forced_ids=generation.forced_ids,
-        finish_reason=generation.finish_reason or "",
-        logits_hash=(generation.receipt or {}).get("logits_hash"),
-    )
 
 
 def message_faults(message: Message, parent: Message | None) -> Iterator[Fault]:

@@ -10,9 +10,9 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 
+from sessions.digest import digest_of_generation
 from sessions.errors import RecordNotFound
 from sessions.fields import read
-from sessions.integrity import digest_of_generation
 from sessions.records import Generation, Message, RecordedTurn, Session
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
 from sessions.validation import checked_int

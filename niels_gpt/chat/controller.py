@@ -19,8 +19,7 @@ from niels_gpt.conversation.listener import Listener
 from niels_gpt.conversation.settings import Value
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.errors import ReportedError
-from niels_gpt.terminal.render import Screen
-from niels_gpt.terminal.spinner import spinning
+from niels_gpt.terminal.render import Screen, spinning
 from niels_gpt.terminal.table import counted
 from niels_gpt.text.files import NOT_UTF8, replaced
 

@@ -65,7 +65,7 @@ def open_backend(
         device: Where to compute.
         weights: The form in which the weights are multiplied.
         threads: Threads that share a step of the kernels; None: one, or two where that measures faster
-            (`decoding.threads`). The number changes no bit of a reply.
+            (`decoding.pacing`). The number changes no bit of a reply.
         on_progress: Called with (kernels compiled, kernels in all) while they are compiled, which happens
             once; first with none compiled.
 

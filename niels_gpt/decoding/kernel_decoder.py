@@ -16,16 +16,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from niels_gpt.decoding.logits_hash import row_multipliers
-from niels_gpt.decoding.prefill_budget import PrefillBudget
+from niels_gpt.decoding.pacing import PrefillBudget, StepThreads
 from niels_gpt.decoding.prefix_cache import PrefixCache, State
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
-from niels_gpt.decoding.sequence import SequenceState
-from niels_gpt.decoding.slots import doubled, new_drawn, new_slots, undo_draws
-from niels_gpt.decoding.threads import StepThreads
+from niels_gpt.decoding.sequence import SequenceState, row_multipliers
 from niels_gpt.kernels.barrier import release
 from niels_gpt.kernels.bdh_packing import PackedBDH
-from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch, run
+from niels_gpt.kernels.decode_loop import (
+    UNIFORMS,
+    doubled,
+    new_drawn,
+    new_scratch,
+    new_slots,
+    run,
+    undo_draws,
+)
 from niels_gpt.kernels.gpt import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.kernels.sampler import set_slot
@@ -119,7 +124,7 @@ class KernelDecoder:
             model: The packed weights.
             tokenizer: One with as many ids as the model.
             prefill_chunk: Tokens of prompts that a step reads, at most; None: a number that suits a chat,
-                larger where a prompt is alone (`prefill_budget`).
+                larger where a prompt is alone (`pacing.PrefillBudget`).
             threads: Threads that share a step where they can; None: as many as measure faster (`threads`).
             prefix_cache_bytes: Bytes of states of ended replies to keep for prompts that begin alike; None:
                 space for `PREFIX_CACHE_TOKENS` tokens of this model, within bounds.

@@ -47,7 +47,7 @@ def logits_rows(
             device = next(model.parameters()).device
             read = torch.tensor([[*prompt_ids, *reply_ids[:-1]]], device=device)
             return model(read)[0, len(prompt_ids) - 1 :].float().cpu().numpy()
-    from niels_gpt.kernels.forward import FORWARDS  # noqa: PLC0415 - Numba, which torch's users may lack
+    from niels_gpt.kernels.decode_loop import FORWARDS  # noqa: PLC0415 - Numba, which torch's users may lack
     from niels_gpt.kernels.fp_env import ieee_arithmetic  # noqa: PLC0415
     from niels_gpt.kernels.gpt import Rows  # noqa: PLC0415
 

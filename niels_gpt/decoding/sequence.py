@@ -1,20 +1,29 @@
-"""Turn rows of logits into the tokens and text of one sequence, and detect the end of the reply.
+"""Turn rows of logits into the tokens and text of one sequence, hash them, and detect the end of the reply.
 
 All decoders use it, so that they draw, stop and count in the same way.
+
+The hash of a reply's rows of logits is made of a sum of each row; equal hashes mean equal bits. The sum is
+taken modulo 2**64: the 32 bits of each number, as a whole number, times a multiplier of its place. Rows that
+differ in one number have different sums; others collide with 2**-33 at worst. SHA-256 over the rows
+themselves would cost several percent of a small model's speed. The kernels sum while a row is in the cache
+(`niels_gpt.kernels.decode_loop`), to the same numbers.
+
+V vocabulary; "..." stands for any leading dimensions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import FinishReason, GenerationRequest, RequestError, Step
+from niels_gpt.rng import UniformGenerator
 from niels_gpt.sampling.errors import PENALTY_OVERFLOW, LogitsError, all_banned
-from niels_gpt.sampling.uniform import UniformGenerator
 from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.tokenizer import Tokenizer
 
@@ -133,7 +142,7 @@ class SequenceState:
     def receipt(self, path: str) -> dict[str, object]:
         """Return the reply's metadata as JSON values; `path` names the arithmetic behind its logits.
 
-        `logits_hash` stands for the rows that were drawn from, in order (see `decoding.logits_hash`).
+        `logits_hash` stands for the rows that were drawn from, in order (see the function `logits_hash`).
         `smallest_margin` is the closest decision, {"value", "index" in the reply}: how far the draw was from
         the nearest other token, as a share of the probability (of the logits for temperature 0); None where
         the arithmetic does not report it.
@@ -146,3 +155,29 @@ class SequenceState:
             "smallest_margin": closest if self._smallest_margin < math.inf else None,
             "path": path,
         }
+
+
+@cache
+def row_multipliers(count: int) -> np.ndarray:
+    """Return the multipliers of a row's places, uint64 (count,), odd and read only.
+
+    They are the first numbers of SplitMix64 (Steele et al. 2014, doi.org/10.1145/2660193.2660195) from
+    state 0, made odd. Recorded hashes depend on them, so they never change.
+    """
+    state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    numbers = (state ^ (state >> np.uint64(31))) | np.uint64(1)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def row_sums(rows: np.ndarray) -> np.ndarray:
+    """Return uint64 (...) for rows (..., V) of float32 whose last axis is contiguous."""
+    words = rows.astype(np.float32, copy=False).view(np.uint32)
+    return np.einsum("...v,v->...", words, row_multipliers(rows.shape[-1]), dtype=np.uint64, casting="safe")
+
+
+def logits_hash(sums: Sequence[int]) -> str:
+    """Return SHA-256, in hex, over the sums of a reply's rows in order, each as 8 bytes, little-endian."""
+    return hashlib.sha256(np.array(sums, "<u8").tobytes()).hexdigest()

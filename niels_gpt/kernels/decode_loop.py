@@ -10,15 +10,20 @@ R rows of a step, N sequences that draw, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
+from niels_gpt.kernels import bdh, gpt
 from niels_gpt.kernels.barrier import wait
-from niels_gpt.kernels.forward import forward
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
 from niels_gpt.kernels.jit import ZERO, compiled, inlined
-from niels_gpt.kernels.sampler import Scratch, Settings, sample
+from niels_gpt.kernels.sampler import Scratch, Settings, new_settings, sample
+
+FORWARDS = {gpt.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
+"""The forward pass of each architecture, by the type of the model's shape."""
 
 
 class Slots(NamedTuple):
@@ -47,7 +52,25 @@ class Drawn(NamedTuple):
     ids: np.ndarray  # (steps, N) int64, or a negative code of `sampler`
     margins: np.ndarray  # (steps, N) float64
     logits: np.ndarray  # (steps, N, head_row) float32
-    sums: np.ndarray  # (steps, N) uint64: of the rows of logits, as in `niels_gpt.decoding.logits_hash`
+    sums: np.ndarray  # (steps, N) uint64: of the rows of logits, as in `niels_gpt.decoding.sequence`
+
+
+def forward(shape, weights, work, rows, wanted, logits, part, parts):
+    """Run all rows of a step through a model; see `gpt.forward` and `bdh.forward`.
+
+    Numba resolves the call when it compiles `run` for an architecture. So the dispatch costs nothing in a
+    step, and architectures that are not used are not compiled.
+    """
+
+
+@overload(forward)
+def _chosen(shape, weights, work, rows, wanted, logits, part, parts):  # noqa: ARG001 - Numba compares the names
+    chosen = FORWARDS[shape.instance_class]
+
+    def call(shape, weights, work, rows, wanted, logits, part, parts):
+        return chosen(shape, weights, work, rows, wanted, logits, part, parts)
+
+    return call
 
 
 @compiled
@@ -121,3 +144,52 @@ def new_scratch(V: int, width: int) -> Scratch:
         order=np.zeros(V, np.int64),
         total=np.zeros(1, np.float32),
     )
+
+
+def new_slots(count: int, V: int) -> Slots:
+    """Make `count` empty slots."""
+
+    def numbers() -> np.ndarray:
+        return np.zeros(count, np.int64)
+
+    def flags() -> np.ndarray:
+        return np.zeros((count, V), np.bool_)
+
+    return Slots(
+        numbers(), numbers(), numbers(), numbers(), numbers(), new_settings(count),
+        np.zeros((count, V), np.int32), flags(), flags(), np.zeros((count, UNIFORMS)), numbers(),
+    )  # fmt: skip
+
+
+def doubled(slots: Slots, V: int) -> Slots:
+    """Return twice as many slots; the first half are copies of these."""
+    count = len(slots.position)
+    larger = new_slots(2 * count, V)
+    for old, new in zip(_arrays(slots), _arrays(larger), strict=True):
+        new[:count] = old
+    return larger
+
+
+def undo_draws(slots: Slots, slot: int, drawn: Sequence[int]) -> None:
+    """Undo the last draws of a slot, made from rows of a draft that turned out to be wrong."""
+    undone = [token_id for token_id in drawn if token_id >= 0]
+    if not undone:
+        return
+    if slots.settings.temperature[slot] > 0:
+        slots.used[slot] -= len(undone)
+    slots.remaining[slot] += len(undone)
+    np.subtract.at(slots.counts[slot], undone, 1)
+
+
+def new_drawn(steps: int, sequences: int, row: int) -> Drawn:
+    """Allocate the draws of `steps` steps; `row` is V in whole vectors."""
+    return Drawn(
+        np.zeros((steps, sequences), np.int64),
+        np.zeros((steps, sequences)),
+        np.zeros((steps, sequences, row), np.float32),
+        np.zeros((steps, sequences), np.uint64),
+    )
+
+
+def _arrays(slots: Slots) -> list[np.ndarray]:
+    return [*(part for part in slots if isinstance(part, np.ndarray)), *slots.settings]

@@ -15,8 +15,7 @@ from niels_gpt.replay.environment import recorded_environment
 from niels_gpt.replay.explain import ExplainedToken, explain
 from niels_gpt.replay.reconstruct import Asked
 from niels_gpt.replay.verdict import Verdict
-from niels_gpt.rng import reply_seed
-from niels_gpt.sampling.uniform import UniformGenerator
+from niels_gpt.rng import UniformGenerator, reply_seed
 
 if TYPE_CHECKING:
     from niels_gpt.conversation.model import ChatModel

@@ -18,12 +18,12 @@ import torch
 from niels_gpt.conversation.branching import last_turn
 from niels_gpt.conversation.conversation import Conversation
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.rescoring import logits_rows
+from niels_gpt.decoding.sequence import logits_hash, row_sums
 from niels_gpt.errors import NielsGptError
 from niels_gpt.replay.reconstruct import Asked, Question, ask
+from niels_gpt.rng import UniformGenerator
 from niels_gpt.sampling import filtered_probs, likeliest, scored
-from niels_gpt.sampling.uniform import UniformGenerator
 from niels_gpt.text.bpe import CONTROL_TOKENS
 
 if TYPE_CHECKING:

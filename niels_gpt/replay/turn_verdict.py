@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine import GenerationFailed, Result
-from niels_gpt.decoding.logits_hash import logits_hash
+from niels_gpt.decoding.sequence import logits_hash
 from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
 from niels_gpt.replay.environment import recorded_environment
 from niels_gpt.replay.reconstruct import Asked, Question

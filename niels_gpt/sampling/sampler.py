@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from niels_gpt.rng import UniformGenerator
 from niels_gpt.sampling.errors import PENALTY_OVERFLOW, LogitsError
 from niels_gpt.sampling.filters import (
     ban,
@@ -26,7 +27,6 @@ from niels_gpt.sampling.filters import (
     typical_filter,
 )
 from niels_gpt.sampling.settings import Sampling
-from niels_gpt.sampling.uniform import UniformGenerator
 
 
 def draw(

@@ -14,7 +14,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.notifier import Notifier
+from engine.event_log import Notifier
 
 FRAMES_AT_ONCE = 256
 STALLED_SECONDS = 300.0

@@ -6,8 +6,11 @@ reorder the line, even when an escape sequence is split over deltas.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TextIO
 
 from niels_gpt.terminal.line_wrapper import Wrapper, clipped
@@ -15,6 +18,9 @@ from niels_gpt.terminal.markdown import Markdown, Styled
 from niels_gpt.text.control_characters import Harmless, harmless
 
 DIM, BOLD, PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
+STEP_SECONDS = 0.1
+"""The time between two frames of a spinner. A faster operation shows none, so nothing flickers."""
+_FRAMES = "|/-\\"
 
 
 def may_style(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
@@ -173,3 +179,26 @@ class Screen:
 
     def _in_style(self, line: str, style: str) -> str:
         return f"{style}{line}{PLAIN}" if self._styled and style and line else line
+
+
+@contextmanager
+def spinning(screen: Screen, label: Callable[[], str]) -> Iterator[None]:
+    """Show `label()` with a spinner while the block runs, or until a reply's first text is printed.
+
+    For asyncio: a timer of the loop redraws it, so nothing has to be awaited and no task can fail.
+    """
+    loop = asyncio.get_running_loop()
+    frames = itertools.cycle(_FRAMES)
+
+    def turn() -> None:
+        nonlocal timer
+        if screen.busy(f"{next(frames)} {label()}"):
+            timer = loop.call_later(STEP_SECONDS, turn)
+
+    screen.wait()
+    timer = loop.call_later(STEP_SECONDS, turn)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        screen.idle()

@@ -19,9 +19,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from niels_gpt import program
 from niels_gpt.atomic_io import write_text
-from niels_gpt.text.byte_pieces import PieceTokenizer
 from niels_gpt.text.files import decoded
-from niels_gpt.text.tokenizer import TokenizerError, utf8
+from niels_gpt.text.tokenizer import PieceTokenizer, TokenizerError, utf8
 
 CONTROL_TOKENS = {"sys": "<|sys|>", "usr": "<|usr|>", "asst": "<|asst|>", "eot": "<|eot|>"}
 SMALLEST_VOCAB = 256 + len(CONTROL_TOKENS)

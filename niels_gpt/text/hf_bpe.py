@@ -18,9 +18,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
 from niels_gpt.text.bpe import BYTE_OF_LETTER
-from niels_gpt.text.byte_pieces import PieceTokenizer
 from niels_gpt.text.split_patterns import pattern_fault
-from niels_gpt.text.tokenizer import TokenizerError, utf8
+from niels_gpt.text.tokenizer import PieceTokenizer, TokenizerError, utf8
 
 KIND_KEY, KIND, SPEC_KIND = "niels_gpt", "byte-level", "bpe"
 """Marks of the stored forms, which a tokenizer of our own does not have."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from niels_gpt.decoding.prefill_budget import CALL_SECONDS, LEAST, MOST, PrefillBudget
+from niels_gpt.decoding.pacing import CALL_SECONDS, MAX_CHUNK, MIN_CHUNK, PrefillBudget
 
 
 def lengths(budget: PrefillBudget, unread: int, *, token_seconds: float) -> list[int]:
@@ -37,7 +37,7 @@ def test_a_slow_model_keeps_to_the_usual_length() -> None:
 def test_no_call_reads_more_than_there_is_memory_for() -> None:
     budget = PrefillBudget(64)
     lengths(budget, 640, token_seconds=1e-9)
-    assert budget.next(10_000) <= MOST
+    assert budget.next(10_000) <= MAX_CHUNK
 
 
 @pytest.mark.parametrize("unread", range(1, 200, 7))
@@ -60,6 +60,6 @@ def test_where_others_wait_a_slow_model_reads_less_and_a_fast_one_no_more_than_u
     fast.record(64, 64 * CALL_SECONDS / 200)
     assert (slow.shared, fast.shared) == (20, 64)
     slow.record(20, 20 * CALL_SECONDS / 5)
-    assert slow.shared == LEAST
-    slow.record(LEAST, LEAST * CALL_SECONDS / 40)
+    assert slow.shared == MIN_CHUNK
+    slow.record(MIN_CHUNK, MIN_CHUNK * CALL_SECONDS / 40)
     assert slow.shared == 40

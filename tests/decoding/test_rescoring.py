@@ -8,9 +8,9 @@ import pytest
 
 from niels_gpt.decoding.backend import torch_decoder
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
-from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import GenerationRequest, RequestError
 from niels_gpt.decoding.rescoring import attention_row, logits_rows
+from niels_gpt.decoding.sequence import logits_hash, row_sums
 from niels_gpt.kernels.packing import pack_model
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT

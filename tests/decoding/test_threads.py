@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from niels_gpt.decoding.threads import (
+from niels_gpt.decoding.pacing import (
     FEWEST_CALLS,
     MOST_CALLS,
     TURNS,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from engine.notifier import Notifier
+from engine.event_log import Notifier
 from engine.worker import ComputeThread
 
 pytestmark = pytest.mark.anyio

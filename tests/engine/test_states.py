@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from engine import JobState
-from engine.states import TRANSITIONS, check_transition
+from engine.job_state import TRANSITIONS, check_transition
 
 LEGAL = {
     ("QUEUED", "RUNNING"),

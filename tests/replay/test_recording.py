@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
-from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import GenerationRequest, RequestError
+from niels_gpt.decoding.sequence import logits_hash, row_sums
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.sampling import Sampling

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.rng import make_generator, reply_seed
-from niels_gpt.sampling.uniform import UniformGenerator
+from niels_gpt.rng import UniformGenerator, make_generator, reply_seed
 
 SEEDS = [
     0,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from niels_gpt.conversation.context import prompt_hash as programs_prompt_hash
-from niels_gpt.decoding import logits_hash as program
+from niels_gpt.decoding import sequence as program
 from niels_gpt.kernels.rope import rotary_tables as programs_tables
 from niels_gpt.model.form import Rope
 from niels_gpt.model.int8 import quantised
 from niels_gpt.paths import REPO_ROOT
+from niels_gpt.rng import UniformGenerator
 from niels_gpt.rng import reply_seed as programs_reply_seed
-from niels_gpt.sampling.uniform import UniformGenerator
 from verifier import float32
 from verifier.float32 import F32, fma, lane_sum
 from verifier.model import quantise, rotary_tables

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.decoding.logits_hash import logits_hash, row_sums
 from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.decoding.sequence import logits_hash, row_sums
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.generation.reference import generate_ids_greedy_cached
 from niels_gpt.model.gpt import GPT

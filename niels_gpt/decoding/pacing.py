@@ -1,9 +1,6 @@
-"""Run steps on several threads, and tune their number by measurement.
+"""Choose from measured times how many threads share a step and how much of a prompt one call reads.
 
-On an idle machine two threads need about two thirds of the time of one; on a busy one they wait for each
-other longer than they save. So unless the number is given, steps are timed as they run: both ways are tried
-in turns and the faster one is kept. Trials are repeated, less and less often while they have the same result.
-The number changes only the time, never a bit.
+Steps are timed as they run. Both choices change only the time, never a bit.
 """
 
 from __future__ import annotations
@@ -13,21 +10,30 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-MOST = 2
+MAX_THREADS = 2
 """The maximum number of threads by default; more were never measured to be faster."""
 TURNS = 4  # calls of each way in a trial
 FEWEST_CALLS, MOST_CALLS = 64, 8192  # from one trial to the next
 WORTH = 0.9  # share of one thread's time: a few percent are not worth a second busy processor
+CALL_SECONDS = 0.03
+"""The time that one call may read a prompt."""
+MAX_CHUNK = 512  # rows of a call
+MIN_CHUNK = 16  # fewer would read all weights for too little
 
 
 def default_threads() -> int:
-    """Return how many threads may share a step by default: one for each usable processor, at most MOST."""
+    """Return how many threads may share a step: one for each usable processor, at most MAX_THREADS."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST, usable)
+    return min(MAX_THREADS, usable)
 
 
 class ThreadTuner:
-    """Chooses between one thread and `many`, from the times that calls of one kind took."""
+    """Chooses between one thread and `many`, from the times that calls of one kind took.
+
+    On an idle machine two threads need about two thirds of the time of one; on a busy one they wait for each
+    other longer than they save. So both ways are tried in turns and the faster one is kept. Trials are
+    repeated, less and less often while they have the same result.
+    """
 
     def __init__(self, many: int) -> None:
         self._many = many
@@ -153,3 +159,36 @@ class StepThreads:
         """End the other threads; closing again has no effect."""
         if self._helpers is not None:
             self._helpers.shutdown()
+
+
+class PrefillBudget:
+    """How many tokens of a prompt one call reads, adapted to measured times.
+
+    Every call reads all weights, so a prompt is read fastest in one call. But no sequence can join, leave or
+    be cancelled while a call runs. So a prompt that is alone is read in chunks of about equal length, sized
+    by the measured times of earlier calls to take `CALL_SECONDS`.
+    """
+
+    def __init__(self, usual: int) -> None:
+        """Create a budget; `usual` tokens are read while other prompts wait, and until a call was timed."""
+        self._usual = usual
+        self._longest = usual
+        self._affordable = usual
+
+    def next(self, unread: int) -> int:
+        """Return how many of `unread` tokens to read now, so that no short chunk remains for the end."""
+        calls = max(1, round(unread / self._longest))
+        return min(-(-unread // calls), MAX_CHUNK)
+
+    @property
+    def shared(self) -> int:
+        """The tokens to read in a call while other sequences wait; fewer for a slow model."""
+        return min(self._usual, max(MIN_CHUNK, self._affordable))
+
+    def record(self, tokens: int, seconds: float) -> None:
+        """Record how long reading so many tokens took; calls with few tokens are ignored."""
+        if 2 * tokens >= self._usual:
+            self._affordable = int(tokens * CALL_SECONDS / max(seconds, 1e-9))
+            self._longest = max(self._usual, min(self._affordable, MAX_CHUNK))
+        elif tokens >= MIN_CHUNK:  # a call that others waited for
+            self._affordable = int(tokens * CALL_SECONDS / max(seconds, 1e-9))
