@@ -14,7 +14,7 @@ from niels_gpt.decoding.compile import compile_kernels
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.errors import NielsGptError
-from niels_gpt.kernels import KERNEL_VERSION, UnsupportedFormError, WeightForm, why_unavailable
+from niels_gpt.kernels import UnsupportedFormError, WeightForm, why_unavailable
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.model.form import Form
 from niels_gpt.model.gpt import GPT
@@ -147,7 +147,7 @@ def _kernels(
     environment |= {
         "weights": "stored" if stored else weights,
         "numba": numba.__version__,
-        "kernel_version": KERNEL_VERSION,
+        "kernel_version": packed.version,
     }
     return Backend(
         decoder=decoder, fingerprint=fingerprint, environment=environment | {"threads": decoder.threads}

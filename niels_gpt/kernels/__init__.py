@@ -14,9 +14,12 @@ from niels_gpt.errors import NielsGptError
 
 KERNEL_VERSION = 1
 """The version of the arithmetic: raised with every change of a result's bits, recorded with every reply."""
+INTEGER_VERSION = 2
+"""The same for models with weights of integers in groups, which share the numbers in `KERNEL_HISTORY`."""
 
 KERNEL_HISTORY: dict[int, str] = {
     1: "the first order of operations",
+    2: "next to integer weights in groups, activations have 16 bits instead of 8",
 }
 """The reason why each version's bits differ from those of the previous one; shown by a replay."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from niels_gpt.kernels import KERNEL_VERSION
 from niels_gpt.kernels.barrier import BARRIER_INTEGERS
 from niels_gpt.kernels.bdh import BDHShape, BDHWeights, BDHWork
 from niels_gpt.kernels.gpt_packing import aligned
@@ -29,6 +30,7 @@ class PackedBDH:
 
     T = NO_LIMIT
     may_split = True
+    version = KERNEL_VERSION
 
     def __init__(self, cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
         """Pack the parameters and the frequencies of a BDH, float32 by name."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from niels_gpt.kernels import GroupForm, UnsupportedFormError, WeightForm
+from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, GroupForm, UnsupportedFormError, WeightForm
 from niels_gpt.kernels.attention import (
     HEAD_NORM,
     NORM_AFTER,
@@ -38,7 +38,7 @@ from niels_gpt.kernels.gpt import (
     Weights,
     Workspace,
 )
-from niels_gpt.kernels.integer import GROUP, record_bytes
+from niels_gpt.kernels.integer_rows import GROUP, record_bytes
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.matrices import ROWS, compiled_product
 from niels_gpt.kernels.matrix_packing import CACHE_LINE, KIND_OF, MatrixPlan, Part, kind_of
@@ -66,11 +66,15 @@ def aligned(floats: int) -> np.ndarray:
 
 
 class PackedModel:
-    """A transformer's weights, packed: `shape` and `weights` are what the kernels take."""
+    """A transformer's weights, packed: `shape` and `weights` are what the kernels take.
+
+    `version` is that of the arithmetic, a number of `KERNEL_HISTORY`.
+    """
 
     def __init__(self, plan: _Plan) -> None:
         """Pack the planned arrays into one block of memory."""
         self.shape, self.T = plan.shape, plan.form.T
+        self.version = INTEGER_VERSION if plan.kind == "groups" else KERNEL_VERSION
         self._product = compiled_product(plan.kind)
         self._memory = aligned(sum(padded(part.floats) for part in plan.parts.values()))
         found: dict[str, int] = {}

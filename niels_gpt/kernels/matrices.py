@@ -14,7 +14,9 @@ import numba
 from llvmlite import ir
 from numba import types
 
-from niels_gpt.kernels.integer import Q4, Q8, dequantise_column, multiply, quantise_row
+from niels_gpt.kernels.integer import multiply
+from niels_gpt.kernels.integer_rows import quantise_row
+from niels_gpt.kernels.integer_weights import Q4, Q8, dequantise_column
 from niels_gpt.kernels.jit import ONE, ZERO, compiled
 from niels_gpt.kernels.linear import BF16, F16, FLOAT32, INT8, block_floats, linear
 from niels_gpt.kernels.row_ops import copy_row

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from niels_gpt.kernels import GroupForm
-from niels_gpt.kernels.integer import GROUP, Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
 from niels_gpt.kernels.integer_packing import pack_q4, pack_q8, quantise_q4, quantise_q8, read_blocks
+from niels_gpt.kernels.integer_rows import GROUP
+from niels_gpt.kernels.integer_weights import Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
 from niels_gpt.kernels.linear import FLOAT32, INT8, pack, pack_halves, pack_int8, padded
 from niels_gpt.kernels.matrices import BF16S, EIGHT_BITS, F16S, FLOATS, FOUR_BITS
 from niels_gpt.kernels.simd_ir import LANES

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine import GenerationFailed, Result
 from niels_gpt.decoding.sequence import logits_hash
-from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
+from niels_gpt.kernels import KERNEL_HISTORY
 from niels_gpt.replay.environment import recorded_environment
 from niels_gpt.replay.reconstruct import Asked, Question
 from niels_gpt.replay.verdict import Account, Difference, Verdict, compare
@@ -16,7 +16,7 @@ from niels_gpt.rng import reply_seed
 from niels_gpt.text.detokenizer import Detokenizer
 
 
-def unverifiable(question: Question, why: str, differing: Iterable[Difference] = ()) -> Verdict:
+def unverifiable(question: Question, why: str, differing: Sequence[Difference] = ()) -> Verdict:
     """Return the verdict on a turn that could not be asked again."""
     return Verdict(
         kind="unverifiable",
@@ -24,7 +24,7 @@ def unverifiable(question: Question, why: str, differing: Iterable[Difference] =
         position=question.position,
         why=why,
         differing=tuple(differing),
-        remarks=tuple(_remarks(question)),
+        remarks=tuple(_remarks(question, differing)),
     )
 
 
@@ -33,7 +33,7 @@ def judge(
     result: Result | GenerationFailed | None,
     *,
     model: Any,
-    differing: Iterable[Difference],
+    differing: Sequence[Difference],
 ) -> Verdict:
     """Return the verdict on a turn; `result` None where there was nothing to generate."""
     question = asked.question
@@ -47,7 +47,7 @@ def judge(
         decode=lambda ids: _text(model, ids, _stops(asked, model), whole=True),
         differing=differing,
     )
-    remarks = [*_remarks(question), *_prompt_remarks(asked)]
+    remarks = [*_remarks(question, differing), *_prompt_remarks(asked)]
     return replace(verdict, remarks=tuple(remarks))
 
 
@@ -98,13 +98,14 @@ def _text(model: Any, ids: Sequence[int], stop_sequences: Sequence[bytes], *, wh
     return said + text.finish() if whole else said
 
 
-def _remarks(question: Question) -> Iterable[str]:
+def _remarks(question: Question, differing: Sequence[Difference]) -> Iterable[str]:
     generation = question.recorded.generation
     environment = recorded_environment(generation)
     version = environment.kernel_version
-    if version is not None and version != KERNEL_VERSION:
-        since = KERNEL_HISTORY[KERNEL_VERSION] if version < KERNEL_VERSION else "a newer program made it"
-        yield f"recorded under kernel version {version}, this program computes {KERNEL_VERSION}: {since}"
+    found = next((each.found for each in differing if each.part == "kernel_version"), None)
+    if version is not None and isinstance(found, int):
+        since = KERNEL_HISTORY[found] if version < found else "a newer program made it"
+        yield f"recorded under kernel version {version}, this program computes {found}: {since}"
     made_of = environment.seed_source
     if made_of is not None:
         seed = reply_seed(made_of.session_seed, made_of.turn, made_of.attempt)

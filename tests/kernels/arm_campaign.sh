@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compare the kernels' golden bits on 64-bit ARM, emulated by qemu-user, with tests/kernels/golden.json.
+# Compare the kernels' golden bits on 64-bit ARM, emulated by qemu-user, with tests/kernels/golden*.json.
 #
 # Run from the checkout's root, as root on a Debian system: it installs qemu-user-static, and unpacks an arm64
 # Python and the aarch64 wheels that constraints.txt pins under ARM_ROOT (default: a folder in /tmp).
@@ -30,11 +30,13 @@ fi
 
 PYTHONPATH=$root/site:$PWD PYTHONDONTWRITEBYTECODE=1 NUMBA_CACHE_DIR=$root/numba qemu-aarch64-static -L "$root/fs" \
   "$root/fs/usr/bin/python3.11" -m tests.kernels.golden > "$root/golden.json"
-python3 - "$root/golden.json" tests/kernels/golden.json <<'PYTHON'
+python3 - "$root/golden.json" tests/kernels/golden.json tests/kernels/golden_forms.json <<'PYTHON'
 import json
 import sys
 
-here, golden = (json.load(open(path)) for path in sys.argv[1:])
-print("equal" if here == golden else "different: " + ", ".join(key for key in golden if here.get(key) != golden[key]))
-sys.exit(here != golden)
+here, *golden = (json.load(open(path)) for path in sys.argv[1:])
+pairs = zip((here["golden"], here["golden_forms"]), golden, strict=True)
+different = [key for found, wanted in pairs for key in wanted if found.get(key) != wanted[key]]
+print("different: " + ", ".join(different) if different else "equal")
+sys.exit(bool(different))
 PYTHON

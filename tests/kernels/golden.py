@@ -2,7 +2,9 @@
 
 The inputs come from integer arithmetic alone, so that they are the same on every machine: a model of each
 form, a prompt in chunks and the tokens that follow it under several samplings, and rows of subnormal numbers,
-signed zeros and infinities. `golden.json` holds what came out when `KERNEL_VERSION` was last raised.
+signed zeros and infinities. `golden.json` holds what came out when `KERNEL_VERSION` was last raised;
+`golden_forms.json` holds the same for a prompt to a transformer of another family in every form of weights,
+those of `INTEGER_VERSION` included. Prints both, by the files' names.
 """
 
 from __future__ import annotations
@@ -14,14 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from niels_gpt.kernels import KERNEL_VERSION, WeightForm
+from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, GroupForm, WeightForm
 from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import Rows, forward
-from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, aligned, new_state, pack_state
+from niels_gpt.kernels.gpt_packing import (
+    PackedModel,
+    StepMemory,
+    aligned,
+    new_state,
+    pack_form,
+    pack_state,
+)
 from niels_gpt.kernels.linear import linear, padded
 from niels_gpt.kernels.matrix_packing import KINDS, PACKS
 from niels_gpt.kernels.sampler import new_settings, sample
 from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.form import Form, Rope
+from niels_gpt.model.weights import GROUP, Weight, float32_weight, shapes_of
 
 CONFIGS = {
     "layernorm, gelu": ModelConfig(V=300, T=64, C=64, L=3, H=2, d_ff=128),
@@ -159,6 +170,65 @@ def special_hash(form: WeightForm) -> str:
     return _digest(y)
 
 
+FORM = Form(
+    V=97, T=64, C=64, L=2, H=4, KV=2, D=16, d_ff=96, norm="rmsnorm", mlp="silu", gated=True, tied=True,
+    windows=(0, 9), kinds=(0, 1), rope=(Rope(), Rope(1e5, scaling=("llama3", 8.0, 1.0, 4.0, 32.0))),
+    qk_norm="head", biases=frozenset({"qkv"}),
+)  # fmt: skip
+WEIGHTS: tuple[GroupForm, ...] = ("float32", "int8", "q8", "q4")
+"""What floats are quantised to when they are packed."""
+STORED: dict[str, tuple[str, str]] = {
+    "bf16": ("bf16", "bf16"),
+    "f16": ("f16", "f16"),
+    "q4_1 and q8_0": ("q4_1", "q8_0"),
+    "q4_0": ("q4_0", "q4_0"),
+}
+"""Kinds that a file has: of the matrices, and of the embedding."""
+
+
+def weights_of(form: Form) -> dict[str, Weight]:
+    """Float32 weights by name."""
+    found = {}
+    for seed, (name, shape) in enumerate(shapes_of(form).items()):
+        scale, base = (0.25, 0.0) if len(shape) == 2 or "bias" in name else (0.25, 1.0)
+        found[name] = float32_weight(numbers(seed, *shape) * np.float32(scale) + np.float32(base))
+    return found
+
+
+def stored_as(kind: str, weight: Weight, seed: int) -> Weight:
+    """Return a matrix of a kind that files have: floats shortened, or blocks of pseudo-random integers."""
+    values = weight.data.view("<f4")
+    if kind == "f16":
+        return Weight("f16", weight.shape, values.astype("<f2").view(np.uint8))
+    if kind == "bf16":
+        return Weight("bf16", weight.shape, (values.view("<u4") >> 16).astype("<u2").view(np.uint8))
+    groups = values.size // GROUP
+    scale = ((whole_numbers(seed, groups) % 64 + 64) / 2**13).astype("<f2").reshape(-1, 1).view(np.uint8)
+    low = (scale.view("<f2") * np.float16(-8)).astype("<f2").view(np.uint8)
+    count = 32 if kind == "q8_0" else 16
+    q = (whole_numbers(seed + 1, groups * count) % (255 if count == 32 else 256)).reshape(groups, count)
+    parts = {
+        "q8_0": [scale, (q - 127).astype(np.int8).view(np.uint8)],
+        "q4_0": [scale, q.astype(np.uint8)],
+        "q4_1": [scale, low, q.astype(np.uint8)],
+    }[kind]
+    return Weight(kind, weight.shape, np.concatenate(parts, axis=1).reshape(-1))  # pyright: ignore[reportArgumentType]
+
+
+def forms() -> dict[str, Any]:
+    """Hashes of a prompt's logits, by the form of the weights."""
+    weights, prompt = weights_of(FORM), (whole_numbers(98, PROMPT) % FORM.V).tolist()
+    models = {name: pack_form(FORM, weights, name) for name in WEIGHTS}
+    for name, (kind, of_embedding) in STORED.items():
+        models[name] = pack_form(FORM, {
+            key: stored_as(of_embedding if key == "tok_emb.weight" else kind, weight, seed)
+            if len(weight.shape) == 2 else weight
+            for seed, (key, weight) in enumerate(weights.items())
+        })  # fmt: skip
+    hashes = {name: _digest(*_read(model, prompt, [1, 7, 16, 6])) for name, model in models.items()}
+    return {"integer_version": INTEGER_VERSION, **hashes}
+
+
 def _digest(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
@@ -179,4 +249,4 @@ def _of(form: WeightForm) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(everything(), sys.stdout, indent=1)
+    json.dump({"golden": everything(), "golden_forms": forms()}, sys.stdout, indent=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from niels_gpt.kernels.gpt_packing import aligned
-from niels_gpt.kernels.integer import GROUP, Q4, Q8, dequantise_column, multiply, quantise_row, record_bytes
+from niels_gpt.kernels.integer import multiply
 from niels_gpt.kernels.integer_packing import (
     Quantised,
     pack_q4,
@@ -15,6 +15,8 @@ from niels_gpt.kernels.integer_packing import (
     quantise_q8,
     read_blocks,
 )
+from niels_gpt.kernels.integer_rows import GROUP, LARGEST, quantise_row, record_bytes
+from niels_gpt.kernels.integer_weights import Q4, Q8, dequantise_column
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import padded
 from niels_gpt.model.weights import Weight, dequantise
@@ -77,9 +79,9 @@ def integers(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     amax = np.abs(groups).max(2)
     finite = np.isfinite(groups).all(2)
     usable = finite & (amax >= np.float32(2.0**-100))
-    size = np.where(usable, amax, np.float32(127))
-    dx = np.where(usable, size / np.float32(127), np.where(finite, np.float32(0), np.float32(np.nan)))
-    inverse = np.where(usable, np.float32(127) / size, np.float32(0)).astype(np.float64)
+    size = np.where(usable, amax, np.float32(LARGEST))
+    dx = np.where(usable, size / np.float32(LARGEST), np.where(finite, np.float32(0), np.float32(np.nan)))
+    inverse = np.where(usable, np.float32(LARGEST) / size, np.float32(0)).astype(np.float64)
     clean = np.where(usable[..., None], groups, np.float32(0)).astype(np.float64)
     q = np.rint(clean * inverse[..., None]).astype(np.int64)  # the product is exact in float64
     dx = dx.astype(np.float32)
@@ -113,13 +115,24 @@ def odd_rows() -> np.ndarray:
     x[0], x[1, :32], x[2] = 0, -0.0, 1e-42
     x[3] *= np.float32(1e-37)
     x[4] *= np.float32(2.0**-99.5)
-    x[5] = (np.arange(64) % 32 - 15.5) * (127 / 15.5)  # ties
+    x[5] = (np.arange(64) % 32 - 15.5) * (LARGEST / 15.5)  # ties
     x[6, 3], x[7, 40], x[8, 9] = np.inf, np.nan, -np.inf
     x[9] *= np.float32(1e36)
     return x
 
 
+def every_byte() -> np.ndarray:
+    """Rows that are their own integers: bytes of -128 and 127, next to the largest in each group."""
+    x = np.random.default_rng(14).choice([-32639, 32639, -128, 127, 128, -129, 32384, -32384], (12, 64))
+    x[:, ::32] = LARGEST
+    return x.astype(np.float32)
+
+
 CASES = {
+    "all bytes at their ends": (
+        every_byte(),
+        np.where(np.arange(2048).reshape(32, 64) % 3, 1.0, -1.0).astype(np.float32),
+    ),
     "plain": (normal(1, 33, 96), normal(2, 40, 96, scale=0.05)),
     "deep and wide": (normal(3, 9, 1536, scale=30), normal(4, 72, 1536, scale=0.05)),
     "all at the ends": (

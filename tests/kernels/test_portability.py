@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.kernels import KERNEL_VERSION
-from tests.kernels.golden import everything
+from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION
+from tests.kernels.golden import everything, forms
 
 REPO = Path(__file__).resolve().parents[2]
-GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text("utf-8"))
+GOLDEN, GOLDEN_FORMS = (
+    json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8"))
+    for name in ("golden", "golden_forms")
+)
 
 PROCESSORS = {
     "AVX2 with FMA, no AVX-512": ("haswell", "+avx2,+fma"),
@@ -35,21 +38,23 @@ def elsewhere(name: str, features: str) -> dict[str, Any]:
 
 def test_this_processor_makes_the_golden_bits():
     assert everything() == GOLDEN
+    assert forms() == GOLDEN_FORMS
 
 
 @pytest.mark.timeout(120)  # everything is compiled anew, and without FMA every one of them is a call
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_another_instruction_set_makes_the_golden_bits(processor: str):
-    assert elsewhere(*PROCESSORS[processor]) == GOLDEN
+    assert elsewhere(*PROCESSORS[processor]) == {"golden": GOLDEN, "golden_forms": GOLDEN_FORMS}
 
 
 def test_the_golden_file_is_of_this_kernel_version():
     # A change of any bit needs a new version and a new file: recorded conversations depend on the old one.
     assert GOLDEN["kernel_version"] == KERNEL_VERSION
+    assert GOLDEN_FORMS["integer_version"] == INTEGER_VERSION
 
 
 def test_the_hashes_are_of_different_things():
-    hashes = []
+    hashes = [each for each in GOLDEN_FORMS.values() if isinstance(each, str)]
     for form in (GOLDEN, GOLDEN["int8"]):
         hashes.append(form["special"])
         for model in form["models"].values():
