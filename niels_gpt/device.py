@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from niels_gpt.errors import NielsGptError
 
 
@@ -13,11 +11,17 @@ class DeviceError(NielsGptError):
 
 def get_device() -> str:
     """Return "mps" on a Mac that has it, else "cpu"; other devices are used only by name."""
+    import torch  # noqa: PLC0415 - heavy, and the kernels on a CPU work without it
+
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def device_named(name: str) -> str:
     """Return the device that `name` stands for, "auto" being the fastest; DeviceError if not available."""
+    if name == "cpu":
+        return name
+    import torch  # noqa: PLC0415 - as above
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else get_device()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -1,6 +1,6 @@
 """A checkpoint, loaded and ready to answer: its template, its decoder, and the requests it takes.
 
-Importing it imports torch; workspace.py does that behind the prompt.
+torch is imported only where it computes: on other devices, and where Numba cannot run.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from niels_gpt.conversation.errors import ChatError, LoadFailed
 from niels_gpt.conversation.options import ChatOptions
@@ -35,9 +33,6 @@ class ChatModel:
         self, options: ChatOptions, *, on_progress: Callable[[int, int], None] | None = None
     ) -> None:
         device = device_named(options.device)
-        # The kernels have threads of their own. For torch one thread owns the compute: two of OpenMP used
-        # from a thread that is not the main one can collapse to a tenth of the speed.
-        torch.set_num_threads(1)
         loaded = load_checkpointed_model(options.checkpoint, device=device)
         self._use_cache = options.use_cache
         self.tokenizer = loaded.tokenizer

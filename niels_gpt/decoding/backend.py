@@ -1,7 +1,7 @@
 """Choose the decoder: the kernels on a CPU, torch on other devices and where Numba cannot run.
 
 Only the kernels multiply int8 weights. torch does not replace them there: its replies would be those of a
-different model.
+different model. torch is imported only where it computes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from niels_gpt.decoding.compile import compile_kernels
-from niels_gpt.decoding.torch_decoder import TorchDecoder
-from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.errors import NielsGptError
 from niels_gpt.kernels import UnsupportedFormError, WeightForm, why_unavailable
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.model.form import Form
-from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import LoadedModel
-from niels_gpt.model.registry import AnyModel
 from niels_gpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from niels_gpt.decoding.kernel_decoder import KernelDecoder
-    from niels_gpt.model.registry import Model
+    from niels_gpt.decoding.torch_decoder import TorchDecoder
+    from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
+    from niels_gpt.model.registry import AnyModel, Model
 
-
-AnyTorchDecoder = TorchDecoder | TorchStateDecoder
+    AnyTorchDecoder = TorchDecoder | TorchStateDecoder
 
 
 class BackendError(NielsGptError):
@@ -100,12 +97,21 @@ def open_backend(
 
 def torch_decoder(model: AnyModel, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
     """Make the torch decoder for a model's architecture."""
+    from niels_gpt.decoding.torch_decoder import TorchDecoder  # noqa: PLC0415 - torch
+    from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder  # noqa: PLC0415 - torch
+    from niels_gpt.model.gpt import GPT  # noqa: PLC0415 - torch
+
     if isinstance(model, GPT):
         return TorchDecoder(model, tokenizer, device=device)
     return TorchStateDecoder(model, tokenizer, device=device)
 
 
 def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Backend:
+    import torch  # noqa: PLC0415 - heavy
+
+    # One thread owns the compute: two of OpenMP, used from a thread that is not the main one, can collapse to
+    # a tenth of the speed.
+    torch.set_num_threads(1)
     return Backend(
         decoder=torch_decoder(loaded.model, loaded.tokenizer, device=device),
         fingerprint=loaded.fingerprint,

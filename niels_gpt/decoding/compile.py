@@ -10,11 +10,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from niels_gpt import program
 from niels_gpt.kernels import WeightForm, why_unavailable
 from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared, mark_prepared
+
+if TYPE_CHECKING:
+    from niels_gpt.kernels.bdh_packing import PackedBDH
+    from niels_gpt.kernels.gpt_packing import PackedModel
+    from niels_gpt.model.config import ModelConfig
 
 PREPARING = "preparing the kernels for this processor (once)"
 
@@ -72,14 +77,12 @@ def compile_kernels(
     from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
     from niels_gpt.decoding.request import GenerationRequest  # noqa: PLC0415
     from niels_gpt.kernels.compile_progress import compilation  # noqa: PLC0415
-    from niels_gpt.kernels.packing import pack_model  # noqa: PLC0415
-    from niels_gpt.model.config import ModelConfig  # noqa: PLC0415 - torch and numba, only when they are needed
-    from niels_gpt.model.registry import build_model  # noqa: PLC0415
+    from niels_gpt.model.config import ModelConfig  # noqa: PLC0415 - numba, only when it is needed
     from niels_gpt.sampling import Sampling  # noqa: PLC0415
     from niels_gpt.text.tokenizer import ByteTokenizer  # noqa: PLC0415
 
-    model = build_model(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16, arch=arch))
-    decoder = KernelDecoder(pack_model(model, form), ByteTokenizer(), threads=1)
+    packed = _smallest(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16, arch=arch), form)
+    decoder = KernelDecoder(packed, ByteTokenizer(), threads=1)
     request = GenerationRequest(
         prompt_ids=(0,), max_new_tokens=1, sampling=Sampling(), seed=0,
         stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
@@ -93,6 +96,21 @@ def compile_kernels(
     if arch == "gpt":  # the architecture that `is_prepared` is about
         mark_prepared(form)
     forget_other_versions()
+
+
+def _smallest(cfg: ModelConfig, form: WeightForm) -> PackedModel | PackedBDH:
+    import numpy as np  # noqa: PLC0415
+
+    from niels_gpt.kernels.packing import pack_model, pack_state  # noqa: PLC0415
+    from niels_gpt.model.state import state_shapes  # noqa: PLC0415
+
+    if cfg.arch == "gpt":
+        return pack_state(
+            cfg, {name: np.ones(shape, np.float32) for name, shape in state_shapes(cfg).items()}, form
+        )
+    from niels_gpt.model.registry import build_model  # noqa: PLC0415 - torch
+
+    return pack_model(build_model(cfg), form)
 
 
 if __name__ == "__main__":

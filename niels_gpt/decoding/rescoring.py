@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from niels_gpt.decoding.backend import AnyTorchDecoder, Backend
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.decoding.request import RequestError, first_outside, shown
 from niels_gpt.model.gpt import GPT
 
 if TYPE_CHECKING:
+    from niels_gpt.decoding.backend import AnyTorchDecoder
     from niels_gpt.decoding.kernel_decoder import KernelDecoder
 
 CHUNK = 64  # tokens read at once

@@ -28,6 +28,10 @@ from niels_gpt.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+# The flags under which torch counts a processor to each, so that old recordings name it in the same way.
+_AVX2 = {"avx2", "fma"}
+_AVX512 = _AVX2 | {"avx512f", "avx512vl", "avx512bw", "avx512dq"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
@@ -46,17 +50,18 @@ class Fingerprint:
     @staticmethod
     def environment(*, device: str = "cpu", path: str = "torch") -> dict[str, str | int]:
         """Return what may explain other bits from one fingerprint; `path` names the arithmetic that ran."""
-        import torch  # noqa: PLC0415 - heavy
-
-        return {
-            "torch": str(torch.__version__),
+        found: dict[str, str | int] = {
             "python": platform.python_version(),
             "cpu": _cpu_name(),
             "device": device,
             "dtype": "float32",
-            "threads": torch.get_num_threads(),
             "path": path,
         }
+        if path == "torch":
+            import torch  # noqa: PLC0415 - heavy
+
+            found |= {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+        return found
 
 
 def fingerprint(
@@ -202,12 +207,14 @@ def _sha256(text: str) -> str:
 
 
 def _cpu_name() -> str:
-    """Return the processor's name where the system tells it, and the instruction set that torch uses."""
-    import torch  # noqa: PLC0415 - heavy
-
-    name = platform.processor() or platform.machine()
+    """Return the processor's name where the system tells it, and its widest vector instructions."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    facts: dict[str, str] = {}
+    for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    flags = set(facts.get("flags", "").split())
+    widest = "AVX512" if flags >= _AVX512 else "AVX2" if flags >= _AVX2 else "DEFAULT"
+    return f"{facts.get('model name') or platform.processor() or platform.machine()} ({widest})"

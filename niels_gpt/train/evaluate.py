@@ -227,10 +227,10 @@ def _replies_of(args: argparse.Namespace) -> Replies:
     from niels_gpt.generation.batch import greedy_replies  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     loaded = load_model(args.ckpt, device=args.device)
     decoder = open_backend(loaded, device=args.device).decoder
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
 
     def replies(conversations: Sequence[Sequence[Message]]) -> Sequence[str]:
         return greedy_replies(

@@ -44,6 +44,21 @@ def test_help_needs_no_prompt_toolkit_either() -> None:
     assert "prompt_toolkit" not in run(code=code).stdout.decode()
 
 
+def test_a_chat_on_the_cpu_kernels_never_imports_torch() -> None:
+    code = """
+import sys
+import niels_gpt.chat_cli as program
+assert program.run_chat_cli(["-p", "hi", "--no-session", "--quiet"]) == 0
+print(sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    done = run(code=code)
+    reply, names = done.stdout.decode().splitlines()[0], done.stdout.decode().splitlines()[-1]
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert reply
+    assert "'numba'" in names  # the kernels answered
+    assert "'torch'" not in names
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -95,3 +95,5 @@ def test_the_environment_says_where_a_reply_was_computed(whole):
     assert set(environment) == {"torch", "python", "cpu", "device", "dtype", "threads", "path"}
     assert environment["torch"] == torch.__version__
     assert environment["path"] == "torch"
+    assert environment["cpu"].endswith(f"({torch.backends.cpu.get_cpu_capability()})")
+    assert set(environment) - set(whole.environment(path="kernels")) == {"torch", "threads"}

@@ -1,7 +1,4 @@
-"""Open a model for generation: the decoder for samples, beam search on the torch model.
-
-The only module of this package that imports torch.
-"""
+"""Open a model for generation: the decoder for samples, beam search on the torch model."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
-
-import torch
 
 from niels_gpt.cli.generate.openai_batch import parse_request
 from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions
@@ -215,7 +210,6 @@ def opened(options: GenerateOptions) -> Iterator[OpenModel]:
     """
     assert options.model is not None  # noqa: S101 - the parser requires it
     device = device_named(options.device)
-    torch.set_num_threads(1)  # the decoder's threads compute; see niels_gpt.conversation.model
     loaded = load_model(options.model, device=device)
     if options.vocab_size is not None and options.vocab_size != loaded.cfg.V:
         raise PromptError(f"--vocab_size is {options.vocab_size}, the checkpoint has {loaded.cfg.V} ids")
