@@ -21,8 +21,8 @@ from pathlib import Path
 
 from bench.measure import facts, table
 from niels_gpt.cli.generate.input_file import open_input
-from niels_gpt.cli.generate.journal import Journal, journal_of, marks_of
-from niels_gpt.cli.generate.shards import merge, part_of
+from niels_gpt.cli.jobs.journal import Journal, journal_of, marks_of
+from niels_gpt.cli.jobs.shards import merge, part_of
 from niels_gpt.generate_cli import main as generate
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 

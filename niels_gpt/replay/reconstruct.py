@@ -6,7 +6,7 @@ prompt again; what is stored with the reply gives the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from niels_gpt.conversation.conversation import fit_turn, recorded_rule
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.settings import Settings
-from sessions import Message, RecordedTurn, Session, Store
+from sessions import Message, RecordedTurn, Session, SessionArchive, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,24 @@ class Asked:
 def questions(store: Store, session: Session, *, every_branch: bool) -> list[Question]:
     """Return the answered turns of the session's path, or of its whole tree, in the order they were made."""
     by_id = {message.id: message for message in store.export_session(session.id).messages}
+    return _questions(store.recorded_turns(session.id, every_branch=every_branch), by_id)
+
+
+def archived_questions(archive: SessionArchive) -> list[Question]:
+    """Return the answered turns of an exported session's whole tree, in the order they were made."""
+    by_id = {message.id: message for message in archive.messages}
+    turns = [
+        RecordedTurn(user=by_id[each.user_message_id], reply=by_id[each.reply_id], generation=each)
+        for each in archive.generations
+        if each.reply_id is not None
+    ]
+    return _questions(sorted(turns, key=lambda turn: turn.reply.id), by_id)
+
+
+def _questions(turns: Iterable[RecordedTurn], by_id: Mapping[int, Message]) -> list[Question]:
     return [
         Question(turn=number, recorded=turn, path=_path_before(turn.user, by_id))
-        for number, turn in enumerate(store.recorded_turns(session.id, every_branch=every_branch), start=1)
+        for number, turn in enumerate(turns, start=1)
     ]
 
 
@@ -112,7 +127,7 @@ def ask(model: ChatModel, question: Question, *, whole: bool = False) -> Asked:
     )
 
 
-def _path_before(user: Message, by_id: dict[int, Message]) -> tuple[Message, ...]:
+def _path_before(user: Message, by_id: Mapping[int, Message]) -> tuple[Message, ...]:
     path: list[Message] = []
     at = user.parent_id
     while at is not None:

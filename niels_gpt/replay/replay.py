@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from engine import GenerationFailed, Result
+from engine import Result
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.replay.diagnosis import diagnosed
@@ -91,9 +90,9 @@ async def replay(
 
     session, verification, found = await anyio.to_thread.run_sync(read)
     verdicts: dict[int, Verdict] = {}
-    for group in _groups(found):
+    for group in grouped(found):
         done = len(verdicts)
-        verdicts |= await _replay_group(
+        judged = await _replay_group(
             store,
             group,
             options,
@@ -101,6 +100,7 @@ async def replay(
             batch=batch,
             on_done=lambda n, done=done: on_progress(done + n, len(found)),
         )
+        verdicts |= {question.turn: verdict for question, verdict in zip(group, judged, strict=True)}
     return Replay(
         session=session,
         questions=tuple(found),
@@ -110,7 +110,7 @@ async def replay(
     )
 
 
-def _groups(found: Iterable[Question]) -> list[list[Question]]:
+def grouped(found: Iterable[Question]) -> list[list[Question]]:
     """Put together the turns that one loaded model can replay."""
     groups: dict[tuple[object, ...], list[Question]] = {}
     for question in found:
@@ -128,7 +128,7 @@ async def _replay_group(
     *,
     batch: int,
     on_done: Callable[[int], None],
-) -> dict[int, Verdict]:
+) -> list[Verdict]:
     generation = group[0].recorded.generation
 
     def find() -> tuple[Checkpoint, ChatModel | Unfit]:
@@ -138,64 +138,64 @@ async def _replay_group(
     # A load cannot be interrupted: a cancelled replay waits for it, and then closes what was loaded.
     checkpoint, model = await anyio.to_thread.run_sync(find)
     if isinstance(model, Unfit):
-        return {question.turn: unverifiable(question, model.why, model.differing) for question in group}
+        return [unverifiable(question, model.why, model.differing) for question in group]
     try:
-        return await _judged(group, model, checkpoint.parts, batch=batch, on_done=on_done)
+        return await judged(group, model, checkpoint.parts, batch=batch, on_done=on_done)
     finally:
         model.close()
 
 
-async def _judged(
-    group: list[Question],
+async def judged(
+    group: Sequence[Question],
     model: ChatModel,
     parts: Mapping[str, str],
     *,
     batch: int,
     on_done: Callable[[int], None],
-) -> dict[int, Verdict]:
-    verdicts: dict[int, Verdict] = {}
-    differing = {each.turn: _differing(each, model, parts) for each in group}
-    asked = await anyio.to_thread.run_sync(_asked, group, model, differing, verdicts)
+) -> list[Verdict]:
+    """Make replies again with one model, side by side, and return the verdict on each, in order.
+
+    Args:
+        group: The recorded turns, of one session or of several.
+        model: The model to ask.
+        parts: The recorded parts of the checkpoint's fingerprint.
+        batch: How many replies are made side by side.
+        on_done: Hears how many are done.
+
+    """
+    differing = [_differing(each, model, parts) for each in group]
+    asked = await anyio.to_thread.run_sync(_asked, group, model)
     # Another prompt is a divergence already, and a reply that said nothing has nothing to generate.
-    running = [each for each in asked if each.request is not None and _same_prompt(each)]
-    results = await regenerate(
-        model.decoder, [each.request for each in running], batch=batch, on_done=on_done
-    )
-    result_of = {each.question.turn: result for each, result in zip(running, results, strict=True)}
-    judging = partial(_judge_all, asked, result_of, model, differing)
-    return verdicts | await anyio.to_thread.run_sync(judging)
+    running = [
+        each for each in asked if isinstance(each, Asked) and each.request is not None and _same_prompt(each)
+    ]
+    found = await regenerate(model.decoder, [each.request for each in running], batch=batch, on_done=on_done)
+    results = {id(each): result for each, result in zip(running, found, strict=True)}
+
+    def judge_all() -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for question, each, differ in zip(group, asked, differing, strict=True):
+            if isinstance(each, ChatError):
+                verdicts.append(unverifiable(question, str(each), differ))
+                continue
+            result = results.get(id(each))
+            verdict = judge(each, result, model=model, differing=differ)
+            found_ids = result.token_ids if isinstance(result, Result) else ()
+            verdicts.append(diagnosed(verdict, each, found_ids, model))
+        return verdicts
+
+    return await anyio.to_thread.run_sync(judge_all)
 
 
-def _asked(
-    group: Sequence[Question],
-    model: ChatModel,
-    differing: Mapping[int, tuple[Difference, ...]],
-    verdicts: dict[int, Verdict],
-) -> list[Asked]:
-    """Return the requests of a group; a turn that cannot be asked for gets its verdict at once."""
-    asked: list[Asked] = []
+def _asked(group: Sequence[Question], model: ChatModel) -> list[Asked | ChatError]:
+    """Return the request for each turn, or why it cannot be asked for."""
+    asked: list[Asked | ChatError] = []
     for question in group:
         try:
             asked.append(ask(model, question))
         except ChatError as error:
-            verdicts[question.turn] = unverifiable(question, str(error), differing[question.turn])
+            asked.append(error)
     return asked
-
-
-def _judge_all(
-    asked: Sequence[Asked],
-    result_of: Mapping[int, Result | GenerationFailed],
-    model: ChatModel,
-    differing: Mapping[int, tuple[Difference, ...]],
-) -> dict[int, Verdict]:
-    verdicts: dict[int, Verdict] = {}
-    for each in asked:
-        number = each.question.turn
-        result = result_of.get(number)
-        verdict = judge(each, result, model=model, differing=differing[number])
-        found_ids = result.token_ids if isinstance(result, Result) else ()
-        verdicts[number] = diagnosed(verdict, each, found_ids, model)
-    return verdicts
 
 
 def _differing(question: Question, model: ChatModel, parts: Mapping[str, str]) -> tuple[Difference, ...]:

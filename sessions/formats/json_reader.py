@@ -120,14 +120,7 @@ class Source:
                 yield fields
 
     def _line(self, number: int, line: bytes) -> Fields:
-        where = f"{self.name}, line {number}"
-        if len(line) > self.limits.record_bytes:
-            raise ImportRefused(where, "", f"is longer than {self.limits.record_bytes:,} bytes")
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ImportRefused(where, "", f"is not UTF-8 ({error.reason})") from error
-        return self._fields(where, self._parsed(where, text))
+        return line_fields(line, where=f"{self.name}, line {number}", limits=self.limits)
 
     def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the number and the bytes of each line that is not blank; a line that is too long is cut."""
@@ -228,28 +221,7 @@ class Source:
                     raise ImportRefused(self.name, "", f"has {reader.peek()!r} after the end of its array")
 
     def _element(self, where: str, value: object) -> Fields:
-        return self._fields(where, self._shallow(where, value))
-
-    def _parsed(self, where: str, text: str) -> object:
-        try:
-            value = _decoder().decode(text.strip(_BLANK))
-        except (ValueError, RecursionError) as error:
-            raise _no_json(where, error) from error
-        return self._shallow(where, value)
-
-    def _shallow(self, where: str, value: object) -> object:
-        """Return the value if it is not nested too deeply."""
-        level: list[object] = [value]
-        for _ in range(self.limits.nesting):
-            level = [inner for each in level for inner in _children(each)]
-            if not level:
-                return value
-        raise ImportRefused(where, "", f"is nested more than {self.limits.nesting} levels deep")
-
-    def _fields(self, where: str, value: object) -> Fields:
-        if not isinstance(value, dict):
-            raise ImportRefused(where, "", f"{quoted(value)} is not a JSON object")  # pyright: ignore[reportUnknownArgumentType]
-        return Fields(where=where, values=cast("dict[str, object]", value), limits=self.limits)
+        return _fields(where, value, self.limits)
 
 
 class _Window:
@@ -316,6 +288,43 @@ class _Window:
         self._text = self._text[self._at :] + more
         self._at = 0
         return bool(more)
+
+
+def line_fields(line: bytes, *, where: str, limits: Limits) -> Fields:
+    """Return the object of one line of JSON.
+
+    Args:
+        line: The line; its end is optional.
+        where: The place in the file, for error messages.
+        limits: The limits on its length and nesting.
+
+    Raises:
+        ImportRefused: The line is too long, not UTF-8, or does not hold one JSON object.
+
+    """
+    if len(line) > limits.record_bytes:
+        raise ImportRefused(where, "", f"is longer than {limits.record_bytes:,} bytes")
+    try:
+        value = _decoder().decode(line.decode("utf-8").strip(_BLANK))
+    except UnicodeDecodeError as error:
+        raise ImportRefused(where, "", f"is not UTF-8 ({error.reason})") from error
+    except (ValueError, RecursionError) as error:
+        raise _no_json(where, error) from error
+    return _fields(where, value, limits)
+
+
+def _fields(where: str, value: object, limits: Limits) -> Fields:
+    """Return an object that is not nested too deeply."""
+    level: list[object] = [value]
+    for _ in range(limits.nesting):
+        level = [inner for each in level for inner in _children(each)]
+        if not level:
+            break
+    else:
+        raise ImportRefused(where, "", f"is nested more than {limits.nesting} levels deep")
+    if not isinstance(value, dict):
+        raise ImportRefused(where, "", f"{quoted(value)} is not a JSON object")  # pyright: ignore[reportUnknownArgumentType]
+    return Fields(where=where, values=cast("dict[str, object]", value), limits=limits)
 
 
 def _read(file: TextIO, where: str, most: int) -> str:

@@ -8,7 +8,7 @@ ones. Digests are checked line by line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
 from functools import partial
 from typing import Literal, TypeVar, cast, get_args
@@ -67,16 +67,11 @@ def is_ours(first: Fields) -> bool:
 
 def read(source: Source) -> Iterator[SessionArchive]:
     """Yield the sessions of a file. Raises ImportRefused for the first invalid line."""
-    lines = _Lines(source)
+    lines = _Lines(source.lines())
     header = lines.next()
-    if header is None or not is_ours(header):
+    if header is None:
         raise ImportRefused(f"{source.name}, line 1", "format", f"is not {FORMAT!r}")
-    version = header.integer("version")
-    if version != VERSION:
-        header.refuse("version", f"{version} is not known: this program reads {VERSION}")
-    count = header.integer("sessions")
-    if not 0 <= count <= source.limits.sessions:
-        header.refuse("sessions", f"{count:,}: expected at most {source.limits.sessions:,}")
+    count = session_count(header)
     for number in range(count):
         first = lines.next()
         if first is None:
@@ -93,11 +88,41 @@ def read(source: Source) -> Iterator[SessionArchive]:
         source.attempt(partial(more.refuse, "", "comes after the last session of the file"))
 
 
+def session_count(header: Fields) -> int:
+    """Return the number of sessions that the first line of a file states. Raises ImportRefused."""
+    if not is_ours(header):
+        raise ImportRefused(header.where, "format", f"is not {FORMAT!r}")
+    version = header.integer("version")
+    if version != VERSION:
+        header.refuse("version", f"{version} is not known: this program reads {VERSION}")
+    count = header.integer("sessions")
+    if not 0 <= count <= header.limits.sessions:
+        header.refuse("sessions", f"{count:,}: expected at most {header.limits.sessions:,}")
+    return count
+
+
+def read_session(lines: Iterable[Fields]) -> SessionArchive:
+    """Return one session from its lines, checked as ``read`` checks it. Raises ImportRefused.
+
+    Args:
+        lines: The line of type "session" and the lines of its records, no others.
+
+    """
+    rest = _Lines(iter(lines))
+    first = rest.next()
+    assert first is not None  # noqa: S101 - the caller found it
+    archive = _session(first, rest)
+    more = rest.next()
+    if more is not None:
+        more.refuse("", "comes after the last record that its session counts")
+    return archive
+
+
 class _Lines:
     """The lines of a file; the last line read can be pushed back."""
 
-    def __init__(self, source: Source) -> None:
-        self._lines = source.lines()
+    def __init__(self, lines: Iterator[Fields]) -> None:
+        self._lines = lines
         self._given_back: Fields | None = None
 
     def next(self) -> Fields | None:

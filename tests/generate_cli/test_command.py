@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from niels_gpt.cli.generate import command
-from niels_gpt.cli.generate.journal import Journal
 from niels_gpt.cli.generate.options import parse_options
+from niels_gpt.cli.jobs.journal import Journal
 from niels_gpt.decoding import backend
 from niels_gpt.generate_cli import main
 

@@ -12,10 +12,10 @@ import pytest
 
 from niels_gpt import generate_cli as command
 from niels_gpt.cli.exit_codes import FAILED, INTERRUPTED
-from niels_gpt.cli.generate import journal as journal_module
 from niels_gpt.cli.generate.input_file import open_input
-from niels_gpt.cli.generate.journal import Journal, OutputError
-from niels_gpt.cli.generate.progress import Progress
+from niels_gpt.cli.jobs import journal as journal_module
+from niels_gpt.cli.jobs.journal import Journal, OutputError
+from niels_gpt.cli.jobs.progress import Progress
 
 
 class StoppedError(Exception):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.cli.generate.input_file import Place, open_input
-from niels_gpt.cli.generate.journal import Journal
-from niels_gpt.cli.generate.shards import part_of
+from niels_gpt.cli.generate.input_file import open_input
+from niels_gpt.cli.jobs.journal import Journal, Place
+from niels_gpt.cli.jobs.shards import part_of
 from niels_gpt.generate_cli import main
 
 TEXT = "\n".join(
@@ -90,7 +90,7 @@ def test_a_part_is_finished_once_and_merged_only_when_all_are(
 
 KILLED = """
 import os, sys
-from niels_gpt.cli.generate.journal import Journal
+from niels_gpt.cli.jobs.journal import Journal, Place
 from niels_gpt.generate_cli import main
 add, left = Journal.add, [int(sys.argv[1])]
 def add_and_die(self, *arguments, **keywords):

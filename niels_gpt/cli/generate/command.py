@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niels_gpt.cli.exit_codes import OK, USAGE, run_to_status
-from niels_gpt.cli.generate.input_file import InputFile, Line, Place, open_input
-from niels_gpt.cli.generate.journal import Journal
+from niels_gpt.cli.generate.input_file import InputFile, Line, open_input
 from niels_gpt.cli.generate.openai_batch import response_line
 from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions, parse_options
-from niels_gpt.cli.generate.progress import Progress
 from niels_gpt.cli.generate.prompts import Completion, Prompt, PromptEncoder, PromptError
-from niels_gpt.cli.generate.shards import merge, part_of
+from niels_gpt.cli.jobs.journal import Journal, Place
+from niels_gpt.cli.jobs.progress import Progress
+from niels_gpt.cli.jobs.ray_tasks import run_shards
+from niels_gpt.cli.jobs.shards import merge, part_of
 from niels_gpt.program import report
 
 if TYPE_CHECKING:
@@ -42,11 +43,27 @@ def run(argv: Sequence[str], *, chat: Callable[[list[str]], int]) -> int:
         if options.interactive:
             _welcome(options)
             return chat(_chat_arguments(options))
-        if options.merge:
+        if options.ray is not None:
+            assert options.output is not None  # noqa: S101 - the parser requires it
+            run_shards(PROGRAM, _without_ray(argv), options.output, address=options.ray)
+        if options.merge or options.ray is not None:
             return _merge(options)
         return _generate(options)
 
     return run_to_status(PROGRAM, work)
+
+
+def _without_ray(argv: Sequence[str]) -> list[str]:
+    """Return the arguments of a run without `--ray` and its address."""
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--ray":
+            following = next(words, None)
+            found += [following] if following is not None and following.startswith("-") else []
+        elif not word.startswith("--ray="):
+            found.append(word)
+    return found
 
 
 def _chat_arguments(options: GenerateOptions) -> list[str]:

@@ -16,18 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from niels_gpt.cli.generate.prompts import PromptError
-
-CHUNK = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place between two lines."""
-
-    offset: int
-    """Bytes before it."""
-    line: int
-    """Lines before it."""
+from niels_gpt.cli.jobs.journal import Place, chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +122,3 @@ def open_input(path: Path) -> InputFile:
     except OSError as error:
         raise PromptError(f"cannot read --prompts {str(path)!r}: {error.strerror or error}") from error
     return InputFile(path=path, content=content, size=size, start=Place(0, 0), stop=size, is_first=True)
-
-
-def chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the next `size` bytes of a file, or what there is of them, in pieces."""
-    while size > 0:
-        chunk = file.read(min(size, CHUNK))
-        if not chunk:
-            return
-        size -= len(chunk)
-        yield chunk

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from niels_gpt.cli.jobs.ray_tasks import add_ray
+from niels_gpt.cli.jobs.shards import add_shard
 from niels_gpt.cli.parser import OneLineParser
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 
@@ -34,6 +36,7 @@ class GenerateOptions:
     output: Path | None
     force: bool
     shard: tuple[int, int] | None
+    ray: str | None
     format: str
     stream: bool
     num_return_sequences: int
@@ -88,10 +91,13 @@ def _check_output(parser: argparse.ArgumentParser, values: dict[str, Any]) -> No
     prompts, output = values["prompts"], values["output"]
     if values["merge"] and output is None:
         parser.error("--merge needs the --output of the shards")
-    if values["shard"] is not None and (prompts is None or output is None):
-        parser.error("--shard needs --prompts and --output")
-    if values["shard"] is not None and not prompts.is_file():
-        parser.error(f"--shard needs a regular file: --prompts {str(prompts)!r} is not one")
+    for flag in ("shard", "ray"):
+        if values[flag] is not None and (prompts is None or output is None):
+            parser.error(f"--{flag} needs --prompts and --output")
+        if values[flag] is not None and not prompts.is_file():
+            parser.error(f"--{flag} needs a regular file: --prompts {str(prompts)!r} is not one")
+    if values["shard"] is not None and values["ray"] is not None:
+        parser.error("--ray runs every shard: leave out --shard")
     is_same = output is not None and prompts is not None and prompts.is_file() and output.exists()
     if output is not None and is_same and output.samefile(prompts):
         parser.error(f"--output is the file of --prompts, {str(prompts)!r}; give another one")
@@ -160,15 +166,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="write here instead of to standard output; after an interruption the same command resumes",
     )  # fmt: skip
     group.add_argument("--force", action="store_true", help="replace an existing --output")
-    group.add_argument(
-        "--shard", type=_shard, metavar="I/N",
-        help="do part I of N of --prompts, counted from 0, and write OUTPUT.I-of-N",
-    )  # fmt: skip
+    add_shard(group, "do part I of N of --prompts, counted from 0, and write OUTPUT.I-of-N")
     group.add_argument(
         "--merge",
         action="store_true",
         help="join the outputs of all shards into --output; nothing is generated",
     )
+    add_ray(group)
     group.add_argument(
         "--format", choices=("text", "jsonl"), help="default: jsonl for an --output that ends so, else text"
     )
@@ -241,13 +245,6 @@ def _from(lowest: int):
 def _top_k(text: str) -> int | None:
     value = 0 if text.lower() == "none" else int(text)
     return value or None
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shard, such as 0/4 to 3/4")
-    return int(number), int(count)
 
 
 def _ids(text: str) -> tuple[int, ...]:

@@ -57,6 +57,11 @@ SUBCOMMANDS: dict[str, Subcommand] = {
             module=f"{__name__}.replay",
         ),
         Subcommand(
+            name="audit",
+            summary="regenerate the replies of an exported archive and write a verdict on each",
+            module=f"{__name__}.audit",
+        ),
+        Subcommand(
             name="verify",
             summary="print the digest of a session, and what was changed in it",
             module=f"{__name__}.verify",

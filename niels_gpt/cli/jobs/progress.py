@@ -10,18 +10,34 @@ WIDTH = 24
 
 
 class Progress:
-    """Counts replies and tokens and shows them."""
+    """Counts replies, or other units, and tokens, and shows them."""
 
     def __init__(
-        self, total: int, stream: TextIO, *, done: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        stream: TextIO,
+        *,
+        done: int = 0,
+        unit: str = "replies",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with `done` of `total` replies finished by an earlier run."""
+        """Start with `done` of `total` replies finished by an earlier run.
+
+        Args:
+            total: How many there are.
+            stream: Where to show it.
+            done: How many are finished already.
+            unit: The noun of what is counted.
+            clock: Returns seconds.
+
+        """
+        self._unit = unit
         self._total, self._done, self._from_before = total, done, done
         self._stream, self._clock = stream, clock
         self._tokens, self._began = 0, clock()
         self._bar = stream.isatty()
 
-    def add(self, *, replies: int, tokens: int) -> None:
+    def add(self, *, replies: int, tokens: int = 0) -> None:
         """Count finished replies."""
         self._done += replies
         self._tokens += tokens
@@ -38,7 +54,9 @@ class Progress:
     def _summary(self) -> str:
         seconds = max(1e-9, self._clock() - self._began)
         fresh = self._done - self._from_before
-        text = f"{self._done:,} of {self._total:,} replies, {self._tokens / seconds:,.0f} tokens/s"
+        text = f"{self._done:,} of {self._total:,} {self._unit}"
+        if self._tokens:
+            text += f", {self._tokens / seconds:,.0f} tokens/s"
         if fresh and self._done < self._total:
             left = seconds / fresh * (self._total - self._done)
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from niels_gpt.atomic_io import atomic_write
-from niels_gpt.cli.generate.journal import OutputError, journal_of, last_mark, marks_of
+from niels_gpt.cli.jobs.journal import OutputError, journal_of, last_mark, marks_of
+
+
+def add_shard(parser: Any, text: str) -> None:
+    """Add `--shard` to a parser or a group of one, with its help."""
+    parser.add_argument("--shard", type=_shard, metavar="I/N", help=text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard, such as 0/4 to 3/4")
+    return int(number), int(count)
 
 
 def part_of(output: Path, number: int, count: int) -> Path:
@@ -15,10 +30,15 @@ def part_of(output: Path, number: int, count: int) -> Path:
     return output.with_name(f"{output.name}.{number}-of-{count}")
 
 
-def merge(output: Path, *, force: bool) -> int:
+def merge(output: Path, *, force: bool, tail: Callable[[Sequence[Path]], bytes] = lambda _parts: b"") -> int:
     """Write the results of all shards to `output`, in the order of the input; return the number of shards.
 
     The parts stay. They must be complete, and of one job.
+
+    Args:
+        output: The file that the shards' outputs are named after.
+        force: Replace an existing output.
+        tail: Returns what ends the output, from the parts.
 
     Raises:
         OutputError: A part is missing, unfinished or of another job, or the output exists.
@@ -44,6 +64,7 @@ def merge(output: Path, *, force: bool) -> int:
             for part in parts:
                 with part.open("rb") as source:
                     shutil.copyfileobj(source, file, 2**20)
+            file.write(tail(parts))
     except FileExistsError as error:
         raise OutputError(
             f"{str(output)!r} exists; replace it with --force, or give another --output"
@@ -51,13 +72,24 @@ def merge(output: Path, *, force: bool) -> int:
     return len(parts)
 
 
-def _parts(output: Path) -> list[Path]:
+def count_of(output: Path) -> int | None:
+    """Return the number of shards that an output was begun with, None if there are none yet.
+
+    Raises:
+        OutputError: There are shards by different numbers.
+
+    """
     name = re.compile(re.escape(output.name) + r"\.(\d+)-of-(\d+)(?:\.resume)?")
     found = [match for path in output.parent.glob("*") if (match := name.fullmatch(path.name))]
     counts = sorted({int(match[2]) for match in found})
-    if not counts:
-        raise OutputError(f"there are no shards of {str(output)!r}; make them with --shard I/N")
     if len(counts) > 1:
         said = " and ".join(map(str, counts))
         raise OutputError(f"there are shards of {str(output)!r} by {said}; remove those that are not wanted")
-    return [part_of(output, number, counts[0]) for number in range(counts[0])]
+    return counts[0] if counts else None
+
+
+def _parts(output: Path) -> list[Path]:
+    count = count_of(output)
+    if count is None:
+        raise OutputError(f"there are no shards of {str(output)!r}; make them with --shard I/N")
+    return [part_of(output, number, count) for number in range(count)]

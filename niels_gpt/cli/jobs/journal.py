@@ -16,11 +16,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from niels_gpt.atomic_io import atomic_write
-from niels_gpt.cli.generate.input_file import InputFile, Place, chunks
 from niels_gpt.errors import NielsGptError
 
 try:
@@ -29,6 +29,35 @@ except ImportError:  # a system without it does without the lock
     fcntl = None
 
 VERSION = 2
+CHUNK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place between two lines of an input."""
+
+    offset: int
+    """Bytes before it."""
+    line: int
+    """Lines before it."""
+
+
+class Input(Protocol):
+    """The input of a job: a file that is read from front to back."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, with which an input is told from a different one."""
+        ...
+
+    @property
+    def start(self) -> Place:
+        """The place at which the job begins."""
+        ...
+
+    def digest(self, stop: int) -> hashlib._Hash:
+        """Return SHA-256 over the bytes from the start to an offset."""
+        ...
 
 
 class OutputError(NielsGptError):
@@ -43,7 +72,7 @@ class Journal:
         output: Path,
         *,
         job: str,
-        source: InputFile | None = None,
+        source: Input | None = None,
         force: bool = False,
         keeps_marks: bool = False,
     ) -> None:
@@ -210,6 +239,16 @@ class Journal:
         for file in (self._file, self._marks):
             if file is not None:
                 file.close()
+
+
+def chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the next `size` bytes of a file, or what there is of them, in pieces."""
+    while size > 0:
+        chunk = file.read(min(size, CHUNK))
+        if not chunk:
+            return
+        size -= len(chunk)
+        yield chunk
 
 
 def journal_of(output: Path) -> Path:

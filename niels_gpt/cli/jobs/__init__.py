@@ -1,0 +1,1 @@
+"""Long jobs over a file: split over shards, resumed after a kill, merged, and run by Ray."""
