@@ -33,7 +33,7 @@ from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.jobs.archive import open_archive
 from niels_gpt.conversation.conversation import Conversation
 from niels_gpt.conversation.listener import Listener
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.paths import REPO_ROOT, SHIPPED_CHECKPOINT
@@ -55,7 +55,7 @@ def record(archive: Path, replies: int, folder: Path) -> None:
     lines = (REPO_ROOT / "data/heldout.jsonl").read_text("utf-8").splitlines()
     questions = [json.loads(line)["messages"][-1]["content"] for line in lines]
     options = ChatOptions(checkpoint=SHIPPED_CHECKPOINT, checkpoint_given=True, threads=1)
-    model = load_model(options)
+    model = open_model(options)
 
     async def one(store: Store, engine: Engine[Any, Any], number: int, places: anyio.CapacityLimiter) -> None:
         async with places:

@@ -21,9 +21,11 @@ from statistics import quantiles
 from typing import Any
 
 from engine import Engine
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.planning import request_for
 from niels_gpt.conversation.settings import Settings
+from niels_gpt.rng import reply_seed
 from tests.server.server_process import ServerProcess
 
 TEXT = "who is niels?"
@@ -53,9 +55,7 @@ async def engine_rate(model: Any, streams: int, tokens: int) -> float:
     async with Engine(model.decoder, max_batch=64) as engine:
         began = time.perf_counter()
         jobs = [
-            engine.submit(
-                model.request(prompt_ids=prompt, settings=settings, seed=model.reply_seed(seed, 1, 0))
-            )
+            engine.submit(request_for(model, prompt, settings, seed=reply_seed(seed, 1, 0)))
             for seed in range(streams)
         ]
         made = sum([len((await job.result()).token_ids) for job in jobs])
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args(argv)
-    model = load_model(ChatOptions())
+    model = open_model(ChatOptions())
     with tempfile.TemporaryDirectory() as folder, ServerProcess(Path(folder)) as server:
         print("| streams | engine tokens/s | HTTP | share | stored | first token p50, p99 | /health p99 |")
         print("|---|---|---|---|---|---|---|")

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from engine import Engine
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.planning import request_for
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.decoding.backend import torch_decoder
 from niels_gpt.model.loading import load_model as load_checkpoint
+from niels_gpt.rng import reply_seed
 from niels_gpt.server.logprobs import Watcher
 from tests.server.server_process import Client, ServerProcess
 
@@ -108,18 +110,15 @@ def terminal(numbers: Sequence[int]) -> dict[int, str]:
 
 def torch_control(numbers: Sequence[int]) -> tuple[dict[int, Answer], dict[int, Answer]]:
     """Return the answers of the torch path, each alone and all together."""
-    model = load_model(ChatOptions())
+    model = open_model(ChatOptions())
     loaded = load_checkpoint(ChatOptions().checkpoint)
     decoder: Any = torch_decoder(loaded.model, loaded.tokenizer)
 
     def request(number: int) -> tuple[Any, Watcher]:
         body, watcher = body_of(number), Watcher(0)
         settings = Settings(temperature=0.9, max_new_tokens=body["max_tokens"])
-        made = model.request(
-            prompt_ids=tuple(model.template.prompt_ids(body["messages"])),
-            settings=settings,
-            seed=model.reply_seed(number, 2, 0),
-        )
+        prompt_ids = tuple(model.template.prompt_ids(body["messages"]))
+        made = request_for(model, prompt_ids, settings, seed=reply_seed(number, 2, 0))
         return replace(made, watch=watcher), watcher
 
     async def answers(groups: Sequence[Sequence[int]]) -> dict[int, Answer]:

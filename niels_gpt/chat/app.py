@@ -46,7 +46,7 @@ def with_picked(options: ChatOptions) -> ChatOptions | None:
     """
     if options.prompt is not None or not _is_terminal():
         raise LoadFailed("--pick asks on a terminal: give --session NAME, or --continue for the last used")
-    from niels_gpt.conversation.session import open_store  # noqa: PLC0415
+    from niels_gpt.conversation.opening import open_store  # noqa: PLC0415
     from niels_gpt.terminal.picker import choice_of, pick  # noqa: PLC0415 - heavy, and asked for by few
 
     with open_store(options) as store:

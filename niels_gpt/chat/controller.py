@@ -26,9 +26,9 @@ from niels_gpt.text.files import NOT_UTF8, replaced
 if TYPE_CHECKING:
     from engine import Event
     from niels_gpt.conversation.conversation import Conversation, TurnResult
-    from niels_gpt.conversation.model import ChatModel
     from niels_gpt.conversation.options import ChatOptions
     from niels_gpt.conversation.session import ConversationSession
+    from niels_gpt.decoding.backend import Backend
     from sessions import Generation, Message, Store, Turn
 
 _ENDINGS = {
@@ -77,7 +77,7 @@ class Controller(Listener):
             self._preferences["markdown"] = screen.render_markdown(wanted=True)
         self._introduced: ConversationSession | None = None
         self._ready: ConversationSession | None = None
-        self._warned: ChatModel | None = None
+        self._warned: Backend | None = None
         self._compared: tuple[ConversationSession | None, Path] | None = None
         self._spent: list[ReplyCost] = []
         self._left_out = 0

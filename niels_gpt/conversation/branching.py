@@ -155,7 +155,7 @@ async def fork_at(
     forced_ids = ids[:kept]
     session_seed, attempt = session.settings.seed, turn.generation.attempt
     if token is not None:
-        forced_ids += conversation.model.encode(token)
+        forced_ids += tuple(conversation.model.tokenizer.encode_ids(token))
     elif seed is not None:
         session_seed, attempt = seed, 0
     else:

@@ -7,11 +7,14 @@ the system prompt stays; only where it leaves no room for the message is its beg
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from niels_gpt.conversation.errors import MessageTooLong
+from niels_gpt.text.chat_template import Template
 
 CONTEXT_RULE = 2
 """Raised when the same path of messages would give another prompt; recorded with every reply.
@@ -21,14 +24,6 @@ CONTEXT_RULE = 2
 that leaves no room for the message loses its beginning.
 """
 _BETWEEN = "\n\n"
-
-
-class PromptTemplate(Protocol):
-    """The part of `niels_gpt.text.chat_template.Template` that makes a prompt."""
-
-    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the token ids of a prompt that ends where the reply begins."""
-        ...
 
 
 class PathMessage(Protocol):
@@ -48,6 +43,15 @@ class PathMessage(Protocol):
     def status(self) -> str:
         """Whether it was said to its end: "complete", or "cancelled" for a reply that was stopped."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMessage:
+    """A message of a path that is not stored."""
+
+    role: str
+    content: str
+    status: str = "complete"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,7 @@ def with_unanswered(path: Sequence[PathMessage], message: str, *, rule: int = CO
 
 def fit(
     *,
-    template: PromptTemplate,
+    template: Template,
     context_length: int,
     max_new_tokens: int,
     system: str | None,
@@ -192,10 +196,7 @@ def fit(
 
 def prompt_hash(prompt_ids: Sequence[int]) -> str:
     """Return the SHA-256, in hex, that stands for a prompt in the store."""
-    digest = hashlib.sha256(b"niels-gpt prompt 1\0")
-    for token_id in prompt_ids:
-        digest.update(token_id.to_bytes(4, "little"))
-    return digest.hexdigest()
+    return hashlib.sha256(b"niels-gpt prompt 1\0" + np.array(prompt_ids, "<u4").tobytes()).hexdigest()
 
 
 def _strict_exchanges(path: Sequence[PathMessage], *, keep_stopped: bool) -> list[Exchange]:

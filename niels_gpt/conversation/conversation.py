@@ -6,7 +6,7 @@ tried again (`ConversationSession.save`). A cancelled `send` keeps what was said
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,25 +14,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from engine import Engine, Event, GenerationFailed, Job, Timings, TokenGenerated
-from niels_gpt.conversation.context import (
-    CONTEXT_RULE,
-    Fitted,
-    PathMessage,
-    exchanges_of,
-    fit,
-    prompt_hash,
-    system_of,
-    with_unanswered,
-)
+from niels_gpt.conversation.context import Fitted, prompt_hash
 from niels_gpt.conversation.errors import ChatError, MessageTooLong, ReplyFailed
 from niels_gpt.conversation.listener import Listener
+from niels_gpt.conversation.planning import (
+    Plan,
+    Planner,
+    fit_recorded,
+    fit_turn,
+    recorded_settings,
+    request_for,
+)
 from niels_gpt.conversation.session import ConversationSession, Reply
-from niels_gpt.conversation.settings import Settings
 from niels_gpt.errors import ReportedError
-from sessions import Generation, Message, NewGeneration, Turn
+from sessions import Generation, Message, Turn
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
+    from niels_gpt.decoding.request import GenerationRequest
 
 T = TypeVar("T")
 
@@ -53,22 +52,11 @@ class TurnResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedSource:
-    """What a reply's seed is made of: the session's, the reply's position on its path, the attempt from 0."""
-
-    session_seed: int
-    turn: int
-    attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A reply that is ready to be asked for; `user` is the message it answers, None for a new one."""
+    """Another reply to a stored message, ready to be asked for."""
 
-    user: Message | None
-    fitted: Fitted
-    request: Any
-    generation: NewGeneration
+    user: Message
+    plan: Plan
 
 
 class Conversation:
@@ -78,7 +66,7 @@ class Conversation:
         self,
         *,
         session: ConversationSession,
-        model: ChatModel,
+        model: Backend,
         engine: Engine[Any, Any],
         on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
@@ -86,7 +74,7 @@ class Conversation:
         self.model = model
         self._engine = engine
         self._on_event = on_event
-        self._checkpoint_id: int | None = None
+        self._planner: Planner | None = None
         self._is_trimmed = False
         self._counted: tuple[object, int] | None = None
 
@@ -100,22 +88,18 @@ class Conversation:
             ReplyFailed: The message stays, without a reply.
             SessionTrouble: The store refused; nothing is stored.
         """
-        session = self.session
-        prepared = await self._prepare(
-            content, session.messages, system=session.system, position=session.reply_position, attempt=0
-        )
+        planner = await self._ready()
+        plan = planner.plan(self.session.path, content, self.session.settings)
         # Once the message may be in the store, a cancellation waits for the job that it can stop.
-        turn = await _shielded(session.begin_turn(content, prepared.generation))
-        return await self._follow(prepared, turn.generation, listener)
+        turn = await _shielded(self.session.begin_turn(content, plan.generation))
+        return await self._follow(plan.fitted, plan.request, turn.generation, listener)
 
     async def edit(self, user: Message, content: str, listener: Listener) -> TurnResult:
         """Send a message in the place of one of the path, next to it in the tree. Raises as `send`."""
-        path = self.session.messages[: user.position]
-        prepared = await self._prepare(
-            content, path, system=system_of(path), position=user.position + 1, attempt=0
-        )
-        turn = await _shielded(self.session.begin_edit(user, content, prepared.generation))
-        return await self._follow(prepared, turn.generation, listener)
+        planner = await self._ready()
+        plan = planner.plan(self.session.messages[: user.position], content, self.session.settings)
+        turn = await _shielded(self.session.begin_edit(user, content, plan.generation))
+        return await self._follow(plan.fitted, plan.request, turn.generation, listener)
 
     async def prepare(
         self, user: Message, *, session_seed: int, attempt: int, forced_ids: tuple[int, ...] = ()
@@ -126,24 +110,22 @@ class Conversation:
             MessageTooLong: The message does not fit into this model's context.
             ChatError: The forced ids leave nothing to draw.
         """
-        path = self.session.messages[: user.position]
-        return await self._prepare(
+        planner = await self._ready()
+        plan = planner.plan(
+            self.session.messages[: user.position],
             user.content,
-            path,
-            system=system_of(path),
-            position=user.position + 1,
+            self.session.settings,
             attempt=attempt,
-            user=user,
             session_seed=session_seed,
             forced_ids=forced_ids,
         )
+        return Prepared(user=user, plan=plan)
 
     async def again(self, prepared: Prepared, listener: Listener) -> TurnResult:
         """Generate another reply, stored next to the others to its message. Raises as `send`."""
-        if prepared.user is None:
-            raise ValueError("got a reply to a new message, expected one from Conversation.prepare")
-        turn = await _shielded(self.session.begin_retry(prepared.user, prepared.generation))
-        return await self._follow(prepared, turn.generation, listener)
+        plan = prepared.plan
+        turn = await _shielded(self.session.begin_retry(prepared.user, plan.generation))
+        return await self._follow(plan.fitted, plan.request, turn.generation, listener)
 
     async def finish_pending(self, turn: Turn, listener: Listener) -> TurnResult:
         """Generate the reply that was interrupted, as it would have been.
@@ -153,17 +135,15 @@ class Conversation:
         `send`.
         """
         try:
-            prepared, generation = await self._prepare_pending(turn, listener)
+            fitted, request, generation = await self._pending(turn, listener)
         except ReportedError as error:
             await self.session.fail(turn.generation.id, str(error))
             raise
-        return await self._follow(prepared, generation, listener)
+        return await self._follow(fitted, request, generation, listener)
 
     async def checkpoint_id(self) -> int:
         """Return the store's id of the model's checkpoint."""
-        if self._checkpoint_id is None:
-            self._checkpoint_id = await self.session.remember_checkpoint(**self.model.checkpoint)
-        return self._checkpoint_id
+        return (await self._ready()).checkpoint_id
 
     def used_tokens(self) -> int:
         """Return how many tokens of the context the next prompt takes before its message."""
@@ -172,7 +152,7 @@ class Conversation:
         state = (session.system, session.settings, last, len(session.messages))
         if self._counted is None or self._counted[0] != state:
             try:
-                fitted = fit_turn(self.model, session.settings, session.messages, "", system=session.system)
+                fitted = fit_turn(self.model, session.settings, session.path, "")
             except MessageTooLong:
                 used = self.model.context_length
             else:
@@ -180,112 +160,44 @@ class Conversation:
             self._counted = (state, used)
         return self._counted[1]
 
-    async def _prepare_pending(self, turn: Turn, listener: Listener) -> tuple[Prepared, Generation]:
+    async def _ready(self) -> Planner:
+        if self._planner is None:
+            checkpoint_id = await self.session.remember_checkpoint(**self.model.checkpoint)
+            self._planner = Planner(self.model, checkpoint_id)
+        return self._planner
+
+    async def _pending(self, turn: Turn, listener: Listener) -> tuple[Fitted, GenerationRequest, Generation]:
+        """Return the interrupted reply as it was begun, or else the next attempt at it."""
+        planner = await self._ready()
         old, path = turn.generation, self.session.messages[: turn.user.position]
-        try:
-            settings = Settings.from_stored(
-                {**old.sampling, "max_new_tokens": old.max_new_tokens}, seed=turn.session.seed
+        settings = recorded_settings(old)
+        fitted = fit_recorded(self.model, settings, path, turn.user.content, old)
+        if prompt_hash(fitted.prompt_ids) == old.prompt_hash and planner.checkpoint_id == old.checkpoint_id:
+            request = request_for(
+                self.model, fitted.prompt_ids, settings, seed=old.seed, forced_ids=old.forced_ids
             )
-        except ValueError as error:
-            raise ChatError(f"the settings of the interrupted reply are damaged: {error}") from error
-        fitted = self._fit(turn.user.content, settings, path, system=system_of(path), rule=recorded_rule(old))
-        if (
-            prompt_hash(fitted.prompt_ids) == old.prompt_hash
-            and await self.checkpoint_id() == old.checkpoint_id
-        ):
-            request = self._request(fitted, settings, seed=old.seed, forced_ids=old.forced_ids)
-            again = NewGeneration(
-                checkpoint_id=old.checkpoint_id,
-                seed=old.seed,
-                attempt=old.attempt,
-                sampling=old.sampling,
-                max_new_tokens=old.max_new_tokens,
-                prompt_hash=old.prompt_hash,
-                trimmed_turns=old.trimmed_turns,
-                environment=old.environment,
-                forced_ids=old.forced_ids,
-            )
-            return Prepared(user=turn.user, fitted=fitted, request=request, generation=again), old
+            return fitted, request, old
         listener.restarted(old)
-        prepared = await self._prepare(
-            turn.user.content,
+        plan = planner.plan(
             path,
-            system=system_of(path),
-            position=turn.user.position + 1,
+            turn.user.content,
+            settings,
             attempt=old.attempt + 1,
-            user=turn.user,
-            settings=settings,
+            session_seed=turn.session.seed,
         )
-        begun = await _shielded(self.session.begin_retry(turn.user, prepared.generation))
-        return prepared, begun.generation
+        begun = await _shielded(self.session.begin_retry(turn.user, plan.generation))
+        return plan.fitted, plan.request, begun.generation
 
-    async def _prepare(
-        self,
-        content: str,
-        path: Sequence[Message],
-        *,
-        system: str | None,
-        position: int,
-        attempt: int,
-        user: Message | None = None,
-        settings: Settings | None = None,
-        session_seed: int | None = None,
-        forced_ids: tuple[int, ...] = (),
-    ) -> Prepared:
-        """Return the request for a reply, and all that is stored of it beforehand: enough to repeat it."""
-        settings = settings or self.session.settings
-        fitted = self._fit(content, settings, path, system=system)
-        source = SeedSource(
-            session_seed=settings.seed if session_seed is None else session_seed,
-            turn=position,
-            attempt=attempt,
-        )
-        seed = self.model.reply_seed(source.session_seed, source.turn, source.attempt)
-        request = self._request(fitted, settings, seed=seed, forced_ids=forced_ids)
-        sampling = settings.stored()
-        max_new_tokens = sampling.pop("max_new_tokens")
-        generation = NewGeneration(
-            checkpoint_id=await self.checkpoint_id(),
-            seed=seed,
-            attempt=source.attempt,
-            sampling=sampling,
-            max_new_tokens=int(max_new_tokens or 0),
-            prompt_hash=prompt_hash(fitted.prompt_ids),
-            trimmed_turns=fitted.trimmed_turns,
-            forced_ids=forced_ids,
-            environment={
-                **self.model.environment,
-                "context_rule": CONTEXT_RULE,
-                "seed_source": asdict(source),
-            },
-        )
-        return Prepared(user=user, fitted=fitted, request=request, generation=generation)
-
-    def _fit(
-        self,
-        content: str,
-        settings: Settings,
-        path: Sequence[Message],
-        *,
-        system: str | None,
-        rule: int = CONTEXT_RULE,
-    ) -> Fitted:
-        return fit_turn(self.model, settings, path, content, system=system, rule=rule)
-
-    def _request(self, fitted: Fitted, settings: Settings, *, seed: int, forced_ids: tuple[int, ...]) -> Any:
-        return self.model.request(
-            prompt_ids=fitted.prompt_ids, settings=settings, seed=seed, forced_ids=forced_ids
-        )
-
-    async def _follow(self, prepared: Prepared, generation: Generation, listener: Listener) -> TurnResult:
+    async def _follow(
+        self, fitted: Fitted, request: GenerationRequest, generation: Generation, listener: Listener
+    ) -> TurnResult:
         """Generate, pass the text on as it comes, and keep the reply, also when cancelled meanwhile."""
-        fitted = prepared.fitted
         if fitted.trimmed_turns and not self._is_trimmed:
             listener.trimmed(fitted.trimmed_turns)
         self._is_trimmed = fitted.trimmed_turns > 0
         if fitted.cut_tokens:
             listener.cut(fitted.cut_tokens)
-        job = self._engine.submit(prepared.request)
+        job = self._engine.submit(request)
         heard = 0
         try:
             async for event in job.events():
@@ -344,33 +256,6 @@ class Conversation:
         )
 
 
-def fit_turn(
-    model: ChatModel,
-    settings: Settings,
-    path: Sequence[PathMessage],
-    content: str,
-    *,
-    system: str | None,
-    rule: int = CONTEXT_RULE,
-) -> Fitted:
-    """Return the prompt for a message after a path of messages. Raises MessageTooLong."""
-    return fit(
-        template=model.template,
-        context_length=model.context_length,
-        max_new_tokens=settings.max_new_tokens,
-        system=system,
-        exchanges=exchanges_of(path, keep_stopped=settings.keep_stopped, rule=rule),
-        message=with_unanswered(path, content, rule=rule),
-        rule=rule,
-    )
-
-
-def recorded_rule(generation: Generation) -> int:
-    """Return the context rule that a reply's prompt was made under; the newest where it is unknown."""
-    rule: object = generation.environment.get("context_rule", 1)
-    return rule if isinstance(rule, int) and 1 <= rule <= CONTEXT_RULE else CONTEXT_RULE
-
-
 async def _shielded(work: Awaitable[T]) -> T:
     with anyio.CancelScope(shield=True):
         return await work
@@ -379,7 +264,7 @@ async def _shielded(work: Awaitable[T]) -> T:
 
 @asynccontextmanager
 async def converse(
-    session: ConversationSession, model: ChatModel, *, on_event: Callable[[Event], None] = lambda _: None
+    session: ConversationSession, model: Backend, *, on_event: Callable[[Event], None] = lambda _: None
 ) -> AsyncIterator[Conversation]:
     """Run an engine over the model for as long as the block is open."""
     decoder: Any = model.decoder

@@ -11,7 +11,7 @@ later change stores it first, and `save` tries again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,9 +22,8 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from niels_gpt.conversation.context import system_of
-from niels_gpt.conversation.errors import LoadFailed, NotStoredYet, SessionTrouble
-from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.context import PathMessage, TextMessage, system_of
+from niels_gpt.conversation.errors import NotStoredYet, SessionTrouble
 from niels_gpt.conversation.settings import Settings, Value
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import (
@@ -44,7 +43,6 @@ from sessions import (
     StoreUnavailable,
     Turn,
 )
-from sessions import open_store as open_session_store
 
 T = TypeVar("T")
 
@@ -135,11 +133,11 @@ class ConversationSession:
         return self._system
 
     @property
-    def reply_position(self) -> int:
-        """Where the reply to a message that is sent now will stand on the path."""
-        if self._stored is None:
-            return 1 + (self._system is not None)
-        return (self.messages[-1].position + 1 if self.messages else 0) + 1
+    def path(self) -> Sequence[PathMessage]:
+        """What stands before the next message: `messages`, or the system prompt of a session to be."""
+        if self._stored is None and self._system is not None:
+            return [TextMessage(role="system", content=self._system)]
+        return self.messages
 
     @property
     def stored(self) -> Session | None:
@@ -562,18 +560,3 @@ class ConversationSession:
 
     async def _call_store(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function, limiter=self._limiter)
-
-
-def open_store(options: ChatOptions) -> Store:
-    """Open the store that the options name; LoadFailed."""
-    try:
-        # A folder that was mistyped is not created, and a new store with a name is announced.
-        named = options.store is not None and not options.ephemeral
-        return open_session_store(options.store, missing="create file" if named else "create")
-    except StoreError as error:
-        raise LoadFailed(str(error)) from error
-
-
-def session_for(store: Store, options: ChatOptions) -> ConversationSession:
-    """Return the session that the options name; call `open` on it."""
-    return ConversationSession(store, name=options.session, settings=options.settings, system=options.system)

@@ -28,8 +28,8 @@ from niels_gpt.errors import ReportedError
 if TYPE_CHECKING:
     from engine import Event
     from niels_gpt.conversation.conversation import Conversation
-    from niels_gpt.conversation.model import ChatModel
     from niels_gpt.conversation.session import ConversationSession
+    from niels_gpt.decoding.backend import Backend
     from sessions import Store
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Workspace:
         options: ChatOptions,
         *,
         open_store: Callable[[ChatOptions], Store] | None = None,
-        load_model: Callable[[ChatOptions], ChatModel] | None = None,
+        load_model: Callable[[ChatOptions], Backend] | None = None,
     ) -> None:
         self.options = options
         """What was asked for, as far as it still holds: `use` and `switch` change it."""
@@ -67,13 +67,13 @@ class Workspace:
         self._open_store = open_store or self._open_real_store
         self._load_one = load_model or self._load_checkpoint
         self._store_loading: Future[Store] = Future()
-        self._model_loading: Future[ChatModel] = Future()
+        self._model_loading: Future[Backend] = Future()
         self._started = False
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._open_models: list[ChatModel] = []
+        self._open_models: list[Backend] = []
         self._requests = 0
         self._in_use = 0
-        self._model: ChatModel | None = None
+        self._model: Backend | None = None
         self._has_session = anyio.Event()
         self._has_model = anyio.Event()
         self._changed = anyio.Event()
@@ -177,7 +177,7 @@ class Workspace:
         check_checkpoint(options)
         self._requests += 1
         number = self._requests
-        loading: Future[ChatModel] = Future()
+        loading: Future[Backend] = Future()
         # A daemon: an import or a compilation cannot be interrupted, and the program ends without it.
         threading.Thread(
             target=_settle, args=(loading, self._load_model, options), name="loader-2", daemon=True
@@ -272,7 +272,7 @@ class Workspace:
         self._exchanged = True
         self._wake()
 
-    def _take(self, model: ChatModel, number: int) -> bool:
+    def _take(self, model: Backend, number: int) -> bool:
         """Answer with a model from now on; False, and it is closed, if a later request has one already."""
         if number < self._in_use:
             self._discard(model)
@@ -281,33 +281,33 @@ class Workspace:
         self._exchange()
         return True
 
-    def _take_first(self, loading: Future[ChatModel]) -> None:
+    def _take_first(self, loading: Future[Backend]) -> None:
         error = loading.exception()
         if error is None:
             self._take(loading.result(), 0)
         elif self._model is None:
             self._fail(error if isinstance(error, ReportedError) else _start_error(error))
 
-    def _take_when_loaded(self, loading: Future[ChatModel]) -> None:
+    def _take_when_loaded(self, loading: Future[Backend]) -> None:
         loop = asyncio.get_running_loop()
 
-        def done(future: Future[ChatModel]) -> None:
+        def done(future: Future[Backend]) -> None:
             # Where the loop is closed, `close` closes the model.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._take_first, future)
 
         loading.add_done_callback(done)
 
-    def _discard(self, model: ChatModel) -> None:
+    def _discard(self, model: Backend) -> None:
         self._open_models.remove(model)
         model.close()
 
-    def _discard_loaded(self, loading: Future[ChatModel]) -> None:
+    def _discard_loaded(self, loading: Future[Backend]) -> None:
         if loading.exception() is None:
             self._discard(loading.result())
 
     async def _open(self, store: Store, options: ChatOptions) -> ConversationSession:
-        from niels_gpt.conversation.session import session_for  # noqa: PLC0415 - heavy: the loader's thread was first
+        from niels_gpt.conversation.opening import session_for  # noqa: PLC0415 - heavy: the loader's thread was first
 
         session = session_for(store, options)
         if not await session.open():
@@ -318,7 +318,7 @@ class Workspace:
                 await session.set_system(options.default_system)
         return session
 
-    def _load_model(self, options: ChatOptions) -> ChatModel:
+    def _load_model(self, options: ChatOptions) -> Backend:
         model = self._load_one(options)
         self._open_models.append(model)
         return model
@@ -338,18 +338,19 @@ class Workspace:
         self.progress = (done, total)
 
     def _open_real_store(self, options: ChatOptions) -> Store:
-        from niels_gpt.conversation import session  # noqa: PLC0415 - heavy: belongs behind the prompt
+        from niels_gpt.conversation.opening import open_store  # noqa: PLC0415 - heavy: belongs behind the prompt
 
         if not options.ephemeral:
-            return session.open_store(options)
+            return open_store(options)
         # The store's guarantees need a file, so a chat that keeps nothing has one that nobody else can read.
         self._scratch = tempfile.TemporaryDirectory(prefix="niels-chat-")
-        return session.open_store(replace(options, store=str(Path(self._scratch.name) / "sessions.db")))
+        return open_store(replace(options, store=str(Path(self._scratch.name) / "sessions.db")))
 
-    def _load_checkpoint(self, options: ChatOptions) -> ChatModel:
-        from niels_gpt.conversation import conversation, model  # noqa: F401, PLC0415 - both are needed next
+    def _load_checkpoint(self, options: ChatOptions) -> Backend:
+        from niels_gpt.conversation import conversation  # noqa: F401, PLC0415 - needed next
+        from niels_gpt.conversation.opening import open_model  # noqa: PLC0415
 
-        loaded = model.load_model(options, on_progress=self._hear_progress)
+        loaded = open_model(options, on_progress=self._hear_progress)
         # A full garbage collection over all that was imported would stop every thread. None of it will ever
         # be garbage, so it is looked at no more.
         gc.freeze()

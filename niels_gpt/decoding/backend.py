@@ -6,16 +6,20 @@ different model. torch is imported only where it computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from niels_gpt.decoding.compile import compile_kernels
+from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.errors import NielsGptError
 from niels_gpt.kernels import UnsupportedFormError, WeightForm, why_unavailable
+from niels_gpt.model.config import ModelConfig, to_dict
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
 from niels_gpt.model.form import Form
 from niels_gpt.model.loading import LoadedModel
+from niels_gpt.sampling import Sampling
+from niels_gpt.text.chat_template import Template
 from niels_gpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,16 +35,61 @@ class BackendError(NielsGptError):
     """The requested arithmetic is not available on this device or machine."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Backend:
-    """A decoder, the fingerprint of what its replies depend on, and the environment that produced them."""
+    """A model that is ready to generate, as every program of this project uses it."""
 
     decoder: AnyTorchDecoder | KernelDecoder
+    tokenizer: Tokenizer
+    template: Template
+    context_length: int
+    """T, the most tokens that a prompt and its reply have together."""
     fingerprint: Fingerprint
     """The checkpoint's, with the digest of the weights in the form that the decoder multiplies."""
-    environment: dict[str, str | int]
+    checkpoint: Mapping[str, Any]
+    """The arguments of `sessions.Store.remember_checkpoint`."""
+    environment: Mapping[str, object]
+    """What explains a reply's bits apart from the checkpoint."""
     notice: str | None = None
-    """A message about the choice for the user, or None."""
+    """A line for the user about the model or the choice of the decoder, to show before the first reply."""
+    use_cache: bool = True
+    """Whether requests of this backend use the key/value cache; it changes no bit."""
+
+    def request(
+        self,
+        *,
+        prompt_ids: tuple[int, ...],
+        sampling: Sampling,
+        max_new_tokens: int,
+        seed: int,
+        stop: Sequence[str] = (),
+        forced_ids: tuple[int, ...] = (),
+    ) -> GenerationRequest:
+        """Return the request for one reply, which ends as the template says.
+
+        Args:
+            prompt_ids: The prompt.
+            sampling: How a token is chosen.
+            max_new_tokens: The longest reply, in tokens.
+            seed: The seed of the reply's own generator.
+            stop: Texts that end the reply, in addition to those of the template.
+            forced_ids: The reply's first tokens, taken instead of drawn.
+
+        Raises:
+            RequestError: A value is out of range, or the forced ids leave nothing to draw.
+
+        """
+        return GenerationRequest(
+            prompt_ids=prompt_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            stop_ids=self.template.stop_ids,
+            stop_sequences=(*self.template.stop_sequences, *(text.encode() for text in stop)),
+            banned_ids=self.template.banned_ids,
+            forced_ids=forced_ids,
+            use_cache=self.use_cache,
+        )
 
     def close(self) -> None:
         """End the decoder's threads; closing again has no effect."""
@@ -53,6 +102,7 @@ def open_backend(
     device: str = "cpu",
     weights: WeightForm = "float32",
     threads: int | None = None,
+    use_cache: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Backend:
     """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
@@ -63,6 +113,7 @@ def open_backend(
         weights: The form in which the weights are multiplied.
         threads: Threads that share a step of the kernels; None: one, or two where that measures faster
             (`decoding.pacing`). The number changes no bit of a reply.
+        use_cache: Whether `Backend.request` makes requests that use the key/value cache.
         on_progress: Called with (kernels compiled, kernels in all) while they are compiled, which happens
             once; first with none compiled.
 
@@ -79,20 +130,19 @@ def open_backend(
             f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
         )
     if device != "cpu":
-        return _torch(loaded, device)
+        return _torch(loaded, device, use_cache=use_cache)
     fault = why_unavailable()
     if fault is None:
         try:
-            return _kernels(loaded, weights, threads, on_progress)
+            return _kernels(loaded, weights, threads, on_progress, use_cache=use_cache)
         except UnsupportedFormError as error:
-            return _torch(loaded, device, notice=f"{error}; torch answers instead")
+            return _torch(loaded, device, use_cache=use_cache, notice=f"{error}; torch answers instead")
     if weights == "int8":
         raise BackendError(
             f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
         )
-    return _torch(
-        loaded, device, notice=f"the exact kernels cannot run here ({fault}); torch answers instead"
-    )
+    notice = f"the exact kernels cannot run here ({fault}); torch answers instead"
+    return _torch(loaded, device, use_cache=use_cache, notice=notice)
 
 
 def torch_decoder(model: AnyModel, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
@@ -106,18 +156,45 @@ def torch_decoder(model: AnyModel, tokenizer: Tokenizer, *, device: str = "cpu")
     return TorchStateDecoder(model, tokenizer, device=device)
 
 
-def _torch(loaded: LoadedModel, device: str, *, notice: str | None = None) -> Backend:
+def _backend(
+    loaded: LoadedModel,
+    decoder: AnyTorchDecoder | KernelDecoder,
+    fingerprint: Fingerprint,
+    environment: Mapping[str, object],
+    *,
+    use_cache: bool,
+    notice: str | None = None,
+) -> Backend:
+    cfg = loaded.cfg
+    return Backend(
+        decoder=decoder,
+        tokenizer=loaded.tokenizer,
+        template=loaded.template,
+        context_length=cfg.context,
+        fingerprint=fingerprint,
+        checkpoint={
+            "fingerprint": fingerprint.digest,
+            "parts": asdict(fingerprint),
+            "config": to_dict(cfg) if isinstance(cfg, ModelConfig) else cfg.to_dict(),
+            "step": loaded.step,
+            # A relative path would mean another file in another folder.
+            "path": str(loaded.path.absolute()),
+        },
+        environment=environment,
+        notice=notice or loaded.notice,
+        use_cache=use_cache,
+    )
+
+
+def _torch(loaded: LoadedModel, device: str, *, use_cache: bool, notice: str | None = None) -> Backend:
     import torch  # noqa: PLC0415 - heavy
 
     # One thread owns the compute: two of OpenMP, used from a thread that is not the main one, can collapse to
     # a tenth of the speed.
     torch.set_num_threads(1)
-    return Backend(
-        decoder=torch_decoder(loaded.model, loaded.tokenizer, device=device),
-        fingerprint=loaded.fingerprint,
-        environment=Fingerprint.environment(device=device, path="torch"),
-        notice=notice,
-    )
+    decoder = torch_decoder(loaded.model, loaded.tokenizer, device=device)
+    environment = Fingerprint.environment(device=device, path="torch")
+    return _backend(loaded, decoder, loaded.fingerprint, environment, use_cache=use_cache, notice=notice)
 
 
 def _kernels(
@@ -125,6 +202,8 @@ def _kernels(
     weights: WeightForm,
     threads: int | None,
     on_progress: Callable[[int, int], None] | None,
+    *,
+    use_cache: bool,
 ) -> Backend:
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
@@ -154,7 +233,6 @@ def _kernels(
         "weights": "stored" if stored else weights,
         "numba": numba.__version__,
         "kernel_version": packed.version,
+        "threads": decoder.threads,
     }
-    return Backend(
-        decoder=decoder, fingerprint=fingerprint, environment=environment | {"threads": decoder.threads}
-    )
+    return _backend(loaded, decoder, fingerprint, environment, use_cache=use_cache)

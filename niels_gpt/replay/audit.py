@@ -30,7 +30,7 @@ from sessions.formats.json_reader import line_fields
 from sessions.formats.native import read_session
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
 FAILED_KINDS = ("damaged", "diverged")
 """Verdicts that show a reply to be wrong."""
@@ -74,7 +74,7 @@ class Auditor:
 
         """
         self._options, self._load, self._batch, self._is_chosen = options, load, batch, is_chosen
-        self._models: dict[tuple[str, str | None], ChatModel | Unfit] = {}
+        self._models: dict[tuple[str, str | None], Backend | Unfit] = {}
 
     def verdicts(self, sessions: Sequence[Lines], *, name: str) -> list[list[dict[str, object]]]:
         """Return the verdicts on the chosen replies of each session, as JSON values.
@@ -144,7 +144,7 @@ class Auditor:
 
     def _model(
         self, key: tuple[str, str | None], checkpoint: Checkpoint, question: Question
-    ) -> ChatModel | Unfit:
+    ) -> Backend | Unfit:
         """Return the model for a group; the one that was used longest ago is closed for it."""
         model = self._models.pop(key, None)
         if model is None:

@@ -19,7 +19,7 @@ from niels_gpt.replay.word_diff import Piece, word_difference
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Compared:
         return {**asdict(self), "same": self.same}
 
 
-def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> ChatModel | None:
+def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> Backend | None:
     """Load the given checkpoint; None if a reply of the session was made with its weights.
 
     Then it is one to verify with. Raises StoreError before anything is loaded, and LoadFailed.
@@ -62,7 +62,7 @@ def other_model(store: Store, name: str, options: ChatOptions, load: Load) -> Ch
 async def compare_session(
     store: Store,
     name: str,
-    model: ChatModel,
+    model: Backend,
     *,
     turn: int | None = None,
     every_branch: bool = False,

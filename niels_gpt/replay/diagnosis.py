@@ -18,12 +18,12 @@ from niels_gpt.replay.verdict import Verdict
 from niels_gpt.rng import UniformGenerator, reply_seed
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
 _SHIFTS = (1, -1, 2, -2)
 
 
-def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: ChatModel) -> Verdict:
+def diagnosed(verdict: Verdict, asked: Asked, found_ids: Sequence[int], model: Backend) -> Verdict:
     """Return a verdict that diverged at a token with the margin there, and remarks on what it looks like."""
     divergence = verdict.divergence
     if divergence is None or divergence.place != "token":

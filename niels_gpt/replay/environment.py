@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from niels_gpt.conversation.conversation import SeedSource, recorded_rule
+from niels_gpt.conversation.planning import SeedSource, recorded_rule
 from sessions import Generation
 
 _SEED_SOURCE = tuple(field.name for field in fields(SeedSource))

@@ -27,7 +27,7 @@ from niels_gpt.sampling import filtered_probs, likeliest, scored
 from niels_gpt.text.bpe import CONTROL_TOKENS
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
     from niels_gpt.decoding.request import GenerationRequest
 
 CANDIDATES = 10
@@ -84,7 +84,7 @@ class Explained:
     same_bits: bool | None
 
 
-def explain(model: ChatModel, asked: Asked) -> Explained:
+def explain(model: Backend, asked: Asked) -> Explained:
     """Return every step of a recorded reply; ChatError if it has no tokens, or they do not fit the model."""
     question, request = asked.question, asked.request
     reply_ids = question.recorded.reply.token_ids or ()
@@ -165,7 +165,7 @@ def _bits(explained: Explained) -> str:
 
 
 def _steps(
-    model: ChatModel, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
+    model: Backend, request: GenerationRequest, reply_ids: Sequence[int], rows: torch.Tensor
 ) -> Iterator[ExplainedToken]:
     draws = UniformGenerator(request.seed).uniforms(len(reply_ids)).tolist()
     for index, token_id in enumerate(reply_ids):
@@ -188,7 +188,7 @@ def _steps(
         )
 
 
-def token_text(model: ChatModel, token_id: int) -> str:
+def token_text(model: Backend, token_id: int) -> str:
     """Return what a token says; of a control token its name."""
     names = {special: f"<|{name}|>" for name, special in model.tokenizer.special_token_ids().items()}
     return names.get(token_id) or model.tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
@@ -198,7 +198,7 @@ def _one_hot(row: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(row, dtype=torch.float64).index_fill(0, torch.tensor([likeliest(row)]), 1.0)
 
 
-def _candidate(model: ChatModel, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
+def _candidate(model: Backend, token_id: int, before: torch.Tensor, after: torch.Tensor) -> Candidate:
     return Candidate(
         token_id=token_id,
         text=token_text(model, token_id),

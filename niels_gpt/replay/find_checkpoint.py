@@ -19,9 +19,9 @@ from niels_gpt.replay.verdict import INDISPENSABLE, Difference, differences
 from sessions import Checkpoint
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
-Load = Callable[[ChatOptions], "ChatModel"]
+Load = Callable[[ChatOptions], "Backend"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Unfit:
 
 def find_model(
     checkpoint: Checkpoint, environment: RecordedEnvironment, options: ChatOptions, load: Load
-) -> ChatModel | Unfit:
+) -> Backend | Unfit:
     """Load the model that a generation was made with, from the first place that has it.
 
     `environment` is the generation's: it names the device and the form of the weights. Places are the given
@@ -59,13 +59,13 @@ def find_model(
     return Unfit(why="; ".join(reasons), differing=differing)
 
 
-def missing_parts(parts: Mapping[str, str], model: ChatModel) -> tuple[Difference, ...]:
+def missing_parts(parts: Mapping[str, str], model: Backend) -> tuple[Difference, ...]:
     """Return the indispensable parts of a fingerprint in which a model differs."""
     found = differences(parts, model.checkpoint["parts"], {}, {})
     return tuple(difference for difference in found if difference.part in INDISPENSABLE)
 
 
-def _loaded(options: ChatOptions, load: Load) -> ChatModel:
+def _loaded(options: ChatOptions, load: Load) -> Backend:
     if not options.checkpoint.exists():
         raise LoadFailed(f"checkpoint {str(options.checkpoint)!r} does not exist")
     check_checkpoint(options)

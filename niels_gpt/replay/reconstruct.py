@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from niels_gpt.conversation.context import prompt_hash, system_of
-from niels_gpt.conversation.conversation import fit_turn, recorded_rule
+from niels_gpt.conversation.context import prompt_hash
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.conversation.model import ChatModel
-from niels_gpt.conversation.settings import Settings
+from niels_gpt.conversation.planning import fit_recorded, recorded_settings, request_for
+from niels_gpt.decoding.backend import Backend
 from sessions import Message, RecordedTurn, Session, SessionArchive, Store
 
 
@@ -78,43 +77,23 @@ def _questions(turns: Iterable[RecordedTurn], by_id: Mapping[int, Message]) -> l
     ]
 
 
-def settings_of(question: Question) -> Settings:
-    """Return the settings that a reply was generated with; ChatError if they are damaged."""
-    generation = question.recorded.generation
-    try:
-        return Settings.from_stored(
-            {**generation.sampling, "max_new_tokens": generation.max_new_tokens}, seed=0
-        )
-    except ValueError as error:
-        raise ChatError(f"its settings are damaged: {error}") from error
-
-
-def ask(model: ChatModel, question: Question, *, whole: bool = False) -> Asked:
+def ask(model: Backend, question: Question, *, whole: bool = False) -> Asked:
     """Return the request for a recorded reply.
 
     A cancelled reply is asked for up to its last stored token, unless `whole` asks for what it would have
     become. Raises ChatError where the model cannot be asked: no room, damaged settings.
     """
-    settings, generation = settings_of(question), question.recorded.generation
-    fitted = fit_turn(
-        model,
-        settings,
-        question.path,
-        question.recorded.user.content,
-        system=system_of(question.path),
-        rule=recorded_rule(generation),
-    )
+    generation = question.recorded.generation
+    settings = recorded_settings(generation)
+    fitted = fit_recorded(model, settings, question.path, question.recorded.user.content, generation)
     request = None
     if whole or not question.was_cancelled:
         wanted = settings
     else:
         wanted = replace(settings, max_new_tokens=question.tokens)
     if wanted.max_new_tokens:
-        request = model.request(
-            prompt_ids=fitted.prompt_ids,
-            settings=wanted,
-            seed=generation.seed,
-            forced_ids=generation.forced_ids,
+        request = request_for(
+            model, fitted.prompt_ids, wanted, seed=generation.seed, forced_ids=generation.forced_ids
         )
         # What is recorded is what is expected: a decoder that can read it ahead judges it many times faster.
         recorded_ids = question.recorded.reply.token_ids or ()

@@ -25,7 +25,7 @@ from niels_gpt.replay.verdict import Difference, Kind, Verdict, differences, ove
 from sessions import Checkpoint, Fault, Session, Store, Verification
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
 _OTHER_RULES = "the messages are as recorded, but the prompt made from them differs because of: {}"
 _UNSAID = "the template or the context rule, which changed without a new version"
@@ -131,7 +131,7 @@ async def _replay_group(
 ) -> list[Verdict]:
     generation = group[0].recorded.generation
 
-    def find() -> tuple[Checkpoint, ChatModel | Unfit]:
+    def find() -> tuple[Checkpoint, Backend | Unfit]:
         checkpoint = store.checkpoint(generation.checkpoint_id)
         return checkpoint, find_model(checkpoint, recorded_environment(generation), options, load)
 
@@ -147,7 +147,7 @@ async def _replay_group(
 
 async def judged(
     group: Sequence[Question],
-    model: ChatModel,
+    model: Backend,
     parts: Mapping[str, str],
     *,
     batch: int,
@@ -187,7 +187,7 @@ async def judged(
     return await anyio.to_thread.run_sync(judge_all)
 
 
-def _asked(group: Sequence[Question], model: ChatModel) -> list[Asked | ChatError]:
+def _asked(group: Sequence[Question], model: Backend) -> list[Asked | ChatError]:
     """Return the request for each turn, or why it cannot be asked for."""
     asked: list[Asked | ChatError] = []
     for question in group:
@@ -198,12 +198,12 @@ def _asked(group: Sequence[Question], model: ChatModel) -> list[Asked | ChatErro
     return asked
 
 
-def _differing(question: Question, model: ChatModel, parts: Mapping[str, str]) -> tuple[Difference, ...]:
+def _differing(question: Question, model: Backend, parts: Mapping[str, str]) -> tuple[Difference, ...]:
     recorded = recorded_environment(question.recorded.generation)
     return differences(parts, model.checkpoint["parts"], recorded.values, environment_now(model, recorded))
 
 
-def environment_now(model: ChatModel, recorded: RecordedEnvironment) -> dict[str, object]:
+def environment_now(model: Backend, recorded: RecordedEnvironment) -> dict[str, object]:
     """Return the circumstances under which a reply is made again: its own context rule, the rest of now."""
     return {**model.environment, "context_rule": recorded.context_rule}
 

@@ -24,13 +24,13 @@ from niels_gpt.server.errors import HANDLERS
 from niels_gpt.server.guard import Guard
 from niels_gpt.server.metrics import Metrics
 from niels_gpt.server.options import ServeOptions
-from niels_gpt.server.plans import Planner
+from niels_gpt.server.plans import ServerPlanner
 from niels_gpt.server.replies import Replies
 from niels_gpt.server.state import ServerState
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
 PAGE = Path(__file__).with_name("page")
 
@@ -64,7 +64,7 @@ class Drain:
 def make_app(
     options: ServeOptions,
     store: Store,
-    model: ChatModel,
+    model: Backend,
     *,
     drain: Drain | None = None,
 ) -> FastAPI:
@@ -75,7 +75,7 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics = Metrics()
         checkpoint_id = await anyio.to_thread.run_sync(lambda: store.remember_checkpoint(**model.checkpoint))
-        planner = Planner(model, checkpoint_id)
+        planner = ServerPlanner(model, checkpoint_id)
         decoder: Any = model.decoder
         async with (
             anyio.create_task_group() as tasks,

@@ -30,25 +30,11 @@ from niels_gpt.server.forms import dumps
 from sessions import Session, StoreError
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
     from niels_gpt.server.state import ServerState
 
 
-class _Shared:
-    """A loaded model with a decoder of its own, for a thread of its own; closing it leaves the model open."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
-        self.decoder = _second_decoder(model)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def close(self) -> None:
-        self.decoder.close()
-
-
-def _second_decoder(model: ChatModel) -> Any:
+def _second_decoder(model: Backend) -> Any:
     decoder = model.decoder
     if isinstance(decoder, TorchDecoder | TorchStateDecoder):
         return type(decoder)(decoder.model, model.tokenizer)  # pyright: ignore[reportArgumentType]
@@ -70,7 +56,7 @@ async def judge(state: ServerState, session: Session, frames: Frames, *, every_b
     def load(options: ChatOptions) -> Any:
         if options.weights != state.options.chat.weights:
             raise LoadFailed(f"it was made with {options.weights} weights; this server has others")
-        return _Shared(state.model)
+        return replace(state.model, decoder=_second_decoder(state.model))
 
     async def work() -> Replay:
         return await replay(

@@ -20,7 +20,6 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
 
-from niels_gpt.conversation.conversation import SeedSource
 from niels_gpt.conversation.settings import SETTINGS, Settings, show
 from niels_gpt.server import judging
 from niels_gpt.server.errors import ApiError
@@ -311,10 +310,7 @@ async def _ready(state: ServerState, session_id: int) -> Session:
 async def _send(state: ServerState, session: Session, content: str) -> dict[str, Any]:
     path = await state.replies.call(state.store.path, session.id)
     settings = _settings_of(session)
-    turn = (path[-1].position + 1 if path else 0) + 1
-    plan = state.planner.plan(
-        path, content, settings, SeedSource(session_seed=settings.seed, turn=turn, attempt=0)
-    )
+    plan = state.planner.plan(path, content, settings)
     state.replies.check_room(1)
     begun = await state.replies.call(
         state.store.begin_turn,
@@ -360,8 +356,14 @@ async def _again(
     """Ask for another reply to a message of the session's path."""
     path = await state.replies.call(state.store.path_to, user.id)
     settings = _settings_of(session)
-    source = SeedSource(session_seed=session_seed, turn=user.position + 1, attempt=attempt)
-    plan = state.planner.plan(path[:-1], user.content, settings, source, forced_ids=forced_ids)
+    plan = state.planner.plan(
+        path[:-1],
+        user.content,
+        settings,
+        attempt=attempt,
+        session_seed=session_seed,
+        forced_ids=forced_ids,
+    )
     state.replies.check_room(1)
     turn = await state.replies.call(
         state.store.begin_retry,
@@ -443,10 +445,11 @@ async def fork(session_id: SessionId, body: ForkRequest, state: State) -> dict[s
     else:
         attempt = await _next_attempt(state, session, turn.user)
     path = await state.replies.call(state.store.path_to, turn.user.id)
-    source = SeedSource(session_seed=seed, turn=turn.user.position + 1, attempt=attempt)
     # Before the fork: what cannot be generated leaves no session behind.
     settings = _settings_of(session)
-    state.planner.plan(path[:-1], turn.user.content, settings, source, forced_ids=forced_ids)
+    state.planner.plan(
+        path[:-1], turn.user.content, settings, attempt=attempt, session_seed=seed, forced_ids=forced_ids
+    )
     forked = await _fork(state, session, body.name, at=turn.user.id, seed=body.seed)
     return await _again(state, forked, turn.user, attempt=attempt, session_seed=seed, forced_ids=forced_ids)
 

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import anyio.to_thread
@@ -19,13 +19,13 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive
 
-from niels_gpt.conversation.conversation import SeedSource
+from niels_gpt.conversation.context import TextMessage
+from niels_gpt.conversation.planning import Plan
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.server.errors import ApiError
 from niels_gpt.server.event_stream import EventStream
 from niels_gpt.server.forms import CompletionForm, EchoedPrompt, Outcome, ReplyInfo
 from niels_gpt.server.logprobs import TokenLogprobs
-from niels_gpt.server.plans import Plan, Spoken
 from niels_gpt.server.replies import Asked, Choice, Reply, choice_names
 from niels_gpt.server.requests import (
     ChatMessage,
@@ -37,6 +37,9 @@ from niels_gpt.server.requests import (
 )
 from niels_gpt.server.state import ServerState, state_of
 from sessions import Message, SessionNotFound
+
+if TYPE_CHECKING:
+    from niels_gpt.decoding.request import GenerationRequest
 
 router = APIRouter()
 State = Annotated[ServerState, Depends(state_of)]
@@ -95,19 +98,19 @@ async def create_chat_completion(
         include_usage=body.include_usage,
         top_logprobs=top,
     )
-    path = [Spoken(role=role, content=text) for role, text in messages[:-1]]
+    path = [TextMessage(role=role, content=text) for role, text in messages[:-1]]
     plans = [
         state.planner.plan(
             path,
             messages[-1][1],
             settings,
-            SeedSource(session_seed=settings.seed, turn=len(messages), attempt=attempt),
+            attempt=attempt,
             asked=asked.model_dump(exclude_defaults=True),
         )
         for attempt in range(count)
     ]
-    reply_id, stored = new_id("chatcmpl-"), body.store is not False
-    choices = await _chosen(state, reply_id, messages, settings, plans) if stored else _loose(plans, settings)
+    reply_id = new_id("chatcmpl-")
+    choices = await _chosen(state, reply_id, messages, settings, plans, stored=body.store is not False)
     reply = await _begin(state, reply_id, asked, choices)
     return await _answer(reply, request, stream=bool(body.stream))
 
@@ -118,8 +121,12 @@ async def _chosen(
     messages: Sequence[tuple[str, str]],
     settings: Settings,
     plans: Sequence[Plan],
+    *,
+    stored: bool,
 ) -> list[Choice]:
-    """Store each planned reply as a session of its own, and return them."""
+    """Return the planned replies, each stored as a session of its own if they are to be stored."""
+    if not stored:
+        return _loose([plan.request for plan in plans], settings)
     found: list[Choice] = []
     state.replies.check_room(len(plans))
     for name, plan in zip(choice_names(reply_id, len(plans)), plans, strict=True):
@@ -136,8 +143,8 @@ async def _chosen(
     return found
 
 
-def _loose(plans: Sequence[Plan], settings: Settings) -> list[Choice]:
-    return [Choice(request=plan.request, seed=settings.seed) for plan in plans]
+def _loose(requests: Sequence[GenerationRequest], settings: Settings) -> list[Choice]:
+    return [Choice(request=request, seed=settings.seed) for request in requests]
 
 
 async def _begin(
@@ -250,23 +257,19 @@ async def create_completion(body: CompletionRequest, request: Request, state: St
         top_logprobs=body.logprobs,
     )
     settings = state.settings_of(body, max(1, most))
-    plans = [
-        state.planner.raw(ids, settings, SeedSource(session_seed=settings.seed, turn=0, attempt=attempt))
-        for ids in prompts
-        for attempt in range(count)
-    ]
+    requests = [state.planner.raw(ids, settings, attempt) for ids in prompts for attempt in range(count)]
     echoed = [each for ids in prompts for each in [await _echoed(state, ids, body.logprobs)] * count]
     if not body.echo:
         echoed = []
     reply_id = new_id("cmpl-")
     if most == 0:
         outcomes = [
-            Outcome(prompt_tokens=len(plan.request.prompt_ids), seed=settings.seed, reason="length")
-            for plan in plans
+            Outcome(prompt_tokens=len(each.prompt_ids), seed=settings.seed, reason="length")
+            for each in requests
         ]
         info = _info(state, reply_id, asked, created=None)
         return JSONResponse(CompletionForm(info, state.replies.vocabulary, echoed).body(outcomes))
-    reply = await _begin(state, reply_id, asked, _loose(plans, settings), echoed)
+    reply = await _begin(state, reply_id, asked, _loose(requests, settings), echoed)
     return await _answer(reply, request, stream=bool(body.stream))
 
 
@@ -317,15 +320,10 @@ async def create_response(
         instructions=body.instructions,
         previous=body.previous_response_id,
     )
-    path = [Spoken(role=role, content=text) for role, text in messages[:-1]]
-    source = SeedSource(session_seed=settings.seed, turn=len(messages), attempt=0)
-    plan = state.planner.plan(
-        path, messages[-1][1], settings, source, asked=asked.model_dump(exclude_defaults=True)
-    )
-    reply_id, stored = new_id("resp_"), body.store is not False
-    choices = (
-        await _chosen(state, reply_id, messages, settings, [plan]) if stored else _loose([plan], settings)
-    )
+    path = [TextMessage(role=role, content=text) for role, text in messages[:-1]]
+    plan = state.planner.plan(path, messages[-1][1], settings, asked=asked.model_dump(exclude_defaults=True))
+    reply_id = new_id("resp_")
+    choices = await _chosen(state, reply_id, messages, settings, [plan], stored=body.store is not False)
     return await _answer(await _begin(state, reply_id, asked, choices), request, stream=bool(body.stream))
 
 

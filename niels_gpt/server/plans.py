@@ -1,49 +1,26 @@
-"""From a conversation and settings to the request for a reply and all that is stored of it beforehand."""
+"""Plan the replies of a server: those of conversations, of plain texts, and of its own records."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from niels_gpt.conversation.context import (
-    CONTEXT_RULE,
-    Fitted,
-    PathMessage,
-    prompt_hash,
-    system_of,
-)
-from niels_gpt.conversation.conversation import SeedSource, fit_turn, recorded_rule
+from niels_gpt.conversation.context import PathMessage, prompt_hash
+from niels_gpt.conversation.planning import Planner, SeedSource, fit_recorded, recorded_settings, request_for
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.server.errors import ApiError
-from sessions import Generation, Message, NewGeneration
+from sessions import Generation
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
     from niels_gpt.decoding.request import GenerationRequest
 
 # What decides a reply in addition to the checkpoint's fingerprint: by the kernels, the version of their
 # arithmetic alone; by torch, whatever may change its last bits.
 _OF_KERNELS = ("path", "weights", "kernel_version", "context_rule")
 _OF_TORCH = ("path", "device", "torch", "cpu", "threads", "dtype", "context_rule")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spoken:
-    """A message that a request brings along."""
-
-    role: str
-    content: str
-    status: str = "complete"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A reply that can be asked for; `generation` is None where nothing is stored of it."""
-
-    request: GenerationRequest
-    generation: NewGeneration | None
 
 
 def system_fingerprint(checkpoint: str, environment: Mapping[str, object]) -> str:
@@ -59,110 +36,52 @@ def system_fingerprint(checkpoint: str, environment: Mapping[str, object]) -> st
     return "fp_" + hashlib.sha256(f"niels-gpt system 1\0{text}".encode()).hexdigest()[:24]
 
 
-class Planner:
-    """Plans replies of one model; `checkpoint_id` is the store's id of it."""
+class ServerPlanner(Planner):
+    """Plans the replies of a server, whose fingerprint says whether an earlier reply can be made again."""
 
-    def __init__(self, model: ChatModel, checkpoint_id: int) -> None:
-        self.model = model
-        self.checkpoint_id = checkpoint_id
-        self.environment: dict[str, object] = {**model.environment, "context_rule": CONTEXT_RULE}
+    def __init__(self, model: Backend, checkpoint_id: int) -> None:
+        super().__init__(model, checkpoint_id)
         self.fingerprint = system_fingerprint(model.checkpoint["fingerprint"], self.environment)
 
-    def plan(
-        self,
-        path: Sequence[PathMessage],
-        content: str,
-        settings: Settings,
-        source: SeedSource,
-        *,
-        forced_ids: tuple[int, ...] = (),
-        asked: Mapping[str, object] | None = None,
-    ) -> Plan:
-        """Plan the reply to a message after a path of messages; `asked` is stored along with it.
+    def fingerprint_of(self, generation: Generation) -> str:
+        """Return the system fingerprint of a generation of this checkpoint."""
+        return system_fingerprint(self.model.checkpoint["fingerprint"], generation.environment)
 
-        Raises MessageTooLong, ChatError.
-        """
-        fitted = self._fit(path, content, settings)
-        seed = self.model.reply_seed(source.session_seed, source.turn, source.attempt)
-        request = self.model.request(
-            prompt_ids=fitted.prompt_ids, settings=settings, seed=seed, forced_ids=forced_ids
-        )
-        self._check(request)
-        sampling = settings.stored()
-        max_new_tokens = sampling.pop("max_new_tokens")
-        generation = NewGeneration(
-            checkpoint_id=self.checkpoint_id,
-            seed=seed,
-            attempt=source.attempt,
-            sampling=sampling,
-            max_new_tokens=int(max_new_tokens),
-            prompt_hash=prompt_hash(fitted.prompt_ids),
-            trimmed_turns=fitted.trimmed_turns,
-            forced_ids=forced_ids,
-            environment={
-                **self.environment,
-                "seed_source": asdict(source),
-                **({} if asked is None else {"asked": dict(asked)}),
-            },
-        )
-        return Plan(request=request, generation=generation)
-
-    def again(self, path: Sequence[Message], user: Message, generation: Generation) -> GenerationRequest:
+    def again(self, path: Sequence[PathMessage], content: str, generation: Generation) -> GenerationRequest:
         """Return the request of a stored generation.
 
-        Raises ApiError where this server would give another reply, ChatError for settings that are damaged.
+        Args:
+            path: The messages before the user's.
+            content: The user's message.
+            generation: How its reply was asked for.
+
+        Raises:
+            ApiError: This server would give another reply.
+            ChatError: The recorded settings are damaged, or leave no room.
         """
-        try:
-            settings = Settings.from_stored(
-                {**generation.sampling, "max_new_tokens": generation.max_new_tokens}, seed=0
-            )
-        except ValueError as error:
-            raise ApiError(409, f"the reply's settings are damaged: {error}") from error
-        fitted = self._fit(path, user.content, settings, rule=recorded_rule(generation))
-        same = generation.checkpoint_id == self.checkpoint_id
-        if not same or self.fingerprint != self.fingerprint_of(generation):
+        if (
+            generation.checkpoint_id != self.checkpoint_id
+            or self.fingerprint_of(generation) != self.fingerprint
+        ):
             raise ApiError(
                 409,
                 "this reply was begun under another model or another version of its arithmetic, so it cannot "
                 "be continued exactly; ask for another reply",
                 code="fingerprint_mismatch",
             )
-        if prompt_hash(fitted.prompt_ids) != generation.prompt_hash:
+        settings = recorded_settings(generation)
+        prompt_ids = fit_recorded(self.model, settings, path, content, generation).prompt_ids
+        if prompt_hash(prompt_ids) != generation.prompt_hash:
             raise ApiError(
                 409, "the messages before this reply give another prompt now; ask for another reply"
             )
-        return self.model.request(
-            prompt_ids=fitted.prompt_ids,
-            settings=settings,
-            seed=generation.seed,
-            forced_ids=generation.forced_ids,
+        return request_for(
+            self.model, prompt_ids, settings, seed=generation.seed, forced_ids=generation.forced_ids
         )
 
-    def fingerprint_of(self, generation: Generation) -> str:
-        """Return the system fingerprint of a generation of this checkpoint."""
-        return system_fingerprint(self.model.checkpoint["fingerprint"], generation.environment)
-
-    def raw(self, prompt_ids: tuple[int, ...], settings: Settings, source: SeedSource) -> Plan:
-        """Plan the continuation of a text that is not a conversation; nothing of it is stored."""
-        seed = self.model.reply_seed(source.session_seed, source.turn, source.attempt)
-        request = self.model.request(prompt_ids=prompt_ids, settings=settings, seed=seed)
+    def raw(self, prompt_ids: tuple[int, ...], settings: Settings, attempt: int) -> GenerationRequest:
+        """Return the request to continue a text that is not a conversation; nothing of it is stored."""
+        source = SeedSource(session_seed=settings.seed, turn=0, attempt=attempt)
+        request = request_for(self.model, prompt_ids, settings, seed=source.seed)
         # The template's own sequences end a turn; a text that is continued has none.
-        request = replace(request, stop_sequences=tuple(text.encode() for text in settings.stop))
-        self._check(request)
-        return Plan(request=request, generation=None)
-
-    def _check(self, request: GenerationRequest) -> None:
-        """Raise ApiError for what the decoder would refuse, before anything is stored or sent."""
-        room, given = self.model.context_length, len(request.prompt_ids) + len(request.forced_ids)
-        if given >= room:
-            raise ApiError(
-                400,
-                f"the prompt has {given} tokens, and this model reads {room - 1} at most",
-                code="context_length_exceeded",
-            )
-        request.within(self.model.tokenizer.vocab_size)
-
-    def _fit(
-        self, path: Sequence[PathMessage], content: str, settings: Settings, *, rule: int = CONTEXT_RULE
-    ) -> Fitted:
-        return fit_turn(self.model, settings, path, content, system=system_of(path), rule=rule)
+        return replace(request, stop_sequences=tuple(text.encode() for text in settings.stop))

@@ -30,7 +30,7 @@ from niels_gpt.server.event_stream import Frames
 from niels_gpt.server.forms import FORMS, Form, FormName, Outcome, ReplyInfo, Token, Vocabulary
 from niels_gpt.server.logprobs import TokenLogprobs, Watcher, token_logprobs
 from niels_gpt.server.metrics import Metrics
-from niels_gpt.server.plans import Planner
+from niels_gpt.server.plans import ServerPlanner
 from niels_gpt.text.detokenizer import Detokenizer
 from sessions import Generation, GenerationFinished, RecordNotFound, SessionNotFound, Store, StoreError, Turn
 
@@ -165,7 +165,7 @@ class Replies:
         self,
         *,
         store: Store,
-        planner: Planner,
+        planner: ServerPlanner,
         engine: Engine[Any, Any],
         tasks: TaskGroup,
         metrics: Metrics,
@@ -377,7 +377,7 @@ class Replies:
 
     async def _choice_again(self, turn: Turn) -> Choice:
         path = await self.call(self._store.path_to, turn.user.id)
-        request = self._planner.again(path[:-1], turn.user, turn.generation)
+        request = self._planner.again(path[:-1], turn.user.content, turn.generation)
         return Choice(request=request, turn=turn, seed=_session_seed(turn.generation))
 
     async def _render(self, info: ReplyInfo, turns: Sequence[Turn]) -> Reply:
@@ -408,7 +408,7 @@ class Replies:
         texts = self._texts(ids, generation)
         if info.top_logprobs is None or not ids:
             return [Token(token_id, text) for token_id, text in zip(ids, texts, strict=True)]
-        request = self._planner.again(path[:-2], turn.user, generation)
+        request = self._planner.again(path[:-2], turn.user.content, generation)
         seen = await self.score(request.prompt_ids, ids, info.top_logprobs)
         return [Token(*each) for each in zip(ids, texts, seen, strict=True)]
 

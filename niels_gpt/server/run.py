@@ -11,8 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from niels_gpt.conversation.errors import LoadFailed
-from niels_gpt.conversation.model import ChatModel, load_model
-from niels_gpt.conversation.session import open_store
+from niels_gpt.conversation.opening import open_model, open_store
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.server.app import Drain, make_app
 from niels_gpt.server.options import ServeOptions
 from sessions import Store
@@ -45,7 +45,7 @@ class _Server(uvicorn.Server):
 def serve(options: ServeOptions) -> int:
     """Load the model, serve until asked to end, and return 0. Raises LoadFailed."""
     with open_store(options.chat) as store:
-        model = load_model(options.chat, on_progress=_say_preparing)
+        model = open_model(options.chat, on_progress=_say_preparing)
         try:
             run_server(
                 options,
@@ -59,7 +59,7 @@ def serve(options: ServeOptions) -> int:
 
 
 def run_server(
-    options: ServeOptions, store: Store, model: ChatModel, *, announce: Callable[[str], object]
+    options: ServeOptions, store: Store, model: Backend, *, announce: Callable[[str], object]
 ) -> None:
     """Serve until asked to end; `announce` hears the address. Raises LoadFailed where it cannot listen."""
     drain = Drain()

@@ -14,13 +14,13 @@ from niels_gpt.conversation.settings import Settings
 from niels_gpt.server.errors import ApiError
 from niels_gpt.server.metrics import Metrics
 from niels_gpt.server.options import ServeOptions
-from niels_gpt.server.plans import Planner
+from niels_gpt.server.plans import ServerPlanner
 from niels_gpt.server.replies import Replies
 from niels_gpt.server.requests import SamplingFields
 from sessions import Store
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
 
 _SAME_NAME = (
     "temperature",
@@ -38,9 +38,9 @@ class ServerState:
 
     options: ServeOptions
     store: Store
-    model: ChatModel
+    model: Backend
     engine: Engine[Any, Any]
-    planner: Planner
+    planner: ServerPlanner
     replies: Replies
     metrics: Metrics
     settings: Settings

@@ -1,4 +1,4 @@
-"""A model made of a script: stands for a ChatModel without a checkpoint and without torch."""
+"""A model made of a script: stands for a Backend without a checkpoint and without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import Step
-from niels_gpt.conversation.settings import Settings
+from niels_gpt.sampling import Sampling
 from sessions.digest import PARTS, fingerprint_of
 
 
@@ -16,7 +16,8 @@ class ScriptedRequest:
     """What the conversation asked for, and the pieces that answer it."""
 
     prompt_ids: tuple[int, ...]
-    settings: Settings
+    sampling: Sampling
+    max_new_tokens: int
     seed: int
     pieces: Iterable[str]
     forced_ids: tuple[int, ...] = ()
@@ -42,6 +43,13 @@ class ScriptedDecoder:
         return Step(tokens=[(1, piece)])
 
 
+class WordTokenizer:
+    """One id a word: its length."""
+
+    def encode_ids(self, text: str) -> list[int]:
+        return [len(word) for word in text.split()]
+
+
 class WordTemplate:
     """One id a word and one a message, so that lengths can be counted by hand."""
 
@@ -55,7 +63,7 @@ class WordTemplate:
 
 @dataclass
 class ScriptedModel:
-    """Stands for a ChatModel; answers each request with the next script."""
+    """Stands for a Backend; answers each request with the next script."""
 
     scripts: Iterator[Iterable[str]]
     context_length: int = 1000
@@ -63,6 +71,7 @@ class ScriptedModel:
     requests: list[ScriptedRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.tokenizer = WordTokenizer()
         self.template = WordTemplate()
         self.decoder = ScriptedDecoder()
         self.environment: Mapping[str, object] = {"path": "script"}
@@ -75,23 +84,19 @@ class ScriptedModel:
         fingerprint = fingerprint_of(parts)
         return {"fingerprint": fingerprint, "parts": parts, "config": {}, "step": 1, "path": "x.pt"}
 
-    def reply_seed(self, session_seed: int, turn: int, attempt: int) -> int:
-        return session_seed * 10_000 + turn * 100 + attempt
-
     def request(
         self,
         *,
         prompt_ids: tuple[int, ...],
-        settings: Settings,
+        sampling: Sampling,
+        max_new_tokens: int,
         seed: int,
+        stop: Sequence[str] = (),
         forced_ids: tuple[int, ...] = (),
     ) -> ScriptedRequest:
-        made = ScriptedRequest(prompt_ids, settings, seed, next(self.scripts), forced_ids)
+        made = ScriptedRequest(prompt_ids, sampling, max_new_tokens, seed, next(self.scripts), forced_ids)
         self.requests.append(made)
         return made
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(len(word) for word in text.split())
 
     def close(self) -> None:
         self.closed = True

@@ -245,4 +245,4 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_answered(
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, scripted: Any) -> None:
     model = scripted(["ok"])
     piped(tmp_path, b"\xef\xbb\xbf/temp 0\nhi\n", model)
-    assert model.requests[0].settings.temperature == 0
+    assert model.requests[0].sampling.temperature == 0

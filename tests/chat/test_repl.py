@@ -47,7 +47,7 @@ def test_commands_are_answered_and_never_reach_the_model(typist: Typist, scripte
     assert shown[3].startswith("/temp: 'x' is not allowed")
     assert shown[4].startswith("unknown command /tmep: did you mean /temp?")
     assert [content for role, content in typist.messages() if role == "user"] == ["/temp"]
-    assert model.requests[0].settings.temperature == 0.0
+    assert model.requests[0].sampling.temperature == 0.0
 
 
 @pytest.mark.parametrize("key", [CTRL_C, ESC])

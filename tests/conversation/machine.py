@@ -34,10 +34,11 @@ from hypothesis.stateful import (
 
 from engine import Engine
 from niels_gpt.conversation import branching
-from niels_gpt.conversation.context import prompt_hash, system_of
-from niels_gpt.conversation.conversation import Conversation, fit_turn
+from niels_gpt.conversation.context import prompt_hash
+from niels_gpt.conversation.conversation import Conversation
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.listener import Listener
+from niels_gpt.conversation.planning import fit_turn
 from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings
 from sessions import RecordedTurn, RecordNotFound, Session, Store, StoreLocked, open_store
@@ -363,7 +364,7 @@ class ConversationMachine(RuleBasedStateMachine):
 
     def _prompt_of(self, turn: RecordedTurn) -> str:
         *path, user = self.store.path_to(turn.user.id)
-        fitted = fit_turn(self._model(), Settings(), path, user.content, system=system_of(path))
+        fitted = fit_turn(self._model(), Settings(), path, user.content)
         return prompt_hash(fitted.prompt_ids)
 
     def _finish_pending(self) -> None:

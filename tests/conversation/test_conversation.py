@@ -15,6 +15,7 @@ from niels_gpt.conversation.conversation import Conversation, converse
 from niels_gpt.conversation.errors import MessageTooLong, ReplyFailed, SessionTrouble
 from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings
+from niels_gpt.rng import reply_seed
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import NewGeneration, SessionNotFound, Store
 
@@ -71,7 +72,11 @@ async def test_what_decides_the_reply_is_stored_with_it(store: Store, scripted: 
         await conversation.send("two", ear())
     first, second = store.generations(store.session("a").id)
     # The replies stand at positions 2 and 4 of the path.
-    assert [first.seed, second.seed] == [70200, 70400] == [request.seed for request in model.requests]
+    assert (
+        [first.seed, second.seed]
+        == [reply_seed(7, 2, 0), reply_seed(7, 4, 0)]
+        == [request.seed for request in model.requests]
+    )
     decided = Settings(top_p=0.5).stored()
     assert decided.pop("max_new_tokens") == first.max_new_tokens == 256
     assert first.sampling == decided
@@ -233,7 +238,7 @@ async def test_an_empty_system_prompt_is_none_at_all(store: Store, scripted: Any
         await conversation.send("hi", ear())
         assert session.system is None
     assert texts(store, "a") == [("user", "hi"), ("assistant", "ok")]
-    assert store.generations(store.session("a").id)[0].seed == 42 * 10_000 + 1 * 100
+    assert store.generations(store.session("a").id)[0].seed == reply_seed(42, 1, 0)
 
 
 def interrupt(store: Store, *, prompt_hash: str) -> None:
@@ -280,7 +285,7 @@ async def test_an_interrupted_reply_is_finished_as_it_would_have_been(
         assert session.messages == store.path(store.session("a").id)
     assert reply.message.content == "late"
     (request,) = model.requests
-    assert (request.seed, request.settings.temperature, request.settings.max_new_tokens) == (1234, 0.125, 77)
+    assert (request.seed, request.sampling.temperature, request.max_new_tokens) == (1234, 0.125, 77)
     assert [generation.status for generation in store.generations(store.session("a").id)] == ["complete"] * 2
 
 
@@ -295,7 +300,7 @@ async def test_under_another_checkpoint_the_interrupted_reply_is_the_next_attemp
         await conversation.finish_pending(turn, ear())
     _, given_up, redone = store.generations(store.session("a").id)
     assert (given_up.status, redone.status, redone.attempt) == ("failed", "complete", 1)
-    assert redone.seed == model.requests[0].seed == 42 * 10_000 + 4 * 100 + 1
+    assert redone.seed == model.requests[0].seed == reply_seed(42, 4, 1)
     assert texts(store, "a")[-1] == ("assistant", "late")
 
 

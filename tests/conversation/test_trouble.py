@@ -105,7 +105,7 @@ async def test_an_interrupted_reply_with_damaged_settings_is_one_line_and_the_se
         talk = Conversation(session=again, model=conversation.model, engine=conversation._engine)
         turn = await again.pending()
         assert turn is not None
-        with pytest.raises(ChatError, match="settings of the interrupted reply are damaged"):
+        with pytest.raises(ChatError, match="settings of the reply are damaged"):
             await talk.finish_pending(turn, ear())
         assert await again.pending() is None
         await talk.send("next", ear())

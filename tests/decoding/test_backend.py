@@ -42,6 +42,15 @@ def test_the_cpu_path_is_the_kernels_and_says_so(loaded: LoadedModel) -> None:
     assert backend.notice is None
 
 
+def test_the_absolute_path_of_a_checkpoint_is_recorded(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(loaded.path.parent)
+    with closing(open_backend(replace(loaded, path=Path(loaded.path.name)))) as backend:
+        assert backend.checkpoint["path"] == str(loaded.path)
+        assert backend.checkpoint["fingerprint"] == loaded.fingerprint.digest
+
+
 def test_the_kernels_build_no_torch_module_of_our_checkpoints(loaded: LoadedModel) -> None:
     with closing(open_backend(loaded)):
         assert "model" not in vars(loaded)  # it is built when it is first asked for

@@ -14,8 +14,8 @@ import pytest
 
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation
-from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.replay.find_checkpoint import Load
 from niels_gpt.replay.replay import Replay, replay
 from sessions import open_store
@@ -36,13 +36,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(checkpoint: Path) -> Iterator[ChatModel]:
+def model(checkpoint: Path) -> Iterator[Backend]:
     with closing(loaded(checkpoint)) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory, model: ChatModel) -> Path:
+def recorded(tmp_path_factory: pytest.TempPathFactory, model: Backend) -> Path:
     """A store with the session "talk": six turns, older ones dropped towards the end; one of them stopped."""
     path = tmp_path_factory.mktemp("recorded") / "sessions.db"
 
@@ -101,5 +101,5 @@ def replayed(store_path: Path, checkpoint: Path) -> Callable[..., Replay]:
     return run
 
 
-def _load(options: ChatOptions) -> ChatModel:
+def _load(options: ChatOptions) -> Backend:
     return loaded(options.checkpoint, weights=options.weights)

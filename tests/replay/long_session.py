@@ -15,7 +15,7 @@ import anyio
 
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation
-from niels_gpt.conversation.model import ChatModel
+from niels_gpt.decoding.backend import Backend
 from sessions import Store, open_store
 from tests.replay.recordings import Ear, loaded, talking
 
@@ -46,7 +46,7 @@ def main() -> int:
     return 0
 
 
-async def until_fork(store: Store, model: ChatModel, turns: int) -> int:
+async def until_fork(store: Store, model: Backend, turns: int) -> int:
     """Go on until there are so many turns or the conversation has forked; how many there are."""
     async with talking(store, model, NAME, max_new_tokens=60) as conversation:
         turn = await _turns_so_far(conversation)

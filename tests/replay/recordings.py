@@ -18,9 +18,10 @@ import torch
 from engine import Step
 from niels_gpt.conversation.conversation import Conversation, converse
 from niels_gpt.conversation.listener import Listener
-from niels_gpt.conversation.model import ChatModel, load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.session import ConversationSession
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
@@ -105,7 +106,7 @@ class StallingDecoder:
         ]
 
 
-def stalling(model: ChatModel, tokens: int = 5) -> ChatModel:
+def stalling(model: Backend, tokens: int = 5) -> Backend:
     """The same model with such a decoder."""
     model = copy.copy(model)
     model.decoder = StallingDecoder(model.decoder, tokens)  # type: ignore[assignment]
@@ -124,9 +125,9 @@ async def say(conversation: Conversation, *messages: str) -> None:
         await conversation.send(message, Ear())
 
 
-def loaded(checkpoint: Path, **options: Any) -> ChatModel:
+def loaded(checkpoint: Path, **options: Any) -> Backend:
     """Load a checkpoint as the chat does, on one thread."""
-    return load_model(ChatOptions(checkpoint=checkpoint, checkpoint_given=True, threads=1, **options))
+    return open_model(ChatOptions(checkpoint=checkpoint, checkpoint_given=True, threads=1, **options))
 
 
 async def record_session(path: Path, model: Any, name: str, works: Sequence[Work], **settings: Any) -> None:

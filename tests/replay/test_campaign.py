@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.replay.replay import replay
 from sessions import open_store
 from tests.replay import campaign, long_session
@@ -17,7 +17,7 @@ from tests.replay.recordings import loaded
 
 @pytest.mark.timeout(120)
 def test_a_session_that_was_killed_in_the_middle_replays_exactly(
-    checkpoint: Path, model: ChatModel, tmp_path: Path
+    checkpoint: Path, model: Backend, tmp_path: Path
 ) -> None:
     path = tmp_path / "sessions.db"
     assert campaign.cut_off(path, checkpoint, turns=10, at=5)

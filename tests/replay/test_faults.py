@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
-from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import KERNEL_VERSION
@@ -41,10 +41,10 @@ def remarks(verdict: Verdict) -> str:
     return "\n".join(verdict.remarks)
 
 
-def swapped(change: Callable[[ChatModel], None]) -> Callable[[ChatOptions], ChatModel]:
+def swapped(change: Callable[[Backend], None]) -> Callable[[ChatOptions], Backend]:
     """Load as ever, then change something behind the fingerprint's back."""
 
-    def load(options: ChatOptions) -> ChatModel:
+    def load(options: ChatOptions) -> Backend:
         model = loaded(options.checkpoint)
         change(model)
         return model
@@ -64,7 +64,7 @@ def test_a_weight_of_the_checkpoint(replayed: Replayed, tmp_path: Path) -> None:
 
 
 def test_a_weight_in_memory_that_the_fingerprint_cannot_see(replayed: Replayed) -> None:
-    def flip(model: ChatModel) -> None:
+    def flip(model: Backend) -> None:
         network = integer_model(T=320)
         with torch.no_grad():
             network.lm_head.weight[65, 0] += 1.0
@@ -107,7 +107,7 @@ class LoudTemplate(TranscriptTemplate):
 def test_a_template_string(replayed: Replayed, version: int) -> None:
     """With its version raised, as it should be, and without."""
 
-    def change(model: ChatModel) -> None:
+    def change(model: Backend) -> None:
         model.template = LoudTemplate(model.tokenizer)
         model.template.version = version
         network = integer_model(T=320)
@@ -188,7 +188,7 @@ class SkippingDecoder(KernelDecoder):
         return sequence
 
 
-def skip(model: ChatModel) -> None:
+def skip(model: Backend) -> None:
     model.decoder = SkippingDecoder(pack_gpt(integer_model(T=320)), model.tokenizer)
 
 
@@ -249,7 +249,7 @@ def test_damaged_settings_leave_the_other_turns_verifiable(replayed: Replayed, d
     )
     found = replayed()
     assert [verdict.kind for verdict in found.verdicts] == ["unverifiable", *["exact"] * 5]
-    assert "its settings are damaged: '-1' is not allowed" in found.verdicts[0].why
+    assert "the settings of the reply are damaged: '-1' is not allowed" in found.verdicts[0].why
 
 
 def test_a_line_a_person_reads_names_turn_place_and_texts(replayed: Replayed, damage: Damage) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.conversation.conversation import SeedSource
+from niels_gpt.conversation.planning import SeedSource
 from niels_gpt.replay import compare, html_report
 from niels_gpt.replay.environment import recorded_environment
 from niels_gpt.replay.playback import play

@@ -16,8 +16,8 @@ import anyio
 import pytest
 import torch
 
-from niels_gpt.conversation.model import ChatModel
 from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.kernels import KERNEL_HISTORY, KERNEL_VERSION
 from niels_gpt.kernels.gpt_packing import pack_gpt
@@ -33,7 +33,7 @@ RECORDED = sorted(DATA.glob("kernel-*.jsonl"))
 
 
 def replay_file(
-    path: Path, checkpoint: Path, folder: Path, load: Callable[[ChatOptions], ChatModel] | None = None
+    path: Path, checkpoint: Path, folder: Path, load: Callable[[ChatOptions], Backend] | None = None
 ) -> Replay:
     with open_store(folder / "sessions.db") as store:
         [archive] = read_sessions(Source(path), format_name="jsonl")
@@ -72,7 +72,7 @@ def test_every_kernel_version_has_its_reason_and_its_golden_session() -> None:
 def test_an_arithmetic_that_differs_in_one_last_bit_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
     """The control: a change as small as a changed order of operations makes."""
 
-    def load(options: ChatOptions) -> ChatModel:
+    def load(options: ChatOptions) -> Backend:
         model = loaded(options.checkpoint)
         network = integer_model(T=320)
         with torch.no_grad():

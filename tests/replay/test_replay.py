@@ -13,7 +13,7 @@ import pytest
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
 from niels_gpt.conversation import branching
-from niels_gpt.conversation.model import ChatModel
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.replay.replay import Replay
 from sessions import Message, open_store
 from tests.replay.recordings import Ear, talking
@@ -61,12 +61,12 @@ def test_the_batch_changes_nothing(replayed: Replayed, batch: int) -> None:
 
 
 def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, checkpoint: Path) -> None:
-    from niels_gpt.conversation.model import load_model  # noqa: PLC0415
+    from niels_gpt.conversation.opening import open_model  # noqa: PLC0415
     from niels_gpt.decoding.torch_decoder import TorchDecoder  # noqa: PLC0415
     from tests.replay.recordings import integer_model  # noqa: PLC0415
 
-    def load(options: Any) -> ChatModel:
-        model = load_model(options)
+    def load(options: Any) -> Backend:
+        model = open_model(options)
         model.decoder = TorchDecoder(integer_model(T=320), model.tokenizer)
         return model
 
@@ -76,7 +76,7 @@ def test_torch_gives_the_tokens_and_does_not_claim_the_bits(replayed: Replayed, 
 
 
 def test_an_interrupted_reply_is_finished_to_the_bit(
-    store_path: Path, damage: Callable[..., None], model: ChatModel
+    store_path: Path, damage: Callable[..., None], model: Backend
 ) -> None:
     """As if the program had been killed between the message and its reply, which are two transactions."""
     with open_store(store_path) as store:
@@ -104,7 +104,7 @@ def test_an_interrupted_reply_is_finished_to_the_bit(
 
 
 def test_an_interrupted_fork_keeps_its_forced_tokens(
-    store_path: Path, damage: Callable[..., None], model: ChatModel
+    store_path: Path, damage: Callable[..., None], model: Backend
 ) -> None:
     with open_store(store_path) as store:
         whole = store.recorded_turns(store.session("talk at 7").id)[-1]
@@ -121,7 +121,7 @@ def test_an_interrupted_fork_keeps_its_forced_tokens(
 
 
 def test_a_fork_under_the_same_seed_goes_on_as_the_original_at_every_token(
-    store_path: Path, model: ChatModel
+    store_path: Path, model: Backend
 ) -> None:
     async def forks() -> list[Message]:
         replies = []
@@ -218,7 +218,7 @@ def test_watching_waits_as_long_as_it_took(replayed: Replayed) -> None:
     assert waited[0] == timings["first_token"] / 2
 
 
-def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: ChatModel) -> None:
+def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: Backend) -> None:
     async def branch() -> list[str]:
         with open_store(store_path) as store:
             async with talking(store, model, "talk") as conversation:

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from niels_gpt.chat_cli import run_chat_cli
-from niels_gpt.conversation.model import ChatModel
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.replay.explain import Explained, explain, explain_last, step_lines
 from niels_gpt.replay.html_report import Attention, to_html, to_svg
 from niels_gpt.replay.reconstruct import ask
@@ -26,7 +26,7 @@ HOSTILE = "</text><script>alert(1)</script>\x1b[2J\x00&\"'"
 
 
 @pytest.fixture
-def explained(replayed: Callable[..., Replay], model: ChatModel) -> list[Explained]:
+def explained(replayed: Callable[..., Replay], model: Backend) -> list[Explained]:
     return [explain(model, ask(model, question)) for question in replayed().questions]
 
 
@@ -60,14 +60,14 @@ def test_probabilities_sum_to_one_and_what_is_drawn_from_is_part_of_all(explaine
         assert sum(each.after for each in step.candidates) <= 1.0 + 1e-9
 
 
-def test_forced_tokens_are_named(replayed: Callable[..., Replay], model: ChatModel) -> None:
+def test_forced_tokens_are_named(replayed: Callable[..., Replay], model: Backend) -> None:
     fork = explain(model, ask(model, replayed("talk at 7").questions[-1]))
     assert [step.forced for step in fork.steps] == [True] * 7 + [False] * 17
     assert fork.same_bits
     assert "forced" in next(step_lines(fork))
 
 
-def test_the_chat_explains_its_last_reply(store_path: Path, model: ChatModel) -> None:
+def test_the_chat_explains_its_last_reply(store_path: Path, model: Backend) -> None:
     async def ask_why() -> Explained:
         with open_store(store_path) as store:
             async with talking(store, model, "talk") as conversation:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.server.app import make_app
@@ -78,7 +78,7 @@ class ThreadServer(Client):
 
 @pytest.fixture(scope="session")
 def model() -> Iterator[Any]:
-    loaded: Any = load_model(ChatOptions())
+    loaded: Any = open_model(ChatOptions())
     loaded.decoder = Brake(loaded.decoder)
     yield loaded
     loaded.close()

@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.server.options import ServeOptions
 from niels_gpt.server.run import run_server
@@ -134,7 +134,7 @@ def main() -> int:
     parser.add_argument("--other-seed", action="store_true", help="control: compare with another seed")
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    model = load_model(ChatOptions(threads=1))
+    model = open_model(ChatOptions(threads=1))
     began, kills, streams, wrong, cut = time.monotonic(), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = ForkedServer(Path(folder) / "undisturbed.db", model)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from niels_gpt.conversation.model import load_model
+from niels_gpt.conversation.opening import open_model
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.rescoring import logits_rows
 from niels_gpt.server.logprobs import token_logprobs
@@ -96,7 +96,7 @@ def evaluate(python: Path, url: str, folder: Path) -> None:
     run([python, "-m", "lm_eval", *flags], folder)
     samples = next((folder / "out").rglob("samples_*.jsonl")).read_text().splitlines()
     found = [json.loads(line)["filtered_resps"][0][0] for line in samples]
-    model = load_model(ChatOptions())
+    model = open_model(ChatOptions())
     for (context, continuation), logprob in zip(pairs, found, strict=True):
         encode = model.tokenizer.encode_ids
         ids, whole = encode(context), encode(context + continuation)

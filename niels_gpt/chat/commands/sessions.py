@@ -99,7 +99,7 @@ async def _replay(chat: Controller, text: str) -> None:
         raise SessionTrouble("nothing to replay yet")
     await session.save()
     # Heavy, but the model is loaded or about to be.
-    from niels_gpt.conversation.model import load_model  # noqa: PLC0415
+    from niels_gpt.conversation.opening import open_model  # noqa: PLC0415
     from niels_gpt.replay.replay import replay  # noqa: PLC0415
     from niels_gpt.replay.report import report_lines  # noqa: PLC0415
 
@@ -113,7 +113,7 @@ async def _replay(chat: Controller, text: str) -> None:
         return "loading the checkpoint" if done is None else f"replaying: {done[0]} of {done[1]} replies"
 
     async def work(name: str) -> None:
-        found = await replay(store, name, chat.options(), load_model, on_progress=progress)
+        found = await replay(store, name, chat.options(), open_model, on_progress=progress)
         chat.say("\n".join(report_lines(found)))
 
     await chat.during(work(session.stored.name), label)

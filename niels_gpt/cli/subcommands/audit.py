@@ -157,7 +157,7 @@ def _merge(flags: argparse.Namespace) -> Summary:
 
 
 def _auditor(flags: argparse.Namespace, archive: ArchiveFile) -> Auditor:
-    from niels_gpt.conversation.model import load_model  # noqa: PLC0415 - heavy
+    from niels_gpt.conversation.opening import open_model  # noqa: PLC0415 - heavy
     from niels_gpt.replay.audit import Auditor, sampled  # noqa: PLC0415
 
     options = ChatOptions(
@@ -167,9 +167,9 @@ def _auditor(flags: argparse.Namespace, archive: ArchiveFile) -> Auditor:
         threads=flags.threads,
     )
     if flags.sample is None:
-        return Auditor(options, load_model, batch=flags.batch)
+        return Auditor(options, open_model, batch=flags.batch)
     chosen = sampled(archive.reply_digests(), flags.sample, key=flags.sample_key)
-    return Auditor(options, load_model, batch=flags.batch, is_chosen=chosen)
+    return Auditor(options, open_model, batch=flags.batch, is_chosen=chosen)
 
 
 def _verdicts(

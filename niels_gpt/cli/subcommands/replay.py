@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Replay, print what was found, return the status that stands for it."""
     # Heavy, and a wrong flag must not wait for it.
-    from niels_gpt.conversation.model import load_model  # noqa: PLC0415
+    from niels_gpt.conversation.opening import open_model  # noqa: PLC0415
     from niels_gpt.replay.compare import compare_session, other_model  # noqa: PLC0415
     from niels_gpt.replay.replay import replay  # noqa: PLC0415
 
@@ -68,7 +68,7 @@ def run(flags: argparse.Namespace) -> int:
     )
     chosen = {"turn": flags.turn, "every_branch": flags.every_branch, "batch": flags.batch}
     with helpers.opened_store(flags) as store, _Bar() as bar:
-        other = other_model(store, flags.name, options, load_model) if flags.ckpt is not None else None
+        other = other_model(store, flags.name, options, open_model) if flags.ckpt is not None else None
         if other is not None:
             with closing(other):
                 compared = asyncio.run(
@@ -76,7 +76,7 @@ def run(flags: argparse.Namespace) -> int:
                 )
             bar.hide()
             return _print_compared(compared, as_json=flags.json)
-        found = asyncio.run(replay(store, flags.name, options, load_model, **chosen, on_progress=bar.show))
+        found = asyncio.run(replay(store, flags.name, options, open_model, **chosen, on_progress=bar.show))
         bar.hide()
         if flags.watch:
             _watch(found, speed=flags.speed)

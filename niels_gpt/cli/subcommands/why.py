@@ -18,7 +18,7 @@ from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 
 if TYPE_CHECKING:
-    from niels_gpt.conversation.model import ChatModel
+    from niels_gpt.decoding.backend import Backend
     from niels_gpt.replay.explain import Explained
     from niels_gpt.replay.html_report import Attention
 
@@ -56,7 +56,7 @@ def run(flags: argparse.Namespace) -> int:
             f"--layer {flags.layer} is shown only in a picture: add --html FILE or --svg FILE"
         )
     # Heavy, and a wrong flag must not wait for it.
-    from niels_gpt.conversation.model import load_model  # noqa: PLC0415
+    from niels_gpt.conversation.opening import open_model  # noqa: PLC0415
     from niels_gpt.replay.environment import recorded_environment  # noqa: PLC0415
     from niels_gpt.replay.explain import explain, step_lines  # noqa: PLC0415
     from niels_gpt.replay.find_checkpoint import Unfit, find_model  # noqa: PLC0415
@@ -73,7 +73,7 @@ def run(flags: argparse.Namespace) -> int:
         question = chosen_turns(found, len(found) if flags.turn is None else flags.turn)[0]
         generation = question.recorded.generation
         model = find_model(
-            store.checkpoint(generation.checkpoint_id), recorded_environment(generation), options, load_model
+            store.checkpoint(generation.checkpoint_id), recorded_environment(generation), options, open_model
         )
     if isinstance(model, Unfit):
         helpers.remark(f"niels-chat why: {model.why}")
@@ -101,7 +101,7 @@ def _one(explained: Explained, token: int) -> tuple[object, ...]:
     return (explained.steps[token],)
 
 
-def _attention(model: ChatModel, explained: Explained, flags: argparse.Namespace) -> Attention:
+def _attention(model: Backend, explained: Explained, flags: argparse.Namespace) -> Attention:
     from niels_gpt.decoding.rescoring import attention_row  # noqa: PLC0415
     from niels_gpt.model.gpt import GPT  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
