@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
+import json
+import multiprocessing
 import os
 import random
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+
+import pytest
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -50,6 +58,7 @@ class Mutant:
 
     path: Path
     line: int
+    last_line: int
     before: str
     after: str
     source: str
@@ -65,7 +74,14 @@ def mutants(path: Path, source: str) -> Iterator[Mutant]:
         for after in dict.fromkeys(_changes(node)):
             if after != ast.unparse(node):
                 changed = _replaced(source, node, after)
-                yield Mutant(path, node.lineno, " ".join(before.split()), after, changed)
+                yield Mutant(
+                    path,
+                    node.lineno,
+                    node.end_lineno or node.lineno,
+                    " ".join(before.split()),
+                    after,
+                    changed,
+                )
 
 
 def _candidates(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
@@ -121,16 +137,110 @@ def _replaced(source: str, node: ast.expr | ast.stmt, text: str) -> str:
     return (head + text.encode() + tail).decode()
 
 
-def _passes(tree: Path, tests: Sequence[str], seconds: float) -> bool:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter on our own files
-            command, cwd=tree, env=environment, capture_output=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+class _Recorder:
+    """pytest plugin: record which tests run which lines of the modules, and which libraries they import."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = {str(path) for path in files}
+        self._test = ""
+        self.reached: defaultdict[str, set[str]] = defaultdict(set)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._test = item.nodeid
+        threading.settrace(self._enter)
+        sys.settrace(self._enter)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type] - typeshed's signature is too narrow
+
+    def _enter(self, frame: FrameType, _event: str, _value: object) -> Callable[..., object] | None:
+        return self._line if frame.f_code.co_filename in self._files else None
+
+    def _line(self, frame: FrameType, _event: str, _value: object) -> Callable[..., object]:
+        self.reached[f"{frame.f_code.co_filename}:{frame.f_lineno}"].add(self._test)
+        return self._line
+
+
+class _Order:
+    """pytest plugin: run the tests that reach the changed line before all others."""
+
+    def __init__(self, first: set[str]) -> None:
+        self._first = first
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: item.nodeid not in self._first)
+
+
+class _Tests:
+    """The tests of some modules in a copy of the tree, run in forks of this process.
+
+    The libraries that the tests need are imported once, before the forks.
+    """
+
+    def __init__(self, tree: Path, arguments: Sequence[str], seconds: float) -> None:
+        self._tree = tree
+        self._arguments = [
+            "-q", "-x", "-n0", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+            *arguments,
+        ]  # fmt: skip
+        self._seconds = seconds
+        self._reached: dict[str, list[str]] = {}
+
+    def record(self, modules: Sequence[Path]) -> bool:
+        """Run the tests on the unchanged modules; return whether they pass."""
+        report = self._tree / "reached.json"
+        recorder = _Recorder([self._tree / path for path in modules])
+
+        def run() -> int:
+            status = pytest.main(self._arguments, [recorder])
+            reached = {line: sorted(tests) for line, tests in recorder.reached.items()}
+            libraries = {
+                name.partition(".")[0]
+                for name, module in sys.modules.items()
+                if "site-packages" in str(getattr(module, "__file__", None))
+            }
+            report.write_text(json.dumps([reached, sorted(libraries)]))
+            return status
+
+        if not self._forked(run, 10 * self._seconds):  # tracing is slow
+            return False
+        self._reached, libraries = json.loads(report.read_text())
+        for name in libraries:
+            importlib.import_module(name)
+        return True
+
+    def pass_with(self, mutant: Mutant) -> bool:
+        """Return whether all tests pass, those that reach the changed lines first."""
+        changed = self._tree / mutant.path
+        lines = range(mutant.line, mutant.last_line + 1)
+        first = {test for line in lines for test in self._reached.get(f"{changed}:{line}", [])}
+        original = changed.read_text("utf-8")
+        changed.write_text(mutant.source, "utf-8")
+        try:
+            return self._forked(lambda: pytest.main(self._arguments, [_Order(first)]), self._seconds)
+        finally:
+            changed.write_text(original, "utf-8")
+
+    def _forked(self, run: Callable[[], int], seconds: float) -> bool:
+        process = multiprocessing.get_context("fork").Process(target=self._child, args=(run,))
+        process.start()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return process.exitcode == 0
+
+    def _child(self, run: Callable[[], int]) -> None:
+        os.chdir(self._tree)
+        os.environ.update(PYTHONPATH=str(self._tree), PYTHONDONTWRITEBYTECODE="1")
+        sys.path.insert(0, str(self._tree))
+        sys.dont_write_bytecode = True
+        silence = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(silence, descriptor)
+        os._exit(run())  # threads that a mutant left behind end too
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,19 +257,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = random.Random(flags.seed).sample(chosen, flags.sample)
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder)
         archive = subprocess.run(["git", "archive", "HEAD"], capture_output=True, check=True).stdout  # noqa: S607
         subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)  # noqa: S603, S607
-        if not _passes(tree, flags.tests, flags.seconds):
+        tests = _Tests(Path(folder), flags.tests, flags.seconds)
+        if not tests.record(flags.modules):
             print("the tests fail, or take too long, without any change", file=sys.stderr)
             return 2
         for number, mutant in enumerate(chosen, 1):
-            original = (tree / mutant.path).read_text("utf-8")
-            (tree / mutant.path).write_text(mutant.source, "utf-8")
-            if _passes(tree, flags.tests, flags.seconds):
+            if tests.pass_with(mutant):
                 survivors += 1
                 print(f"survives: {mutant}", flush=True)
-            (tree / mutant.path).write_text(original, "utf-8")
             print(f"{number} of {len(chosen)}, {survivors} survive", end="\r", file=sys.stderr, flush=True)
     print(f"{len(chosen)} mutants, {survivors} survive")
     return 1 if survivors else 0
