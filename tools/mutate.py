@@ -1,6 +1,8 @@
 """Mutation testing: change one thing in a module, run its tests, and list the changes that no test notices.
 
-    python tools/mutate.py --tests 'tests/engine -k batch' --sample 100 engine/batch.py engine/engine.py
+    python tools/mutate.py engine              # the area's sample: always the same mutants
+    python tools/mutate.py sessions --sample 400 --seed 7
+    python tools/mutate.py engine --only engine/batch.py --sample 1000
 
 Works on a copy of the committed tree, one mutant after the other, and stops at the first test that fails.
 Exit status 1 if a mutant survives. A survivor is either a missing test or a change without an effect.
@@ -47,6 +49,50 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.FloorDiv: ast.Mult,
     ast.Div: ast.Mult,
     ast.Mod: ast.Mult,
+}
+
+
+@dataclass(frozen=True)
+class Area:
+    """Modules with the tests that must notice their changes: cheap ones, without programs to start."""
+
+    modules: str
+    tests: str
+    sample: int
+
+
+AREAS = {
+    "engine": Area(
+        "engine/*.py",
+        "tests/engine --ignore tests/engine/test_packaging.py --ignore tests/engine/test_docs.py"
+        " -k 'not million'",
+        sample=80,
+    ),
+    "sessions": Area(
+        "sessions/*.py",
+        "tests/sessions --ignore tests/sessions/test_durability.py --ignore tests/sessions/test_power_cut.py"
+        " --ignore tests/sessions/test_bench.py --ignore tests/sessions/test_damage.py"
+        " -k 'not postgresql and not killed'",
+        sample=80,
+    ),
+    "formats": Area("sessions/formats/*.py", "tests/formats", sample=40),
+    "sampling": Area(
+        "niels_gpt/sampling/*.py",
+        "tests/sampling tests/model/test_sampling.py --ignore tests/sampling/test_transformers.py"
+        " --ignore tests/sampling/test_beam.py",
+        sample=30,
+    ),
+    "replay": Area(
+        "niels_gpt/replay/*.py",
+        "tests/replay --ignore tests/replay/test_campaign.py -k 'not processor and not watching'",
+        sample=50,
+    ),
+    "train": Area(
+        "niels_gpt/train/*.py",
+        "tests/training --ignore tests/training/test_distributed.py --ignore tests/training/test_bench.py"
+        " -k 'not killed'",
+        sample=60,
+    ),
 }
 # Parts of a program that no test should have to hold.
 SKIPPED = (ast.JoinedStr, ast.Raise, ast.AnnAssign, ast.Import, ast.ImportFrom)
@@ -183,7 +229,7 @@ class _Tests:
     def __init__(self, tree: Path, arguments: Sequence[str], seconds: float) -> None:
         self._tree = tree
         self._arguments = [
-            "-q", "-x", "-n0", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+            "-q", "-x", "-n0", "--timeout=15", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
             *arguments,
         ]  # fmt: skip
         self._seconds = seconds
@@ -246,28 +292,30 @@ class _Tests:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the mutants; 0 if all are noticed."""
     parser = argparse.ArgumentParser(description="List changes of modules that no test notices.")
-    parser.add_argument("modules", nargs="+", type=Path, metavar="MODULE")
-    parser.add_argument("--tests", required=True, type=shlex.split, metavar="ARGS", help="for pytest, quoted")
-    parser.add_argument("--sample", type=int, metavar="N", help="try N of them, drawn at random")
+    parser.add_argument("area", choices=AREAS)
+    parser.add_argument("--only", nargs="+", type=Path, metavar="MODULE", help="of the area's modules")
+    parser.add_argument("--sample", type=int, metavar="N", help="try N of them (default: as the area says)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=120, help="for one mutant (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="for one mutant (default: %(default)s)")
     flags = parser.parse_args(argv)
-    chosen = [mutant for path in flags.modules for mutant in mutants(path, path.read_text("utf-8"))]
-    if flags.sample is not None and flags.sample < len(chosen):
-        chosen = random.Random(flags.seed).sample(chosen, flags.sample)
+    area = AREAS[flags.area]
+    modules = flags.only or sorted(Path().glob(area.modules))
+    chosen = [mutant for path in modules for mutant in mutants(path, path.read_text("utf-8"))]
+    random.Random(flags.seed).shuffle(chosen)
+    chosen = chosen[: flags.sample or area.sample]
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "archive", "HEAD"], capture_output=True, check=True).stdout  # noqa: S607
         subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)  # noqa: S603, S607
-        tests = _Tests(Path(folder), flags.tests, flags.seconds)
-        if not tests.record(flags.modules):
+        tests = _Tests(Path(folder), shlex.split(area.tests), flags.seconds)
+        if not tests.record(modules):
             print("the tests fail, or take too long, without any change", file=sys.stderr)
             return 2
         for number, mutant in enumerate(chosen, 1):
             if tests.pass_with(mutant):
                 survivors += 1
                 print(f"survives: {mutant}", flush=True)
-            print(f"{number} of {len(chosen)}, {survivors} survive", end="\r", file=sys.stderr, flush=True)
+            print(f"{number} of {len(chosen)}, {survivors} survive", file=sys.stderr, flush=True)
     print(f"{len(chosen)} mutants, {survivors} survive")
     return 1 if survivors else 0
 
