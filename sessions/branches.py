@@ -18,7 +18,7 @@ def set_system(
 ) -> Session:
     """Append a system message; the last one on a path counts."""
     checked_text(system, "the system prompt")
-    row = mutations.session_in_use(transaction, session_id)
+    row = mutations.locked_session(transaction, session_id)
     mutations.require_head(transaction, row, expected_head)
     mutations.append(transaction, row, parent_id=row.head_id, role="system", content=system)
     return mutations.after(transaction, row)
@@ -30,7 +30,7 @@ def reset(
     """Start a new tree, with ``system`` as its root if given; the old one stays stored."""
     if system is not None:
         checked_text(system, "the system prompt")
-    row = mutations.session_in_use(transaction, session_id)
+    row = mutations.locked_session(transaction, session_id)
     mutations.require_head(transaction, row, expected_head)
     mutations.start_tree(transaction, row, system)
     return mutations.after(transaction, row)
@@ -40,9 +40,9 @@ def move_head(
     transaction: Transaction, session_id: int, *, to: int | None, expected_head: int | None
 ) -> Session:
     """Make another message of the session's tree its head, or none (an empty path)."""
-    row = mutations.session_in_use(transaction, session_id)
+    row = mutations.locked_session(transaction, session_id)
     mutations.require_head(transaction, row, expected_head)
-    row.head_id = None if to is None else _in_tree(transaction, row, to).id
+    mutations.move_head(row, None if to is None else _in_tree(transaction, row, to).id)
     return mutations.after(transaction, row)
 
 

@@ -184,8 +184,7 @@ def checksum(values: Mapping[str, object]) -> str:
     digest covers: names, times, settings. JSON with sorted keys, moments as microseconds.
     """
     covered = {name: value for name, value in values.items() if name not in {"id", "checksum"}}
-    text = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return blake2b(_canonical(covered).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _plain(value: object) -> object:
@@ -194,6 +193,12 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     raise TypeError(f"{value!r} is not a value of a row")
+
+
+# Made once: json.dumps makes an encoder for every call with settings of its own.
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
+).encode
 
 
 def _short(value: object) -> str:

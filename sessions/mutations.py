@@ -70,8 +70,9 @@ def after(transaction: Transaction, session: SessionRow) -> Session:
 
 def start_tree(transaction: Transaction, session: SessionRow, system: str | None) -> None:
     """Start a new tree, with ``system`` as its root if given."""
-    session.head_id = None
-    if system is not None:
+    if system is None:
+        move_head(session, None)
+    else:
         append(transaction, session, parent_id=None, role="system", content=system)
 
 
@@ -105,13 +106,6 @@ def locked_session(transaction: Transaction, session_id: int) -> SessionRow:
     if row is None:
         raise RecordNotFound("session", session_id)
     read(Session, row)
-    return row
-
-
-def session_in_use(transaction: Transaction, session_id: int) -> SessionRow:
-    """Return the session as ``locked_session`` does, and count this moment as its last use."""
-    row = locked_session(transaction, session_id)
-    row.last_used = now()
     return row
 
 
@@ -172,8 +166,14 @@ def append(
     )
     transaction.add(row)
     transaction.flush()
-    session.head_id = row.id
+    move_head(session, row.id)
     return row
+
+
+def move_head(session: SessionRow, head_id: int | None) -> None:
+    """Make a message (None: no message) the session's head, and count this moment as its last use."""
+    session.head_id = head_id
+    session.last_used = now()
 
 
 def request_reply(
@@ -208,7 +208,7 @@ def locked_generation(transaction: Transaction, generation_id: int) -> tuple[Ses
     if session_id is None:
         raise RecordNotFound("generation", generation_id)
     # The row is read after the lock: only then is its status certain.
-    session = session_in_use(transaction, session_id)
+    session = locked_session(transaction, session_id)
     return session, transaction.get_one(GenerationRow, generation_id)
 
 

@@ -7,7 +7,9 @@ whose removal EXTRA makes durable too.
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ from sessions.errors import (
 )
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
+_PAUSE_SECONDS = 0.003  # on average, between two attempts to get a lock
 WRITES = "sessions_writes"  # the execution option of connections that begin with the write lock
 
 _SYNCHRONOUS_LEVELS = {"FULL": 2, "EXTRA": 3}
@@ -62,10 +65,43 @@ def set_up_connections(engine: Engine, *, timeout_seconds: float, journal: Journ
 
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        opened = connection.connection.driver_connection
+        assert isinstance(opened, sqlite3.Connection)  # noqa: S101 - the engine is SQLite's
+        _begin(opened, writes=writes, timeout_seconds=timeout_seconds)
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)
+
+
+def _begin(connection: sqlite3.Connection, *, writes: bool, timeout_seconds: float) -> None:
+    """Begin a transaction that holds its lock, waiting for it as long as ``timeout_seconds``.
+
+    SQLite itself asks for a lock every 100 ms in the end. Where several programs write without a pause, one
+    of them is then never lucky, so the lock is asked for in short, uneven intervals here.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                if not writes:
+                    connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # locks, for reading
+            except sqlite3.OperationalError as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                left = deadline - time.monotonic()
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left <= 0:
+                    raise
+                time.sleep(min(left, random.uniform(0.5, 1.5) * _PAUSE_SECONDS))  # noqa: S311 - no secret
+            else:
+                return
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(timeout_seconds)}")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float, journal: Journal) -> None:
@@ -73,7 +109,7 @@ def _assert_pragmas(connection: sqlite3.Connection, timeout_seconds: float, jour
         row = connection.execute(f"PRAGMA {pragma}").fetchone()
         return None if row is None else row[0]
 
-    timeout_ms = round(timeout_seconds * 1000)
+    timeout_ms = _milliseconds(timeout_seconds)
     connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
     # Setting a mode takes locks, even to the mode that is there already.
     if value_of("journal_mode") != journal.mode:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     inspect,
 )
 from sqlalchemy.orm import declared_attr, registry
+from sqlalchemy.orm.attributes import get_history
 from sqlmodel import Field, SQLModel
 
 from sessions.column_types import BigKey, FaithfulText, Flag, UtcTime
@@ -56,13 +57,17 @@ class Row(SQLModel, registry=registry(metadata=schema)):
         """Set the checksum of the present values."""
         self.checksum = checksum(self.values())
 
-    def values(self, *, before_change: bool = False) -> dict[str, Any]:
-        """Return the values by column, or those from before the changes that are not written yet."""
-        attributes = inspect(self).attrs
-        values: dict[str, Any] = {}
-        for name in attributes.keys():  # noqa: SIM118 - not a mapping
-            replaced = attributes[name].history.deleted if before_change else ()
-            values[name] = replaced[0] if replaced else getattr(self, name)
+    def values(self) -> dict[str, Any]:
+        """Return the values by column."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def values_before_change(self) -> dict[str, Any]:
+        """Return the values by column from before the changes that are not written yet."""
+        values = self.values()
+        for name in inspect(self).committed_state:  # the changed ones
+            replaced = get_history(self, name).deleted
+            if replaced:
+                values[name] = replaced[0]
         return values
 
 
@@ -195,5 +200,5 @@ def _set_checksum(_mapper: object, _connection: object, row: Row) -> None:
 @event.listens_for(Row, "before_update", propagate=True)
 def _renew_checksum(_mapper: object, _connection: object, row: Row) -> None:
     # A row that was damaged before this change keeps a checksum that does not hold, so the damage is found.
-    if row.checksum is None or row.checksum == checksum(row.values(before_change=True)):
+    if row.checksum is None or row.checksum == checksum(row.values_before_change()):
         row.set_checksum()

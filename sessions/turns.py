@@ -71,7 +71,7 @@ def begin_turn(
     """Store a user message and the generation of its reply, both or neither."""
     checked_text(content, "the message")
     asked = checked(generation)
-    row = mutations.session_in_use(transaction, session_id)
+    row = mutations.locked_session(transaction, session_id)
     mutations.require_head(transaction, row, expected_head)
     user = mutations.append(transaction, row, parent_id=row.head_id, role="user", content=content)
     return _turn(row, user, mutations.request_reply(transaction, row, user, asked))
@@ -116,7 +116,7 @@ def begin_retry(
     """Store another attempt at the reply to a user message of the path."""
     checked_int(user_message_id, "a message id")
     asked = checked(generation)
-    row = mutations.session_in_use(transaction, session_id)
+    row = mutations.locked_session(transaction, session_id)
     user = transaction.get(MessageRow, user_message_id)
     if user is None or user.role != "user":
         raise RecordNotFound("user message", user_message_id)
@@ -129,6 +129,7 @@ def begin_retry(
         if pending.user_message_id != user_message_id:
             raise mutations.reply_pending(row, pending)
         mutations.finish(pending, "failed", error="given up for another attempt")
+    row.last_used = mutations.now()
     return _turn(row, user, mutations.request_reply(transaction, row, user, asked))
 
 
@@ -171,7 +172,8 @@ def finish_reply(
     row.finish_reason = finish_reason
     row.receipt = plain_receipt
     row.timings = plain_timings
-    row.digest = queries.digest_of(transaction, row)
+    with transaction.no_autoflush:  # all that changed in the row is written once
+        row.digest = queries.digest_of(transaction, row)
     return read(Message, reply)
 
 
@@ -179,9 +181,10 @@ def fail_generation(transaction: Transaction, generation_id: int, *, error: str)
     """Record that a generation ended without a reply, and why."""
     # The text of an error must never prevent it from being recorded.
     storable = storable_text(error)
-    _, row = mutations.locked_generation(transaction, generation_id)
+    session, row = mutations.locked_generation(transaction, generation_id)
     if (row.status, row.error) != ("failed", storable):
         mutations.finish(row, "failed", error=storable)
+        session.last_used = mutations.now()
 
 
 def pending(transaction: Transaction, session_id: int) -> Turn | None:

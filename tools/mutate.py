@@ -229,9 +229,10 @@ class _Tests:
     def __init__(self, tree: Path, arguments: Sequence[str], seconds: float) -> None:
         self._tree = tree
         self._arguments = [
-            "-q", "-x", "-n0", "--timeout=15", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+            *("-q", "-x", "-n0", "--timeout=15", "-p", "no:cacheprovider"),
+            *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
             *arguments,
-        ]  # fmt: skip
+        ]
         self._seconds = seconds
         self._reached: dict[str, list[str]] = {}
 

@@ -7,8 +7,17 @@ import threading
 from contextlib import closing
 
 import pytest
+from sqlalchemy import event
 
-from sessions import GenerationFinished, HeadMoved, ReplyPending, StoreLocked, mutations, open_store
+from sessions import (
+    GenerationFinished,
+    HeadMoved,
+    ReplyPending,
+    StoreLocked,
+    mutations,
+    open_store,
+    sqlite_connection,
+)
 
 
 def interleaved(path) -> bool:
@@ -143,6 +152,54 @@ def test_a_reply_that_met_a_lock_is_stored_afterwards(sqlite_place, asked, finis
             with pytest.raises(StoreLocked):
                 finished(store, turn.generation.id, "hello")
         assert finished(store, turn.generation.id, "hello").content == "hello"
+
+
+def test_a_lock_that_is_taken_is_asked_for_in_short_uneven_intervals(sqlite_place, monkeypatch):
+    with open_store(sqlite_place) as store, closing(sqlite3.connect(sqlite_place)) as other:
+        pauses = []
+
+        def pause(seconds):
+            pauses.append(seconds)
+            if len(pauses) == 20:
+                other.rollback()
+
+        monkeypatch.setattr(sqlite_connection.time, "sleep", pause)
+        other.execute("BEGIN EXCLUSIVE")
+        assert store.sessions() == []  # a reader waits in the same way
+        assert len(pauses) == 20
+        assert max(pauses) < 0.01
+        assert len(set(pauses)) > 1
+
+
+def test_a_lock_is_waited_for_as_long_as_the_timeout(sqlite_place, monkeypatch):
+    with (
+        open_store(f"sqlite:///{sqlite_place}?timeout=0.5") as store,
+        closing(sqlite3.connect(sqlite_place)) as other,
+    ):
+        clock = [100.0]
+        monkeypatch.setattr(sqlite_connection.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(sqlite_connection.time, "sleep", lambda s: clock.append(clock.pop() + s))
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreLocked):
+            store.create_session("talk", seed=1, system=None, settings={})
+        assert clock[0] == pytest.approx(100.5)
+        other.rollback()
+        store.create_session("talk", seed=1, system=None, settings={})
+
+
+def test_a_turn_updates_each_row_once(store, session, asked, finished):
+    updated = []
+
+    def note(_connection, _cursor, statement, *_rest):
+        if statement.startswith("UPDATE"):
+            updated.append(statement.split()[1])
+
+    generation = asked(store)
+    event.listen(store._database._engine, "before_cursor_execute", note)
+    turn = store.begin_turn(session.id, content="hi", expected_head=session.head_id, generation=generation)
+    assert updated == ["session"]
+    finished(store, turn.generation.id, "hello")
+    assert sorted(updated[1:]) == ["generation", "session"]
 
 
 def test_a_reply_that_another_attempt_replaced_is_refused(store, session, asked, finished):
