@@ -7,12 +7,14 @@ replayed.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from sessions.digest import message_digest
 from sessions.formats.field_validation import Fields
+from sessions.formats.json_reader import Source
 from sessions.integrity import verified
 from sessions.records import Message, Role, Session, SessionArchive
 from sessions.validation import NAME_LIMIT
@@ -97,6 +99,26 @@ def in_a_row(
         for number, (role, content) in enumerate(said)
     ]
     return session_of(name, drafts, head=len(drafts) - 1 if drafts else None, created=created)
+
+
+def one_for_each_record(
+    source: Source, make: Callable[[Fields, str], SessionArchive | None]
+) -> Iterator[SessionArchive]:
+    """Yield the session of each record of a file.
+
+    Args:
+        source: the file.
+        make: builds the session from a record and a name for it, or returns None if there is nothing in it.
+
+    Raises:
+        ImportRefused: for a record that cannot be read, or one more than a file may have.
+    """
+    for number, record in enumerate(source.records(), start=1):
+        if number > source.limits.sessions:
+            record.refuse("", f"is one too many: expected at most {source.limits.sessions:,} sessions")
+        archive = source.attempt(partial(make, record, f"{source.path.stem}-{number}"))
+        if archive is not None:
+            yield archive
 
 
 def path_of(archive: SessionArchive) -> list[Message]:

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
-from sessions.formats.builder import Draft, clean_name, room_for_message, session_of
+from sessions.formats.builder import (
+    Draft,
+    clean_name,
+    one_for_each_record,
+    room_for_message,
+    session_of,
+)
 from sessions.formats.errors import quoted
 from sessions.formats.field_validation import Fields
 from sessions.formats.json_reader import Source
@@ -36,16 +42,11 @@ def is_chatgpt(first: Fields) -> bool:
 
 
 def read(source: Source) -> Iterator[SessionArchive]:
-    """Yield the conversations. Raises ImportRefused for the first unexpected field."""
-    for number, conversation in enumerate(source.records(), start=1):
-        if number > source.limits.sessions:
-            conversation.refuse("", f"is one too many: expected at most {source.limits.sessions:,} sessions")
-        archive = source.attempt(partial(_session, conversation, source, f"{source.path.stem}-{number}"))
-        if archive is not None:
-            yield archive
+    """Return the conversations. Raises ImportRefused for the first unexpected field."""
+    return one_for_each_record(source, partial(_session, source))
 
 
-def _session(conversation: Fields, source: Source, fallback: str) -> SessionArchive | None:
+def _session(source: Source, conversation: Fields, fallback: str) -> SessionArchive | None:
     created = conversation.seconds_or_none("create_time") or source.now
     mapping = conversation.inner("mapping")
     # The message of each node in our tree: its own, or for a node that is left out its parent's.

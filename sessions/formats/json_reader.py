@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO, TypeVar, cast
+from typing import TextIO, TypeVar, cast
 
 from sessions.formats.errors import ImportRefused, quoted
 from sessions.formats.field_validation import Fields
+from sessions.formats.json_decoding import (
+    BLANK,
+    CHUNK,
+    JsonWindow,
+    not_json,
+    require_shallow,
+    strict_decoder,
+)
 from sessions.formats.limits import Limits
 
-_CHUNK = 1 << 16
 _LINE_CHUNK = 1 << 20  # a line of 32 MB is put together from 32 of them
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)+")
 _HEAD = 1 << 14
-_DIGITS = 40  # digits of a whole number; far fewer than would be slow to parse
-_LONGEST_WORD = 16  # characters of a literal or an escape that may be cut at the end of the window
-_BLANK = " \t\r\n"
 T = TypeVar("T")
 
 
@@ -152,7 +155,7 @@ class Source:
         """Yield the file's bytes without a byte order mark; the pieces grow, so that a long line is cheap."""
         try:
             with self.path.open("rb") as file:
-                chunk = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
+                chunk = file.read(CHUNK).removeprefix(codecs.BOM_UTF8)
                 while chunk:
                     yield chunk
                     chunk = file.read(_LINE_CHUNK)
@@ -174,9 +177,9 @@ class Source:
     def _is_indented(self) -> bool:
         """Return whether the first object continues after the end of its line."""
         lines = self._raw_lines()
-        text = next(lines, (0, b""))[1].decode("utf-8", errors="replace").strip(_BLANK)
+        text = next(lines, (0, b""))[1].decode("utf-8", errors="replace").strip(BLANK)
         try:
-            _decoder().decode(text)
+            strict_decoder().decode(text)
         except json.JSONDecodeError as error:
             return error.pos >= len(text) and next(lines, None) is not None
         except (ValueError, RecursionError):
@@ -199,10 +202,9 @@ class Source:
         return self.path.open(encoding="utf-8-sig", errors="strict", newline="\n")
 
     def _values(self, *, in_array: bool) -> Iterator[Fields]:
-        decoder = _decoder()
         kind, ends = ("element", {"]", ""}) if in_array else ("object", {""})
         with self._opened() as file:
-            reader = _Window(self, file)
+            reader = JsonWindow(file, name=self.name, longest=self.limits.record_bytes)
             if in_array:
                 reader.skip("[")
             number = 0
@@ -211,83 +213,14 @@ class Source:
                 where = f"{self.name}, {kind} {number}"
                 if in_array and number > 1:
                     reader.skip(",")
-                value = reader.decode(decoder, where)
-                fields = self.attempt(partial(self._element, where, value))
+                value = reader.decode(where)
+                fields = self.attempt(partial(_fields, where, value, self.limits))
                 if fields is not None:
                     yield fields
             if in_array:
                 reader.skip("]")
                 if reader.peek():
                     raise ImportRefused(self.name, "", f"has {reader.peek()!r} after the end of its array")
-
-    def _element(self, where: str, value: object) -> Fields:
-        return _fields(where, value, self.limits)
-
-
-class _Window:
-    """Reads a text file through a window that grows to hold one value and drops consumed text."""
-
-    def __init__(self, source: Source, file: TextIO) -> None:
-        self._source = source
-        self._file = file
-        self._text = ""
-        self._at = 0
-        self._ended = False
-
-    def peek(self) -> str:
-        """Return the next nonblank character without consuming it; "" at the end."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at] in _BLANK:
-                self._at += 1
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._grow(_CHUNK, self._source.name):
-                return ""
-
-    def skip(self, expected: str) -> None:
-        """Consume one expected character."""
-        if (found := self.peek()) != expected:
-            what = (
-                f"has {found!r} where {expected!r} is expected"
-                if found
-                else "ends in the middle of its array"
-            )
-            raise ImportRefused(self._source.name, "", what)
-        self._at += 1
-
-    def decode(self, decoder: json.JSONDecoder, where: str) -> object:
-        """Consume one JSON object; the window grows until it holds all of it."""
-        if (found := self.peek()) != "{":
-            raise ImportRefused(where, "", f"begins with {found!r}: expected an object")
-        while True:
-            try:
-                value, self._at = decoder.raw_decode(self._text, self._at)
-            except (ValueError, RecursionError) as error:
-                have = len(self._text) - self._at
-                if have > self._source.limits.record_bytes:
-                    most = f"{self._source.limits.record_bytes:,}"
-                    raise ImportRefused(where, "", f"is longer than {most} characters, or no JSON") from error
-                # Each attempt starts over: few of them, so that a long value is not decoded ten times.
-                more = min(7 * have, self._source.limits.record_bytes - have)
-                if not (self._may_be_cut(error) and self._grow(max(more, _CHUNK), where)):
-                    raise _no_json(where, error) from error
-            else:
-                return cast("object", value)
-
-    def _may_be_cut(self, error: Exception) -> bool:
-        """Return whether a parse error may only be caused by the end of the window."""
-        if not isinstance(error, json.JSONDecodeError):
-            return False
-        return error.msg.startswith("Unterminated") or error.pos + _LONGEST_WORD >= len(self._text)
-
-    def _grow(self, most: int, where: str) -> bool:
-        if self._ended:
-            return False
-        more = _read(self._file, where, most)
-        self._ended = not more
-        self._text = self._text[self._at :] + more
-        self._at = 0
-        return bool(more)
 
 
 def line_fields(line: bytes, *, where: str, limits: Limits) -> Fields:
@@ -305,81 +238,17 @@ def line_fields(line: bytes, *, where: str, limits: Limits) -> Fields:
     if len(line) > limits.record_bytes:
         raise ImportRefused(where, "", f"is longer than {limits.record_bytes:,} bytes")
     try:
-        value = _decoder().decode(line.decode("utf-8").strip(_BLANK))
+        value = strict_decoder().decode(line.decode("utf-8").strip(BLANK))
     except UnicodeDecodeError as error:
         raise ImportRefused(where, "", f"is not UTF-8 ({error.reason})") from error
     except (ValueError, RecursionError) as error:
-        raise _no_json(where, error) from error
+        raise not_json(where, error) from error
     return _fields(where, value, limits)
 
 
 def _fields(where: str, value: object, limits: Limits) -> Fields:
     """Return an object that is not nested too deeply."""
-    level: list[object] = [value]
-    for _ in range(limits.nesting):
-        level = [inner for each in level for inner in _children(each)]
-        if not level:
-            break
-    else:
-        raise ImportRefused(where, "", f"is nested more than {limits.nesting} levels deep")
+    require_shallow(where, value, nesting=limits.nesting)
     if not isinstance(value, dict):
         raise ImportRefused(where, "", f"{quoted(value)} is not a JSON object")  # pyright: ignore[reportUnknownArgumentType]
     return Fields(where=where, values=cast("dict[str, object]", value), limits=limits)
-
-
-def _read(file: TextIO, where: str, most: int) -> str:
-    try:
-        return file.read(most)
-    except UnicodeDecodeError as error:
-        raise ImportRefused(where, "", f"is not UTF-8 ({error.reason})") from error
-    except OSError as error:
-        raise ImportRefused(where, "", f"cannot be read ({error.strerror})") from error
-
-
-def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(
-        parse_constant=_no_number,
-        parse_float=_finite,
-        parse_int=_whole,
-        object_pairs_hook=_without_duplicates,
-    )
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
-
-
-def _whole(text: str) -> int:
-    if len(text) > _DIGITS:
-        raise ValueError(f"a number has {len(text)} digits")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return number
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the field {quoted(twice)} is there twice")
-    return found
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(cast("dict[str, object]", value).values())
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def _no_json(where: str, error: ValueError | RecursionError) -> ImportRefused:
-    if isinstance(error, RecursionError):
-        return ImportRefused(where, "", "is nested too deeply")
-    what = (
-        f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
-    )
-    return ImportRefused(where, "", f"is not whole JSON ({what})")

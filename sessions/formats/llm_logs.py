@@ -11,36 +11,19 @@ queries.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import cast
 
-from sessions.formats.builder import Draft, clean_name, in_a_row, session_of
+from sessions.formats.builder import Draft, in_a_row, session_of
 from sessions.formats.errors import ImportRefused, quoted
 from sessions.formats.json_reader import Source
+from sessions.formats.llm_tables import FRAGMENTS, RESPONSES, THREADS, LogTables, connected
 from sessions.records import Role, SessionArchive
 
 _MAGIC = b"SQLite format 3\0"
-_RESPONSES = {
-    "conversations": ("id", "name"),
-    "responses": ("id", "prompt", "response", "conversation_id"),
-}
-_THREADS = {
-    "threads": ("id", "name", "tip_message_hash"),
-    "turns": ("id", "thread_id", "tip_message_hash"),
-    "messages": ("hash", "parent_hash", "role"),
-    "parts": ("message_hash", "position", "type", "text"),
-}
-_OPTIONAL = {
-    "responses": ("system", "datetime_utc"),
-    "threads": ("datetime_utc",),
-    "turns": ("datetime_utc",),
-    "parts": ("id",),
-}
-_FRAGMENTS = {"prompt_fragments": "\n", "system_fragments": "\n\n"}
-_FRAGMENTS_OF_PARTS = ("part_fragments",)
 _ROLES: dict[str, Role | None] = {"system": "system", "user": "user", "assistant": "assistant", "tool": None}
 _PARTS = {
     "tool_call": "calls of tools",
@@ -61,15 +44,13 @@ def read(source: Source) -> Iterator[SessionArchive]:
     if not is_sqlite(source):
         raise ImportRefused(source.name, "", "is not an SQLite database")
     try:
-        with closing(_connected(source)) as database:
-            tables = _Tables(source, database)
+        with closing(connected(source)) as database:
+            tables = LogTables(source, database)
             found = [
-                each
-                for each, needed in ((_Responses, _RESPONSES), (_Threads, _THREADS))
-                if tables.has(needed)
+                each for each, needed in ((_Responses, RESPONSES), (_Threads, THREADS)) if tables.has(needed)
             ]
             if not found:
-                tables.refuse_missing(_RESPONSES)
+                tables.refuse_missing(RESPONSES)
             number = 0
             for kind in found:
                 for archive in kind(source, tables).sessions(first=number + 1):
@@ -77,110 +58,6 @@ def read(source: Source) -> Iterator[SessionArchive]:
                     yield archive
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise ImportRefused(source.name, "", f"cannot be read as a logs database ({error})") from error
-
-
-def _connected(source: Source) -> sqlite3.Connection:
-    database = sqlite3.connect(f"{source.path.resolve().as_uri()}?mode=ro", uri=True)
-    # SQLite refuses a larger value before it is in memory.
-    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, source.limits.record_bytes)
-    database.execute("PRAGMA trusted_schema = OFF")
-    database.execute("PRAGMA query_only = ON")
-    return database
-
-
-class _Tables:
-    """Typed access to the tables of an open logs database."""
-
-    def __init__(self, source: Source, database: sqlite3.Connection) -> None:
-        self.source = source
-        self.database = database
-        names = (*_RESPONSES, *_THREADS, *_FRAGMENTS, *_FRAGMENTS_OF_PARTS, "fragments")
-        self._columns = {name: self._columns_of(name) for name in names}
-
-    def has(self, needed: Mapping[str, tuple[str, ...]]) -> bool:
-        """Return whether tables with these columns exist."""
-        return all(self._columns[table].issuperset(columns) for table, columns in needed.items())
-
-    def has_table(self, *tables: str) -> bool:
-        """Return whether tables with these names exist."""
-        return all(self._columns[table] for table in tables)
-
-    def refuse_missing(self, needed: Mapping[str, tuple[str, ...]]) -> NoReturn:
-        """Refuse the file for the first table or column that it lacks."""
-        for table, columns in needed.items():
-            missing = [name for name in columns if name not in self._columns[table]]
-            if missing:
-                what = f"lacks {missing[0]!r}" if self._columns[table] else f"has no table {table!r}"
-                raise ImportRefused(self.source.name, table, f"{what}: it is not a logs database of llm")
-        raise AssertionError(needed)
-
-    def rows(self, table: str, columns: tuple[str, ...], order: str) -> Iterator[dict[str, object]]:
-        """Yield the rows of a table; optional columns that it lacks are None."""
-        optional = _OPTIONAL.get(table, ())
-        present = [*columns, *(each for each in optional if each in self._columns[table])]
-        query = f"SELECT {', '.join(present)} FROM {table} ORDER BY {order}"  # noqa: S608 - our own names
-        for row in self.database.execute(query):
-            yield {**dict.fromkeys(optional), **dict(zip(present, row, strict=True))}
-
-    def fragments(self, table: str, key: str) -> dict[object, list[object]]:
-        """Return the contents of the fragments that precede each text, by the text's key."""
-        found: dict[object, list[object]] = {}
-        if self.has_table(table, "fragments"):
-            query = (
-                f"SELECT used.{key}, content FROM {table} AS used "  # noqa: S608 - our own names
-                f'JOIN fragments ON used.fragment_id = fragments.id ORDER BY used.{key}, used."order"'
-            )
-            for owner, content in self.database.execute(query):
-                found.setdefault(owner, []).append(content)
-        return found
-
-    def _columns_of(self, table: str) -> frozenset[str]:
-        kind = self.database.execute("SELECT type FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-        if kind is None or kind[0] != "table":
-            return frozenset()
-        rows = self.database.execute("SELECT name FROM pragma_table_info(?)", (table,))
-        return frozenset(cast("str", name) for (name,) in rows)
-
-    def joined(self, where: str, field: str, fragments: list[object], own: object, between: str) -> str:
-        """Return a text with the fragments that precede it."""
-        parts = [self.text(where, "fragments", part) for part in fragments]
-        text = self.text(where, field, own)
-        return self.text(where, field, between.join([*parts, text] if text else parts))
-
-    def text(self, where: str, field: str, value: Any) -> str:
-        """Return a value as text; None is the empty text."""
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            self.refuse(f"{where}.{field}", f"{quoted(value)} is not text")
-        size = len(value.encode())
-        if size > self.source.limits.message_bytes:
-            most = f"{self.source.limits.message_bytes:,}"
-            self.refuse(f"{where}.{field}", f"has {size:,} bytes: expected at most {most}")
-        return value
-
-    def moment(self, where: str, value: object) -> datetime | None:
-        """Return a time in UTC, or None if it is absent."""
-        if value is None:
-            return None
-        try:
-            moment = datetime.fromisoformat(cast("str", value))
-        except (TypeError, ValueError):
-            self.refuse(f"{where}.datetime_utc", f"{quoted(value)} is not a time in ISO 8601")
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-    def name(self, title: object, number: int) -> str:
-        """Return a session's name."""
-        return clean_name(title if isinstance(title, str) else None, f"{self.source.path.stem}-{number}")
-
-    def check_count(self, where: str, count: int) -> None:
-        """Refuse a session with too many messages."""
-        if count > self.source.limits.messages:
-            self.refuse(where, f"has more than {self.source.limits.messages:,} messages")
-
-    def refuse(self, field: str, what: str) -> NoReturn:
-        """Raise ImportRefused about a field."""
-        raise ImportRefused(self.source.name, field, what)
 
 
 def _numbered(
@@ -198,18 +75,18 @@ def _numbered(
 class _Responses:
     """Conversations as they were stored until llm 0.31."""
 
-    def __init__(self, source: Source, tables: _Tables) -> None:
+    def __init__(self, source: Source, tables: LogTables) -> None:
         self._source = source
         self._tables = tables
         # All at once: the tables have no index on the conversation.
         self._responses: dict[object, list[dict[str, object]]] = {}
-        for row in tables.rows("responses", _RESPONSES["responses"], "id"):
+        for row in tables.rows("responses", RESPONSES["responses"], "id"):
             self._responses.setdefault(row["conversation_id"], []).append(row)
-        self._fragments = {table: tables.fragments(table, "response_id") for table in _FRAGMENTS}
+        self._fragments = {table: tables.fragments(table, "response_id") for table in FRAGMENTS}
 
     def sessions(self, *, first: int) -> Iterator[SessionArchive]:
         """Yield every conversation that has a message; ids of conversations count up with time."""
-        rows = self._tables.rows("conversations", _RESPONSES["conversations"], "id")
+        rows = self._tables.rows("conversations", RESPONSES["conversations"], "id")
         yield from _numbered(
             self._source, first, (("conversations", partial(self._session, row)) for row in rows)
         )
@@ -253,27 +130,27 @@ class _Responses:
     def _joined(self, where: str, field: str, row: dict[str, object]) -> str:
         table = f"{field}_fragments"
         fragments = self._fragments[table].get(row["id"], [])
-        return self._tables.joined(where, field, fragments, row[field], _FRAGMENTS[table])
+        return self._tables.joined(where, field, fragments, row[field], FRAGMENTS[table])
 
 
 class _Threads:
     """Conversations as llm stores them from 0.32 on: a tree of messages, and turns that point into it."""
 
-    def __init__(self, source: Source, tables: _Tables) -> None:
+    def __init__(self, source: Source, tables: LogTables) -> None:
         self._source = source
         self._tables = tables
-        self._messages = {row["hash"]: row for row in tables.rows("messages", _THREADS["messages"], "rowid")}
+        self._messages = {row["hash"]: row for row in tables.rows("messages", THREADS["messages"], "rowid")}
         self._parts: dict[object, list[dict[str, object]]] = {}
-        for row in tables.rows("parts", _THREADS["parts"], "message_hash, position"):
+        for row in tables.rows("parts", THREADS["parts"], "message_hash, position"):
             self._parts.setdefault(row["message_hash"], []).append(row)
         self._fragments = tables.fragments("part_fragments", "part_id")
         self._turns: dict[object, list[dict[str, object]]] = {}
-        for row in tables.rows("turns", _THREADS["turns"], "id"):
+        for row in tables.rows("turns", THREADS["turns"], "id"):
             self._turns.setdefault(row["thread_id"], []).append(row)
 
     def sessions(self, *, first: int) -> Iterator[SessionArchive]:
         """Yield every thread that has a message; ids of threads count up with time."""
-        rows = self._tables.rows("threads", _THREADS["threads"], "id")
+        rows = self._tables.rows("threads", THREADS["threads"], "id")
         yield from _numbered(self._source, first, (("threads", partial(self._session, row)) for row in rows))
         for key, turns in self._turns.items():
             self._source.leave_out("turns without a thread", len(turns), where=f"turns of {key!r}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sessions.formats.builder import clean_name, in_a_row, path_of, room_for_message
+from sessions.formats.builder import clean_name, in_a_row, one_for_each_record, path_of, room_for_message
 from sessions.formats.field_validation import Fields
 from sessions.formats.json_lines import Output, json_line
 from sessions.formats.json_reader import Source
@@ -62,19 +62,12 @@ class TurnList:
         return isinstance(first.values.get(self.turns), list)
 
     def read(self, source: Source) -> Iterator[SessionArchive]:
-        """Yield the conversations of a file of JSON lines, or of one JSON array."""
-        for number, record in enumerate(source.records(), start=1):
-            if number > source.limits.sessions:
-                record.refuse("", f"is one too many: expected at most {source.limits.sessions:,} sessions")
-            archive = source.attempt(partial(self._session, record, source, number))
-            if archive is not None:
-                yield archive
+        """Return the conversations of a file of JSON lines, or of one JSON array."""
+        return one_for_each_record(source, partial(self._session, source))
 
-    def _session(self, record: Fields, source: Source, number: int) -> SessionArchive | None:
+    def _session(self, source: Source, record: Fields, fallback: str) -> SessionArchive | None:
         title = next((record.values[key] for key in self.titles if key in record.values), None)
-        name = clean_name(
-            title[:_TITLE_BYTES] if isinstance(title, str) else None, f"{source.path.stem}-{number}"
-        )
+        name = clean_name(title[:_TITLE_BYTES] if isinstance(title, str) else None, fallback)
         said = list(self._said(record, source))
         if not said:
             source.leave_out("sessions without messages", where=record.where)

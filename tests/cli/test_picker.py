@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
+from prompt_toolkit.application import Application
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth
 
+from niels_gpt.terminal import picker
 from niels_gpt.terminal.picker import Choice, pick
 from sessions import Store
 
@@ -53,6 +57,19 @@ def picked(keys: str, choices: list[Choice] = CHOICES, columns: int = 80) -> tup
 )
 def test_keys_choose_filter_and_leave(keys: str, name: str | None) -> None:
     assert picked(keys)[0] == name
+
+
+def test_esc_waits_for_the_rest_of_a_longer_key_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Application[str | None]] = []
+
+    class Noted(Application[str | None]):
+        def run_async(self) -> Coroutine[Any, Any, str | None]:
+            made.append(self)
+            return super().run_async()
+
+    monkeypatch.setattr(picker, "Application", Noted)
+    assert picked(ESC)[0] is None
+    assert 0 < made[0].ttimeoutlen == made[0].timeoutlen <= 0.1
 
 
 def test_the_list_shows_names_and_first_words(monkeypatch: pytest.MonkeyPatch) -> None:

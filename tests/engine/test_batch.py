@@ -85,6 +85,23 @@ def test_a_slice_ends_with_its_time() -> None:
     assert said(run_slice(batch)) == "123"
 
 
+def test_a_step_that_fails_ends_the_slice_although_a_job_has_joined_meanwhile() -> None:
+    class Failing(TimedDecoder):
+        def advance(self, sequences: Sequence[ScriptedSequence]) -> Sequence[Step]:
+            if not self.batches:
+                super().advance(sequences)
+                batch.join("next", Script.of("hello"))
+                raise OSError("no power")
+            return super().advance(sequences)
+
+    decoder = Failing(Clock())
+    batch = batch_of(decoder)
+    facts = run_slice(batch, a=Script.of("hello"))
+    assert isinstance(facts[0], BatchFailed)
+    assert (said(facts), len(decoder.batches)) == ("", 1)
+    assert said(run_slice(batch)) == "h"
+
+
 def test_a_slice_of_no_time_makes_one_step() -> None:
     batch = batch_of(TimedDecoder(Clock()), seconds=0.0)
     run_slice(batch, a=Script.of("0123"))

@@ -87,6 +87,18 @@ async def test_a_jobs_numbers_count_from_submit() -> None:
     assert numbers.tokens_per_second == 1.0
 
 
+async def test_the_numbers_of_a_job_that_has_ended_stay_as_they_were() -> None:
+    decoder = TickingDecoder()
+    async with Engine(decoder, clock=decoder.clock) as engine:
+        job = engine.submit(Script.of("aa"))
+        with anyio.fail_after(5):
+            await job.result()
+            before = job.statistics()
+            await engine.submit(Script.of("bbb")).result()
+    assert job.id == "job-1"
+    assert job.statistics() == before
+
+
 async def test_a_running_job_has_numbers_so_far() -> None:
     gate = Gate()
     async with Engine(GatedDecoder(gate)) as engine:
