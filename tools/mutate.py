@@ -71,8 +71,7 @@ AREAS = {
     "sessions": Area(
         "sessions/*.py",
         "tests/sessions --ignore tests/sessions/test_durability.py --ignore tests/sessions/test_power_cut.py"
-        " --ignore tests/sessions/test_bench.py --ignore tests/sessions/test_damage.py"
-        " -k 'not postgresql and not killed'",
+        " --ignore tests/sessions/test_bench.py -k 'not postgresql and not killed and not damaged_cell'",
         sample=80,
     ),
     "formats": Area("sessions/formats/*.py", "tests/formats", sample=40),

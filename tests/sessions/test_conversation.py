@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sessions import InvalidValue, RecordNotFound, SessionExists, SessionNotFound, open_store
+from sessions import InvalidValue, RecordNotFound, SessionExists, SessionNotFound, StoreClosed, open_store
 from tests.sessions.conftest import FINGERPRINT
 
 
@@ -68,6 +68,13 @@ def test_a_session_resumes_in_a_store_opened_later(store, place, session, exchan
     store.close()
     with open_store(place) as later:
         assert (later.session("talk"), later.path(session.id), later.generations(session.id)) == before
+
+
+def test_a_store_is_closed_at_the_end_of_its_block(place):
+    with open_store(place) as opened:
+        assert opened.sessions() == []
+    with pytest.raises(StoreClosed, match="open it again"):
+        opened.sessions()
 
 
 def test_records_stay_readable_after_the_store_is_closed(store, session):
@@ -165,6 +172,8 @@ def test_a_checkpoint_is_remembered_once_under_its_last_path(store, asked):
     other = store.remember_checkpoint(fingerprint="e" * 64, parts={}, config={}, step=None, path="other.pt")
     assert again == first
     assert other != first
+    found = store.checkpoint(first)
+    assert (found.parts, found.config, found.step, found.path) == ({}, {}, None, r"moved\udc80")
 
 
 def test_a_generation_needs_a_checkpoint_that_the_store_knows(store, session, asked):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -48,6 +50,39 @@ def test_a_change_that_no_digest_covers_is_found_by_its_checksum(store, session,
     assert "its checksum is the checksum of other values" in line
     (fault,) = store.verify(session.id).faults
     assert fault.where in line
+    table = statement.split()[1]
+    assert fault.where.startswith(table)
+    assert (fault.message_id is not None) == (table == "message")
+    assert (fault.generation_id is not None) == (table == "generation")
+
+
+@pytest.mark.parametrize("ids", ["[true]", "[1.5]", '["1"]', "{}", "[-1]", "[9223372036854775808]"])
+def test_token_ids_that_are_none_are_named(store, session, exchange, ids):
+    exchange(store, session, "hi", "hello")
+    change(store, f"UPDATE message SET token_ids = '{ids}' WHERE role = 'assistant'")  # noqa: S608
+    with pytest.raises(StoreDamaged, match=r"message 3 in the store is damaged \(the token ids are "):
+        store.path(session.id)
+
+
+@pytest.mark.parametrize(
+    ("statement", "lacking"),
+    [
+        ("UPDATE generation SET reply_id = 999", "generation 1 .* its question or its reply"),
+        ("UPDATE generation SET user_message_id = 999", "generation 1 .* its question or its reply"),
+        ("UPDATE generation SET checkpoint_id = 999", "generation 1 .* its checkpoint"),
+        ("UPDATE message SET parent_id = 999 WHERE id = 2", "message 2 .* its parent, message 999,"),
+        ("UPDATE session SET head_id = 999", "session 1 .* its head, message 999,"),
+        ("UPDATE session SET forked_at = 999", "session 1 .* its fork, message 999,"),
+    ],
+)
+def test_a_session_that_refers_to_what_is_not_there_is_not_exported(
+    store, session, exchange, statement, lacking
+):
+    exchange(store, session, "hi", "hello")
+    with closing(sqlite3.connect(store._database._file)) as database, database:  # which checks no references
+        database.execute(statement)
+    with pytest.raises(StoreDamaged, match=lacking.replace(" .* ", r" in the store is damaged \(")):
+        store.export_session(session.id)
 
 
 def test_a_damaged_session_is_not_built_upon(store, session):

@@ -137,6 +137,7 @@ def test_a_reply_is_checked_before_it_is_written_and_can_be_sent_again(store, se
         {"receipt": {"loss": float("nan")}},
         {"timings": {"clock": object()}},
         {"content": "\ud800"},
+        {"finish_reason": "stop\0"},
     ):
         with pytest.raises(InvalidValue):
             store.finish_reply(turn.generation.id, **{**outcome, **wrong})

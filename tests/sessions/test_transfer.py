@@ -271,11 +271,15 @@ def test_an_import_changes_no_row_that_is_there(store, told, elsewhere):
     archive = store.export_session(told.id)
     theirs = archive.checkpoints[0]
     known = elsewhere.remember_checkpoint(
-        fingerprint=theirs.fingerprint, parts=theirs.parts, config={"mine": 1}, step=3, path="mine.pt"
+        fingerprint=theirs.fingerprint, parts={}, config={"mine": 1}, step=3, path="mine.pt"
     )
     before = elsewhere.checkpoint(known)
     imported = elsewhere.import_session(archive)
     assert elsewhere.checkpoint(known) == before
+    assert {each.checkpoint_path for each in elsewhere.generations(imported.id)} == {"best.pt"}
+    # A file from before a generation had a path says where its checkpoint was.
+    without = tuple(replace(each, checkpoint_path=None) for each in archive.generations)
+    imported = elsewhere.import_session(replace(archive, generations=without), name="older")
     assert {each.checkpoint_path for each in elsewhere.generations(imported.id)} == {"best.pt"}
 
 

@@ -12,11 +12,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from sessions import (
     StoreClosed,
     StoreDamaged,
     StoreError,
+    StoreFull,
     StoreReadOnly,
     StoreUnavailable,
     network_fs,
@@ -25,6 +27,7 @@ from sessions import (
     recovery,
     sqlite_file,
 )
+from sessions.postgresql_connection import meaning_of
 from sessions.sqlite_connection import Journal, journal_for
 from sessions.tables import MessageRow
 
@@ -158,6 +161,24 @@ def in_a_fork(work):
         return pipe.read()
 
 
+@pytest.mark.parametrize(
+    ("sqlstate", "is_cut", "kind", "text"),
+    [
+        ("53100", False, StoreFull, "has no room left"),
+        ("53200", True, StoreUnavailable, "cannot be used, its server is short"),
+        (None, True, StoreUnavailable, "cannot be reached: check the server"),
+        (None, False, StoreUnavailable, "cannot be used"),
+    ],
+)
+def test_what_a_server_says_becomes_an_error_of_the_store(sqlstate, is_cut, kind, text):
+    said = sqlite3.Error("no\nluck")
+    said.sqlstate = sqlstate
+    found = meaning_of(DBAPIError("SELECT 1", None, said, connection_invalidated=is_cut), "there")
+    assert type(found) is kind
+    assert f"the session store there {text}" in str(found)
+    assert "(the server says: no luck)" in str(found)
+
+
 def test_a_forked_child_is_refused_its_parents_store_and_may_open_it_again(store, session, store_path):
     def use_then_open():
         with pytest.raises(StoreClosed, match="before a fork of this process: open it again"):
@@ -234,6 +255,20 @@ def test_a_whole_store_is_recovered_whole(store, session, exchange, store_path):
     assert (saved.sessions, saved.messages, saved.generations, saved.dropped) == (1, 3, 1, 0)
     with open_store(store_path) as recovered:
         assert recovered.export_session(session.id) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_a_recovered_store_is_closed_before_it_is_moved(store, session, store_path, monkeypatch):
+    store.close()
+
+    def swap(place, fresh):
+        descriptors = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        assert fresh not in [each.readlink() for each in descriptors]
+        return original(place, fresh)
+
+    original = recovery._swap
+    monkeypatch.setattr(recovery, "_swap", swap)
+    assert recover_store(store_path).sessions == 1
 
 
 def test_what_does_not_hang_together_is_not_saved(store, session, exchange, store_path):
