@@ -58,6 +58,31 @@ def test_the_smallest_temperature_that_float32_holds_is_not_greedy() -> None:
     assert not Sampling(1e-45).is_greedy
 
 
+def test_as_many_biases_as_there_is_room_for_are_accepted_up_to_their_bounds() -> None:
+    most = tuple((token_id, 100.0 if token_id % 2 else -100.0) for token_id in range(300))
+    assert Sampling(logit_bias=most).logit_bias == most
+
+
+@pytest.mark.parametrize(
+    ("biases", "said"),
+    [
+        (
+            tuple((token_id, 1.0) for token_id in range(301)),
+            "logit_bias names 301 tokens, expected at most 300",
+        ),
+        (((0, 100.5),), "logit_bias has 0: 100.5, expected an id from 0 and a number in"),
+        (((0, -100.5),), "logit_bias has 0: -100.5"),
+        (((0, float("nan")),), "logit_bias has 0: nan"),
+        (((-1, 1.0),), "logit_bias has -1: 1.0"),
+        (((True, 1.0),), "logit_bias has True: 1.0"),
+        (((5, 1.0), (5, 2.0)), "logit_bias names a token twice"),
+    ],
+)
+def test_a_bias_beyond_its_bounds_is_refused(biases: tuple[tuple[int, float], ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Sampling(logit_bias=biases)
+
+
 def test_the_bounds_are_known_without_torch() -> None:
     program = (
         "import sys; from niels_gpt.sampling.settings import MAX_PENALTY; sys.exit('torch' in sys.modules)"
