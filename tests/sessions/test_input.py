@@ -133,6 +133,8 @@ def test_a_reply_is_checked_before_it_is_written_and_can_be_sent_again(store, se
     for wrong in (
         {"token_ids": [-1]},
         {"token_ids": [2**63]},
+        {"token_ids": "12"},
+        {"token_ids": 12},
         {"status": "done"},
         {"receipt": {"loss": float("nan")}},
         {"timings": {"clock": object()}},

@@ -26,6 +26,11 @@ def test_a_message_is_found_by_its_words_in_any_order_and_case(store, talk):
     assert hit.message_id == store.path(talk.id)[2].id
 
 
+def test_of_a_longer_search_the_first_64_different_words_count():
+    words = [f"w{number}" for number in range(70)]
+    assert search.words_of(" ".join([*words[:3], *words])) == words[:64]
+
+
 def test_all_words_must_be_there(store, talk):
     assert found(store, "weighted quadratic") == []
 
