@@ -29,17 +29,17 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class Shaded:
-    """A piece of text on a colour, and what is told about it."""
+    """A piece of text on a colour, and its title."""
 
     text: str
     colour: str
-    told: str
+    title: str
 
 
 def shaded_steps(explained: Explained) -> list[Shaded]:
     """Return the reply's tokens, from white for certain ones to orange for unlikely ones."""
     return [
-        Shaded(text=_visible(step.chosen.text), colour=_colour(step), told=_told(step))
+        Shaded(text=_visible(step.chosen.text), colour=_colour(step), title=_title(step))
         for step in explained.steps
     ]
 
@@ -51,7 +51,7 @@ def shaded_attention(attention: Attention) -> list[Shaded]:
         Shaded(
             text=_visible(text),
             colour=_mixed((70, 130, 220), weight / most if most else 0.0),
-            told=f"{weight:.2%}",
+            title=f"{weight:.2%}",
         )
         for text, weight in zip(attention.texts, attention.weights, strict=True)
     ]
@@ -105,7 +105,7 @@ _LEGEND = (
 
 def _html_line(pieces: Sequence[Shaded]) -> str:
     spans = (
-        f'<span style="background:{each.colour}" title="{_escaped(each.told)}">{_escaped(each.text)}</span>'
+        f'<span style="background:{each.colour}" title="{_escaped(each.title)}">{_escaped(each.text)}</span>'
         for each in pieces
     )
     return f"<p>{''.join(spans)}</p>"
@@ -120,7 +120,7 @@ def _svg_tokens(pieces: Sequence[Shaded], top: float) -> tuple[list[str], float]
         if x + width > _WIDTH - _MARGIN:
             x, y = _MARGIN, y + _LINE
         drawn.append(
-            f"<g><title>{_escaped(each.told)}</title>"
+            f"<g><title>{_escaped(each.title)}</title>"
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_LINE - 4:.0f}" '
             f'fill="{each.colour}"/>{_svg_text(x, y + 16, each.text)}</g>'
         )
@@ -138,7 +138,7 @@ def _columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _told(step: ExplainedToken) -> str:
+def _title(step: ExplainedToken) -> str:
     how = "forced" if step.forced else f"{step.chosen.after:.1%} of what was drawn from"
     others = [
         f"{shown_text(each.text)!r} {each.after:.1%} ({each.before:.1%} of all)" for each in step.candidates

@@ -25,7 +25,7 @@ async def regenerate(
     batch: int = BATCH,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> list[Result | GenerationFailed]:
-    """Return the result of each request, in order; `on_done` hears how many are done."""
+    """Return the result of each request, in order; `on_done` is called with how many are done."""
     results: dict[int, Result | GenerationFailed] = {}
     followers = _followers(requests) if getattr(decoder, "reads_drafts", False) else {}
     left = set(range(len(requests)))

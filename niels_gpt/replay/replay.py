@@ -31,7 +31,7 @@ _OTHER_RULES = "the messages are as recorded, but the prompt made from them diff
 _UNSAID = "the template or the context rule, which changed without a new version"
 
 Progress = Callable[[int, int], None]
-"""Hears (replies that are done, of how many)."""
+"""Called with the number of replies that are done, and of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ async def replay(
         turn: Replay this turn only, counted from 1 along the path or the tree.
         every_branch: Replay the whole tree and not only the path.
         batch: How many replies are made side by side.
-        on_progress: Hears how many replies are done, of how many.
+        on_progress: Called with how many replies are done, and of how many.
 
     Raises:
         StoreError: The store cannot be read, or has no such session.

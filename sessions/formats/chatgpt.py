@@ -95,8 +95,8 @@ def _parents_first(mapping: Fields) -> Iterator[tuple[str, str | None, Fields]]:
 
 def _in_order(node: Fields, children: list[str]) -> list[str]:
     """Return the children in the order given by the node, followed by those that it does not list."""
-    told = node.items("children") if node.has("children") else []
-    order = {key: number for number, key in enumerate(told) if isinstance(key, str)}
+    listed = node.items("children") if node.has("children") else []
+    order = {key: number for number, key in enumerate(listed) if isinstance(key, str)}
     return sorted(children, key=lambda key: order.get(key, len(order)))
 
 

@@ -152,7 +152,7 @@ class Fields:
         try:
             return datetime.fromtimestamp(value, UTC)
         except (ValueError, OverflowError, OSError):
-            self.refuse(key, f"{quoted(value)} is no moment")
+            self.refuse(key, f"{quoted(value)} is not a time")
 
     def inner_of(self, key: str, value: object) -> Fields:
         """Return the value at ``key`` as an object."""

@@ -66,7 +66,7 @@ class JsonWindow:
             except (ValueError, RecursionError) as error:
                 have = len(self._text) - self._at
                 if have > self._longest:
-                    what = f"is longer than {self._longest:,} characters, or no JSON"
+                    what = f"is longer than {self._longest:,} characters, or is not JSON"
                     raise ImportRefused(where, "", what) from error
                 # Each attempt starts over: few of them, so that a long value is not decoded ten times.
                 more = min(7 * have, self._longest - have)
@@ -111,7 +111,7 @@ def strict_decoder() -> json.JSONDecoder:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def _whole(text: str) -> int:

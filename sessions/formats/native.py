@@ -342,7 +342,7 @@ def _check_generation(
         line.refuse("user_message_id", f"the session has no user message {generation.user_message_id}")
     reply = None if generation.reply_id is None else messages.get(generation.reply_id)
     if generation.reply_id is not None and (reply is None or reply.parent_id != user.id):
-        line.refuse("reply_id", f"message {generation.reply_id} is no reply to message {user.id}")
+        line.refuse("reply_id", f"message {generation.reply_id} is not a reply to message {user.id}")
     expected = ("complete", "cancelled") if reply is None else (reply.status,)
     if (generation.status in expected) != (reply is not None):
         line.refuse("status", f"is {generation.status!r}, which its reply is not")

@@ -117,7 +117,7 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(message={"author": None}), "mapping.q1.message.author: None is not an object"),
         (changed(message="hi"), "mapping.q1.message: 'hi' is not an object"),
         ({**branched(), "current_node": "x"}, "element 1, current_node: 'x' is not a node"),
-        ({**branched(), "create_time": 1e18}, "element 1, create_time: 1e\\+18 is no moment"),
+        ({**branched(), "create_time": 1e18}, "element 1, create_time: 1e\\+18 is not a time"),
     ],
 )
 def test_what_is_no_tree_of_messages_is_refused_by_field(read: Read, said: object, where: str) -> None:

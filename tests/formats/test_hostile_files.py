@@ -23,7 +23,7 @@ TURN = '{"role": "user", "content": "x"}'
         ('{"messages":' + "[" * 200_000, "line 1: is nested too deeply"),
         ('{"messages":' + "[" * 70 + "]" * 70 + "}", "line 1: is nested more than 64 levels deep"),
         ('[{"a":' * 200_000, "element 1: is nested too deeply"),
-        ('{"messages": [' + TURN + '], "x": NaN}', "line 1: is not whole JSON \\(NaN is no JSON"),
+        ('{"messages": [' + TURN + '], "x": NaN}', "line 1: is not whole JSON \\(NaN is not JSON"),
         ('{"messages": [' + TURN + '], "x": 1e999}', "line 1: .*the number 1e999 is too large"),
         ('{"messages": ' + "9" * 10_000 + "}", "line 1: .*a number has 10000 digits"),
         ('{"messages": [], "messages": []}', "line 1: .*the field 'messages' is there twice"),
