@@ -71,7 +71,7 @@ class Schedule:
                 async with self.engine:
                     self.feed = self.engine.subscribe()
                     await self._live()
-            self.followers.cancel_scope.cancel()  # some would stall for ever
+            self.followers.cancel_scope.cancel()  # some would stall permanently
         left = {task.id for task in anyio.get_running_tasks()} - before
         assert not left, f"{len(left)} task(s) are left"
         await self._check()
@@ -129,7 +129,7 @@ class Schedule:
         self.jobs.append((job, script))
 
     async def _follow(self, job: Job) -> None:
-        """Read on from anywhere, and at any event go on, stall for ever, or vanish."""
+        """Read on from anywhere, and at any event continue, stall permanently, or vanish."""
         start, nature = self.chance.randrange(4), self.chance.random()
         seen: list[Event] = []
         self.followed.append((job, start, seen))

@@ -1,6 +1,6 @@
 """Talk on and on in one session, in every way, until done or killed: `python -m tests.replay.long_session`.
 
-Prints a line when a reply begins and one when a turn is stored, so that whoever started it knows when to kill
+Prints a line when a reply begins and one when a turn is stored, so that the caller knows when to kill
 it. What a turn does follows from its number alone; a session that was cut off goes on where it was.
 """
 

@@ -1,7 +1,7 @@
 """Record the golden session of this kernel version: `python -m tests.replay.record_golden`.
 
 Done once a version, when `KERNEL_VERSION` was raised and its reason written into `KERNEL_HISTORY`. What was
-recorded stays for ever; this refuses to write over it.
+recorded stays as it is; this refuses to overwrite it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ EVERYTHING = Sampling(
 
 @pytest.fixture
 def decoder() -> KernelDecoder:
-    """Without a pool, so that every reply is computed anew."""
+    """Without a pool, so that every reply is computed again."""
     return KernelDecoder(pack_gpt(integer_model(T=256)), ByteTokenizer(), threads=1, prefix_cache_bytes=0)
 
 

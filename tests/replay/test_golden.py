@@ -1,4 +1,4 @@
-"""Sessions that were recorded once are replayed for ever: arithmetic cannot change without saying so.
+"""Replay sessions recorded by earlier versions: arithmetic cannot change without saying so.
 
 When one of these fails because a result's bits were changed on purpose: raise `KERNEL_VERSION`, write the
 reason into `KERNEL_HISTORY` and docs/arithmetic.md, and run `python -m tests.replay.record_golden`.
@@ -85,7 +85,7 @@ def test_an_arithmetic_that_differs_in_one_last_bit_is_noticed(checkpoint: Path,
     assert "exact" not in {verdict.kind for verdict in found.verdicts}
 
 
-@pytest.mark.timeout(120)  # kernels are compiled anew, and without FMA every one of them is a call
+@pytest.mark.timeout(120)  # kernels are compiled again, and without FMA every one of them is a call
 def test_the_golden_session_is_exact_on_a_processor_without_fma_or_avx(
     checkpoint: Path, tmp_path: Path
 ) -> None:

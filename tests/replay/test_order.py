@@ -1,4 +1,4 @@
-"""A reply waits for the one whose beginning it shares, where that spares reading; never for ever."""
+"""A reply waits for the one whose beginning it shares, where that saves prefill, and never waits in vain."""
 
 from __future__ import annotations
 

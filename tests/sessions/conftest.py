@@ -40,7 +40,7 @@ def store_path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fresh_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a store without a session: making one anew for every test would take half of the time."""
+    """The bytes of a store without a session: creating one for every test would take half of the time."""
     path = tmp_path_factory.mktemp("fresh") / "sessions.db"
     open_store(path).close()
     return path.read_bytes()

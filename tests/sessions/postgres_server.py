@@ -55,7 +55,7 @@ class Server:
 
     @contextmanager
     def database(self, template: str = "template1") -> Iterator[str]:
-        """Lend the name of a fresh database, a copy of ``template``."""
+        """Yield the name of a new database, a copy of ``template``."""
         name = f"d{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
         try:

@@ -74,7 +74,7 @@ def asked(store: Store, seed: int) -> NewGeneration:
 
 @dataclass
 class Talker:
-    """Talks in one store for ever: turns, other attempts, forks, moves of the head, in its seed's order."""
+    """Talks in one store without end: turns, retries, forks, moves of the head, in its seed's order."""
 
     store: Store
     seed: int

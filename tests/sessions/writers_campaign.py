@@ -27,7 +27,7 @@ SHARED = "shared"
 
 
 def say(store: Store, name: str, content: str) -> None:
-    """Append a message and the reply to it, again and again until no other program is in between."""
+    """Append a message and its reply; retry while another program is between the two."""
     while True:
         session = store.session(name)
         generation = asked(store, len(content))
@@ -71,8 +71,8 @@ def faults(store: Store, writers: int, appends: int) -> list[str]:
 
 
 @contextmanager
-def lent_place(given: str | None, *, on_server: bool) -> Iterator[str]:
-    """Lend the place of an empty store: the one that was given, one on a server of our own, or a new file."""
+def empty_place(given: str | None, *, on_server: bool) -> Iterator[str]:
+    """Yield the place of an empty store: a given one, one on our own server, or a new file."""
     if on_server:
         programs = postgres_server.programs()
         if programs is None:
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.deferred:
         sqlite_connection.WRITES = "not asked for"
-    with lent_place(flags.store, on_server=flags.postgresql) as place:
+    with empty_place(flags.store, on_server=flags.postgresql) as place:
         with open_store(place) as store:
             for name in (SHARED, *(f"own {writer}" for writer in range(flags.writers))):
                 store.create_session(name, seed=1, system=None, settings={})
