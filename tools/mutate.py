@@ -241,7 +241,7 @@ class _Tests:
         recorder = _Recorder([self._tree / path for path in modules])
 
         def run() -> int:
-            status = pytest.main(self._arguments, [recorder])
+            status = pytest.main([*self._arguments, "--timeout=150"], [recorder])  # tracing is slow
             reached = {line: sorted(tests) for line, tests in recorder.reached.items()}
             libraries = {
                 name.partition(".")[0]
@@ -251,7 +251,7 @@ class _Tests:
             report.write_text(json.dumps([reached, sorted(libraries)]))
             return status
 
-        if not self._forked(run, 10 * self._seconds):  # tracing is slow
+        if not self._forked(run, 10 * self._seconds):
             return False
         self._reached, libraries = json.loads(report.read_text())
         for name in libraries:

@@ -13,6 +13,8 @@ from niels_gpt.sampling import (
     min_p_filter,
     penalize_counts,
     penalize_repetition,
+    scored,
+    top_p_filter,
     typical_filter,
 )
 
@@ -34,6 +36,27 @@ def test_typical_keeps_the_tokens_whose_surprise_is_nearest_the_entropy():
 
 def test_typical_passes_over_what_is_impossible():
     assert typical_filter(torch.tensor([0.5, 0.0, 0.5]), 1.0).tolist() == [0.5, 0.0, 0.5]
+    probs = torch.tensor([0.0, 0.25, 0.75])
+    assert typical_filter(probs, 0.5).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_every_row_has_filters_of_its_own():
+    rows = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    for keep in (min_p_filter, typical_filter, top_p_filter):
+        assert keep(rows, 0.55).tolist() == [keep(row, 0.55).tolist() for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("keep", "bad"), [(typical_filter, 0.0), (typical_filter, 1.5), (min_p_filter, -0.1)]
+)
+def test_a_filter_checks_its_share(keep, bad):
+    with pytest.raises(ValueError, match=r"_p is .*, expected a number in"):
+        keep(torch.tensor([0.5, 0.5]), bad)
+
+
+def test_presence_alone_ignores_how_often_a_token_occurred():
+    found = scored(torch.tensor([1.0, 1.0]), Sampling(presence_penalty=0.5), [0, 0], ())
+    assert found.tolist() == [0.5, 1.0]
 
 
 def test_frequency_counts_and_presence_does_not():

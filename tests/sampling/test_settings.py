@@ -47,7 +47,7 @@ def test_the_bounds_themselves_are_accepted_by_both(name: str, value: float) -> 
     assert SETTINGS[name].read(repr(value)) == value
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-50, 5e-324])
+@pytest.mark.parametrize("temperature", [0.0, 1e-50, 5e-324, 2.0**-150])
 def test_a_temperature_that_float32_rounds_to_0_is_greedy(temperature: float) -> None:
     assert Sampling(temperature).is_greedy
     with pytest.raises(ValueError, match="too small to divide by"):
