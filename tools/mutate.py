@@ -27,8 +27,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -201,10 +205,10 @@ class _Recorder:
             sys.settrace(None)
             threading.settrace(None)  # type: ignore[arg-type] - typeshed's signature is too narrow
 
-    def _enter(self, frame: FrameType, _event: str, _value: object) -> Callable[..., object] | None:
+    def _enter(self, frame: FrameType, _event: str, _value: object) -> TraceFunction | None:
         return self._line if frame.f_code.co_filename in self._files else None
 
-    def _line(self, frame: FrameType, _event: str, _value: object) -> Callable[..., object]:
+    def _line(self, frame: FrameType, _event: str, _value: object) -> TraceFunction:
         self.reached[f"{frame.f_code.co_filename}:{frame.f_lineno}"].add(self._test)
         return self._line
 
