@@ -240,8 +240,8 @@ class _Tests:
         self._reached: dict[str, list[str]] = {}
 
     def record(self, modules: Sequence[Path]) -> bool:
-        """Run the tests on the unchanged modules; return whether they pass."""
-        report = self._tree / "reached.json"
+        """Run the tests on the unchanged modules; return whether they pass, and print why they do not."""
+        report, output = self._tree / "reached.json", self._tree / "output.txt"
         recorder = _Recorder([self._tree / path for path in modules])
 
         def run() -> int:
@@ -255,7 +255,8 @@ class _Tests:
             report.write_text(json.dumps([reached, sorted(libraries)]))
             return status
 
-        if not self._forked(run, 10 * self._seconds):
+        if not self._forked(run, 10 * self._seconds, output=output):
+            print(output.read_text("utf-8", "replace"), file=sys.stderr)
             return False
         self._reached, libraries = json.loads(report.read_text())
         for name in libraries:
@@ -274,22 +275,22 @@ class _Tests:
         finally:
             changed.write_text(original, "utf-8")
 
-    def _forked(self, run: Callable[[], int], seconds: float) -> bool:
-        process = multiprocessing.get_context("fork").Process(target=self._child, args=(run,))
+    def _forked(self, run: Callable[[], int], seconds: float, *, output: Path = Path(os.devnull)) -> bool:
+        process = multiprocessing.get_context("fork").Process(target=self._child, args=(run, output))
         process.start()
         process.join(seconds)
         process.kill()
         process.join()
         return process.exitcode == 0
 
-    def _child(self, run: Callable[[], int]) -> None:
+    def _child(self, run: Callable[[], int], output: Path) -> None:
+        written = os.open(output, os.O_RDWR | os.O_CREAT)
         os.chdir(self._tree)
         os.environ.update(PYTHONPATH=str(self._tree), PYTHONDONTWRITEBYTECODE="1")
         sys.path.insert(0, str(self._tree))
         sys.dont_write_bytecode = True
-        silence = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
-            os.dup2(silence, descriptor)
+            os.dup2(written, descriptor)
         os._exit(run())  # threads that a mutant left behind end too
 
 
