@@ -73,7 +73,7 @@ class PackedModel:
 
     def __init__(self, plan: _Plan) -> None:
         """Pack the planned arrays into one block of memory."""
-        self.shape, self.T = plan.shape, plan.form.T
+        self.shape, self.T, self.kind = plan.shape, plan.form.T, plan.kind
         self.version = INTEGER_VERSION if plan.kind == "groups" else KERNEL_VERSION
         self._product = compiled_product(plan.kind)
         self._memory = aligned(sum(padded(part.floats) for part in plan.parts.values()))
@@ -105,6 +105,11 @@ class PackedModel:
     def nbytes(self) -> int:
         """The bytes of all packed weights and tables."""
         return self._memory.nbytes
+
+    @property
+    def memory(self) -> np.ndarray:
+        """All packed weights and tables, float32; the addresses of `weights` point into it."""
+        return self._memory
 
     @property
     def token_bytes(self) -> int:

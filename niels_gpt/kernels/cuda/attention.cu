@@ -1,0 +1,165 @@
+// Causal attention over keys and values in pages, each query over exactly its own keys (`kernels/attention.py`).
+//
+// A page holds 16 positions of one sequence: layer after layer, first the keys as (KV, D, 16), so that neighbouring
+// threads read neighbouring positions, then the values as (KV, E / 16, 16, 16), with E the head's width D in whole
+// vectors: of each 16 channels, 16 positions. A row of `table` lists the pages of one slot in order.
+//
+// A score is the chain over the head's width, the mix of values the chain over the positions that the query sees,
+// both ascending; the weights' sum takes lanes of positions modulo 16. H heads of queries, KV heads of keys.
+#include "arithmetic.cuh"
+#include "device.cuh"
+
+#define PAGE 16
+#define HEAD_NORM 1
+#define ROW_NORM 2
+#define NORM_AFTER 3
+#define WIDEST_HEAD 256
+
+// Norm `count` floats in place; one warp.
+__device__ void norm_in_place(float* x, const float* scale, const float* shift, int count, int rms, float eps) {
+  int lane = threadIdx.x & 15;
+  float size = (float)count, mean = 0.0f, sum = 0.0f;
+  if (!rms) {
+    for (int i = lane; i < count; i += 16) sum = add(sum, x[i]);
+    mean = quotient(fold_lanes(sum), size);
+  }
+  sum = 0.0f;
+  for (int i = lane; i < count; i += 16) {
+    float deviation = rms ? x[i] : sub(x[i], mean);
+    sum = add(sum, mul(deviation, deviation));
+  }
+  float divisor = root(add(quotient(fold_lanes(sum), size), eps));
+  __syncwarp();
+  for (int i = threadIdx.x & 31; i < count; i += 32)
+    x[i] = rms ? mul(quotient(x[i], divisor), scale[i])
+               : fused(quotient(sub(x[i], mean), divisor), scale[i], shift[i]);
+  __syncwarp();
+}
+
+// Norm and rotate each row's queries and keys, multiply queries by the factor of the scores, store keys and values.
+// One block of whole warps a row; `layer` is the first float of the layer's part of a page.
+KERNEL remember(float* q, int q_row, float* k, const float* v, int kv_row, const float* cosine, const float* sine,
+                int table_row, const float* q_norm, const float* q_shift, const float* k_norm, const float* k_shift,
+                int qk_norm, int rms, float eps, float factor, float qk_scale, const int* positions, const int* slots,
+                float* pages, long long page_floats, long long layer, const int* table, int most_pages, int H, int KV,
+                int D) {
+  int r = blockIdx.x, position = positions[r], warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  float* own_q = q + (size_t)r * q_row;
+  float* own_k = k + (size_t)r * kv_row;
+  const float* own_v = v + (size_t)r * kv_row;
+  bool after = qk_norm == NORM_AFTER;
+  if (qk_norm == ROW_NORM) {
+    if (warp == 0) norm_in_place(own_q, q_norm, q_shift, H * D, rms, eps);
+    if (warp == warps - 1) norm_in_place(own_k, k_norm, k_shift, KV * D, rms, eps);
+    __syncthreads();
+  }
+  float* page = pages + (size_t)table[(size_t)slots[r] * most_pages + position / PAGE] * page_floats + layer;
+  int lane_position = position % PAGE, blocks = (D + 15) / 16;
+  for (int h = warp; h < H + KV; h += warps) {
+    bool query = h < H;
+    float* x = query ? own_q + h * D : own_k + (h - H) * D;
+    const float* scale = query ? q_norm : k_norm;
+    const float* shift = query ? q_shift : k_shift;
+    if (qk_norm == HEAD_NORM) norm_in_place(x, scale, shift, D, rms, eps);
+    if (cosine) {
+      const float* c = cosine + (size_t)position * table_row;
+      const float* s = sine + (size_t)position * table_row;
+      for (int i = 2 * (threadIdx.x & 31); i < D; i += 64) {
+        // The table of sines holds the signs.
+        float even = fused(x[i], c[i], mul(x[i + 1], s[i]));
+        float odd = fused(x[i + 1], c[i + 1], mul(x[i], s[i + 1]));
+        x[i] = query && !after ? mul(even, factor) : even;
+        x[i + 1] = query && !after ? mul(odd, factor) : odd;
+      }
+    } else if (query && !after) {
+      for (int i = threadIdx.x & 31; i < D; i += 32) x[i] = mul(x[i], factor);
+    }
+    __syncwarp();
+    if (after) {
+      norm_in_place(x, scale, shift, D, rms, eps);
+      float times = query ? mul(qk_scale, factor) : qk_scale;
+      for (int i = threadIdx.x & 31; i < D; i += 32) x[i] = mul(x[i], times);
+      __syncwarp();
+    }
+    if (query) continue;
+    float* keys = page + (size_t)(h - H) * D * PAGE + lane_position;
+    float* values = page + (size_t)KV * D * PAGE + ((size_t)(h - H) * blocks * PAGE + lane_position) * 16;
+    for (int i = threadIdx.x & 31; i < D; i += 32) {
+      keys[i * PAGE] = x[i];
+      values[(size_t)(i / 16) * PAGE * 16 + i % 16] = own_v[(h - H) * D + i];
+    }
+  }
+}
+
+// Attend for one row and one head of queries a block of WIDEST_HEAD / 2 threads. A row sees `window` positions, its
+// own included, or all up to its own where that is 0. Shared memory holds `room` scores, a multiple of 16. Of longer
+// rows the scores are computed twice, a tile of `room` positions at a time: first for the largest, then for the sums,
+// whose chains continue from tile to tile.
+KERNEL_OF(WIDEST_HEAD / 2)
+attend(const float* q, int q_row, float* mixed, int mixed_row, const int* positions, const int* slots,
+       const float* pages, long long page_floats, long long layer, const int* table, int most_pages, int window,
+       float most_score, int room, int H, int KV, int D) {
+  DYNAMIC_SHARED(float, scores);
+  __shared__ float query[WIDEST_HEAD], best[32], total;
+  int r = blockIdx.x, h = blockIdx.y, kv = h / (H / KV), end = positions[r] + 1, blocks = (D + 15) / 16;
+  int begin = window > 0 && end > window ? end - window : 0, base = begin / PAGE * PAGE;
+  const int* own = table + (size_t)slots[r] * most_pages;
+  for (int d = threadIdx.x; d < D; d += blockDim.x) query[d] = q[(size_t)r * q_row + h * D + d];
+  __syncthreads();
+  auto score = [&](int j) {
+    const float* key = pages + (size_t)own[j / PAGE] * page_floats + layer + (size_t)kv * D * PAGE + j % PAGE;
+    float chain = 0.0f;
+#pragma unroll 8
+    for (int d = 0; d < D; d++) chain = fused(query[d], key[d * PAGE], chain);
+    return most_score != 0.0f ? cap(chain, most_score) : chain;
+  };
+  bool at_once = end - base <= room;
+  float most = minus_infinity();
+  for (int j = begin + threadIdx.x; j < end; j += blockDim.x) {
+    float one = score(j);
+    if (at_once) scores[j - base] = one;
+    most = larger(one, most);
+  }
+  for (int half = 16; half > 0; half >>= 1) most = larger(__shfl_xor_sync(0xffffffffu, most, half), most);
+  if ((threadIdx.x & 31) == 0) best[threadIdx.x >> 5] = most;
+  __syncthreads();
+  most = best[0];
+  for (int warp = 1; warp < blockDim.x >> 5; warp++) most = larger(best[warp], most);
+  float sum = 0.0f, chain[2] = {0.0f, 0.0f};
+  for (int tile = base; tile < end; tile += room) {
+    int stop = min(tile + room, end);
+    for (int j = tile + threadIdx.x; j < stop; j += blockDim.x)
+      scores[j - tile] = j < begin ? 0.0f : exp_(sub(at_once ? scores[j - tile] : score(j), most));
+    __syncthreads();
+    if (threadIdx.x < 32)  // lane i sums the positions i, i + 16, ... from the first page on
+      for (int j = threadIdx.x & 15; j < stop - tile; j += 16) sum = add(sum, scores[j]);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int d = threadIdx.x + i * blockDim.x;
+      if (d >= D) break;
+      size_t place = layer + (size_t)KV * D * PAGE + ((size_t)kv * blocks + d / 16) * PAGE * 16 + d % 16;
+      for (int j = max(tile, begin); j < stop;) {
+        const float* values = pages + (size_t)own[j / PAGE] * page_floats + place;
+        int last = min(stop, (j / PAGE + 1) * PAGE);
+        if (last - j == PAGE) {
+#pragma unroll
+          for (int k = 0; k < PAGE; k++) chain[i] = fused(scores[j - tile + k], values[k * 16], chain[i]);
+          j = last;
+        } else {
+          for (; j < last; j++) chain[i] = fused(scores[j - tile], values[j % PAGE * 16], chain[i]);
+        }
+      }
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x < 32) {
+    sum = fold_lanes(sum);
+    if (threadIdx.x == 0) total = sum;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int d = threadIdx.x + i * blockDim.x;
+    if (d < D) mixed[(size_t)r * mixed_row + h * D + d] = quotient(chain[i], total);
+  }
+}

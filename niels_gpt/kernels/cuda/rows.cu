@@ -1,0 +1,99 @@
+// Operations on rows of activations: embedding, norms, activations, residuals (`kernels/row_ops.py`).
+//
+// Sums over a row are sixteen lane sums (lane i takes elements i, i + 16, ... in order) folded by halves. Sixteen is
+// part of the arithmetic, whatever the width of a warp. C elements of a row, `row` its stride in floats.
+#include "arithmetic.cuh"
+#include "device.cuh"
+
+// Codes of `kernels/matrices.py`: rows in torch's layout, and column blocks of 16.
+#define ROWS 0
+#define FLOATS 1
+#define BF16S 2
+#define F16S 3
+
+// Look up a row of the embedding for each token, scale it, add its learned position. One block a row.
+KERNEL embed(const int* ids, const int* positions, const void* table, int code, const float* learned, float scale,
+             float* x, int row, int C) {
+  int r = blockIdx.x, id = ids[r];
+  for (int c = threadIdx.x; c < C; c += blockDim.x) {
+    size_t packed = ((size_t)(id / 16) * C + c) * 16 + id % 16;
+    float value;
+    if (code == ROWS) value = ((const float*)table)[(size_t)id * row + c];
+    else if (code == FLOATS) value = ((const float*)table)[packed];
+    else if (code == BF16S) value = widen_bf16(((const unsigned short*)table)[packed]);
+    else value = widen_f16(((const unsigned short*)table)[packed]);
+    if (scale != 1.0f) value = mul(value, scale);
+    if (learned) value = add(value, learned[(size_t)positions[r] * row + c]);
+    x[(size_t)r * row + c] = value;
+  }
+}
+
+// Norm rows, those of `chosen` or all; copy them if there is no scale. One warp a row; y may be x.
+KERNEL norm_rows(const float* x, int x_row, const int* chosen, const float* scale, const float* shift, float* y,
+                 int y_row, int C, int rms, float eps) {
+  int r = blockIdx.x, lane = threadIdx.x & 15;
+  const float* from = x + (size_t)(chosen ? chosen[r] : r) * x_row;
+  float* to = y + (size_t)r * y_row;
+  if (!scale) {
+    for (int c = threadIdx.x; c < C; c += 32) to[c] = from[c];
+    return;
+  }
+  float size = (float)C, mean = 0.0f, sum = 0.0f;
+  if (!rms) {
+    for (int c = lane; c < C; c += 16) sum = add(sum, from[c]);
+    mean = quotient(fold_lanes(sum), size);
+  }
+  sum = 0.0f;
+  for (int c = lane; c < C; c += 16) {
+    float deviation = rms ? from[c] : sub(from[c], mean);
+    sum = add(sum, mul(deviation, deviation));
+  }
+  float divisor = root(add(quotient(fold_lanes(sum), size), eps));
+  for (int c = threadIdx.x; c < C; c += 32)
+    to[c] = rms ? mul(quotient(from[c], divisor), scale[c])
+                : fused(quotient(sub(from[c], mean), divisor), scale[c], shift[c]);
+}
+
+// x = x + bias, row by row. A bias of zeros matters too: it turns -0 into +0.
+KERNEL add_bias(float* x, int row, const float* bias, int C) {
+  int c = blockIdx.y * blockDim.x + threadIdx.x;
+  if (c < C) x[(size_t)blockIdx.x * row + c] = add(x[(size_t)blockIdx.x * row + c], bias[c]);
+}
+
+// x = fma(added, factor, x), row by row.
+KERNEL add_scaled(float* x, const float* added, int row, float factor, int C) {
+  int c = blockIdx.y * blockDim.x + threadIdx.x;
+  size_t at = (size_t)blockIdx.x * row + c;
+  if (c < C) x[at] = fused(added[at], factor, x[at]);
+}
+
+// Scale logits and cap them with tanh, where the model does.
+KERNEL finish_logits(float* logits, int row, float scale, float most, int V) {
+  int v = blockIdx.y * blockDim.x + threadIdx.x;
+  if (v >= V) return;
+  float value = logits[(size_t)blockIdx.x * row + v];
+  if (scale != 1.0f) value = mul(value, scale);
+  if (most != 0.0f) value = cap(value, most);
+  logits[(size_t)blockIdx.x * row + v] = value;
+}
+
+// Activations of `kernels/gpt.py`.
+#define GELU 0
+#define GELU_TANH 1
+#define SILU 2
+#define RELU 3
+
+__device__ __forceinline__ float activated(int which, float x) {
+  if (which == GELU) return gelu(x);
+  if (which == GELU_TANH) return gelu_tanh(x);
+  if (which == SILU) return silu(x);
+  float above = positive(x);
+  return which == RELU ? above : mul(above, above);
+}
+
+// up = act(gate) * up, or act(up) if there is no gate.
+KERNEL activate(float* up, const float* gate, int row, int which, int F) {
+  int f = blockIdx.y * blockDim.x + threadIdx.x;
+  size_t at = (size_t)blockIdx.x * row + f;
+  if (f < F) up[at] = gate ? mul(activated(which, gate[at]), up[at]) : activated(which, up[at]);
+}

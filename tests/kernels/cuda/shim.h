@@ -1,0 +1,159 @@
+// Enough of CUDA to run the kernels' own files on a CPU: one fiber for each thread of a block, one block at a time.
+//
+// __syncthreads and warp operations switch fibers; a fiber that waits for others which have ended, or wait elsewhere,
+// is an error. Arithmetic is that of <cmath> and plain operators: compile with -ffp-contract=off. Copies in the
+// background happen at once. Fibers run in ascending or descending order (`shim_descending`): a missing barrier shows
+// as a difference.
+#pragma once
+#define HOST_SHIM
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+#define __align__(n) __attribute__((aligned(n)))
+#define __launch_bounds__(...)
+#define __restrict__
+#define DYNAMIC_SHARED(type, name) type* name = (type*)shim.dynamic
+
+struct Dim { int x, y, z; };
+struct alignas(16) float4 { float x, y, z, w; };
+enum Wait { RUNNING, AT_BLOCK, AT_WARP, ENDED };
+struct Fiber { jmp_buf at; ucontext_t first; std::vector<char> stack; Wait wait; };
+static struct {
+  Dim thread, block, threads, blocks;
+  alignas(256) char dynamic[1 << 18];
+  std::vector<Fiber> fibers;
+  jmp_buf scheduler;
+  ucontext_t entry;
+  int current;
+  uint64_t slots[2][1024];  // what warp operations exchange, in two places by turns
+  unsigned turn[1024];
+  void (*call)(void**);
+  void** arguments;
+  int descending;
+} shim;
+#define threadIdx shim.thread
+#define blockIdx shim.block
+#define blockDim shim.threads
+#define gridDim shim.blocks
+
+inline void shim_wait(Wait wait) {
+  Fiber& own = shim.fibers[shim.current];
+  own.wait = wait;
+  if (!_setjmp(own.at)) _longjmp(shim.scheduler, 1);
+}
+static void shim_thread() {
+  for (;;) {
+    shim.call(shim.arguments);
+    shim_wait(ENDED);
+  }
+}
+static void shim_resume(int i) {
+  Fiber& next = shim.fibers[i];
+  shim.current = i;
+  shim.thread = {i, 0, 0};
+  next.wait = RUNNING;
+  if (_setjmp(shim.scheduler)) return;
+  if (!next.stack.empty()) _longjmp(next.at, 1);
+  next.stack.resize(1 << 16);
+  getcontext(&next.first);
+  next.first.uc_stack.ss_sp = next.stack.data();
+  next.first.uc_stack.ss_size = next.stack.size();
+  next.first.uc_link = nullptr;
+  makecontext(&next.first, shim_thread, 0);
+  swapcontext(&shim.entry, &next.first);
+}
+// Run one block to its end; return 0, or 1 if its threads wait for each other for ever.
+static int shim_block() {
+  int count = shim.threads.x;
+  if ((int)shim.fibers.size() < count) shim.fibers.resize(1024);
+  memset(shim.dynamic, 0xff, sizeof shim.dynamic / 4);  // NaN, as nothing may rely on what is there
+  memset(shim.turn, 0, sizeof shim.turn);
+  auto run = [&](int first, int last, Wait from) {  // those that wait there, if all do; whether any did
+    for (int i = first; i < last; i++)
+      if (shim.fibers[i].wait != from) return false;
+    for (int i = first; i < last; i++) shim_resume(shim.descending ? last - 1 - (i - first) : i);
+    return true;
+  };
+  for (int i = 0; i < count; i++) shim_resume(shim.descending ? count - 1 - i : i);
+  for (;;) {
+    bool moved = false;
+    for (int i = 0; i < count; i += 32)
+      while (run(i, std::min(i + 32, count), AT_WARP)) moved = true;
+    moved |= run(0, count, AT_BLOCK);
+    if (std::all_of(&shim.fibers[0], &shim.fibers[0] + count, [](Fiber& f) { return f.wait == ENDED; })) return 0;
+    if (!moved) return 1;
+  }
+}
+template <class... A, size_t... I>
+void shim_apply(void (*kernel)(A...), void** a, std::index_sequence<I...>) { kernel(*(std::decay_t<A>*)a[I]...); }
+template <class... A>
+void shim_apply(void (*kernel)(A...), void** a) { shim_apply(kernel, a, std::index_sequence_for<A...>()); }
+static int shim_launch(void (*call)(void**), void** arguments, int gx, int gy, int threads, int descending) {
+  shim.call = call, shim.arguments = arguments, shim.descending = descending;
+  shim.blocks = {gx, gy, 1}, shim.threads = {threads, 1, 1};
+  for (int y = 0; y < gy; y++)
+    for (int x = 0; x < gx; x++) {
+      shim.block = {x, y, 0};
+      if (shim_block()) return 1;
+    }
+  return 0;
+}
+
+inline void __syncthreads() { shim_wait(AT_BLOCK); }
+inline void __syncwarp() { shim_wait(AT_WARP); }
+template <class T> T shim_exchange(T value, int lane) {
+  int own = shim.current;
+  uint64_t* slots = shim.slots[shim.turn[own]++ & 1];
+  memcpy(&slots[own], &value, sizeof value);
+  shim_wait(AT_WARP);
+  memcpy(&value, &slots[(own & ~31) + lane], sizeof value);
+  return value;
+}
+template <class T> T __shfl_sync(unsigned, T value, int lane) { return shim_exchange(value, lane & 31); }
+template <class T> T __shfl_xor_sync(unsigned, T value, int mask) { return shim_exchange(value, (shim.current & 31) ^ mask); }
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  int own = shim.current;
+  uint64_t* slots = shim.slots[shim.turn[own]++ & 1] + (own & ~31);
+  slots[own & 31] = vote;
+  shim_wait(AT_WARP);
+  unsigned votes = 0;
+  for (int lane = 0; lane < 32 && (own & ~31) + lane < shim.threads.x; lane++) votes |= (unsigned)slots[lane] << lane;
+  return votes;
+}
+template <class T> T atomicAdd(T* place, T value) { T old = *place; *place += value; return old; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
+inline void copy_async(void* to, const void* from, int bytes) { bytes ? memcpy(to, from, 16) : memset(to, 0, 16); }
+inline void commit_copies() {}
+template <int LEFT> void wait_for_copies() {}
+
+template <class To, class From> To shim_cast(From x) { To y; memcpy(&y, &x, sizeof y); return y; }
+inline float __int_as_float(int x) { return shim_cast<float>(x); }
+inline int __float_as_int(float x) { return shim_cast<int>(x); }
+inline long long __double_as_longlong(double x) { return shim_cast<long long>(x); }
+inline float __int2float_rn(int x) { return (float)x; }
+#define SHIM_OPERATIONS(T, P)                       \
+  inline T P##add_rn(T x, T y) { return x + y; }    \
+  inline T P##sub_rn(T x, T y) { return x - y; }    \
+  inline T P##mul_rn(T x, T y) { return x * y; }    \
+  inline T P##div_rn(T x, T y) { return x / y; }
+SHIM_OPERATIONS(float, __f)
+SHIM_OPERATIONS(double, __d)
+inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
+using std::max;
+using std::min;

@@ -1,0 +1,164 @@
+"""A driver that runs the kernels' own .cu files on the CPU, compiled by the system's C++ compiler.
+
+Compiled files are kept by a hash of their sources. `edit` changes a source before it is compiled, for
+controls that must fail.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from niels_gpt.kernels.cuda.driver import FOLDER, MODULE_OF, Argument, Module
+
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wno-unknown-pragmas")
+OBJECTS = Path(tempfile.gettempdir()) / "niels-gpt-shim"
+HERE = Path(__file__).parent
+
+Edit = tuple[str, str, str]
+"""A source file, a piece of its text, and what replaces it."""
+
+
+@cache
+def library(module: Module, edit: Edit | None = None) -> ctypes.CDLL:
+    """Compile one module, if it was not compiled before, and load it."""
+    sources = {path.name: path.read_text("utf-8") for path in sorted(FOLDER.glob("*.cu*"))}
+    if edit is not None:
+        file, old, new = edit
+        assert sources[file].count(old) == 1, f"{file} holds {sources[file].count(old)} times {old!r}"
+        sources[file] = sources[file].replace(old, new)
+    shim = (HERE / "shim.h").read_text("utf-8")
+    cases = "\n".join(
+        f"    case {i}: shim_apply({kernel}, a); break;" for i, kernel in enumerate(module.kernels)
+    )
+    macros = "".join(f"#define {name} {value}\n" for name, value in module.macros)
+    main = f"""{macros}#include "shim.h"
+#include "{module.file}"
+static int shim_kernel;
+static void shim_call(void** a) {{
+  switch (shim_kernel) {{
+{cases}
+  }}
+}}
+extern "C" int shim_run(int kernel, void** arguments, int x, int y, int threads, int descending) {{
+  shim_kernel = kernel;
+  return shim_launch(shim_call, arguments, x, y, threads, descending);
+}}
+"""
+    needed = [text for file, text in sources.items() if file == module.file or file.endswith(".cuh")]
+    digest = hashlib.sha256("\0".join([main, shim, *needed, *FLAGS]).encode()).hexdigest()[:16]
+    target = OBJECTS / f"{module.file}-{digest}.so"
+    if not target.exists():
+        OBJECTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=OBJECTS) as folder:
+            for file, text in {**sources, "shim.h": shim, "main.cpp": main}.items():
+                (Path(folder) / file).write_text(text, "utf-8")
+            built = Path(folder) / "built.so"
+            command = [str(COMPILER), *FLAGS, "-I", folder, "-o", str(built), f"{folder}/main.cpp"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            built.replace(target)
+    loaded = ctypes.CDLL(str(target))
+    loaded.shim_run.argtypes = [ctypes.c_int, ctypes.c_void_p, *[ctypes.c_int] * 4]
+    return loaded
+
+
+class HostDriver:
+    """The kernels on the CPU, with memory of its own; `edit` is that of `library`."""
+
+    name = "shim"
+    processors = 4
+    shared_bytes = 99 << 10  # of a GPU for people; those for data centres have more
+
+    def __init__(
+        self,
+        *,
+        total_bytes: int = 1 << 28,
+        edit: Edit | None = None,
+        descending: bool = False,
+    ) -> None:
+        self._arrays: dict[int, np.ndarray] = {}
+        self._left, self._edit, self._descending = total_bytes, edit, descending
+        self._recording: list[Callable[[], None]] | None = None
+        self.launches: list[str] = []
+        """The kernels that ran, in order."""
+
+    def free_bytes(self) -> int:
+        return self._left
+
+    def allocate(self, nbytes: int) -> int:
+        if nbytes > self._left:
+            raise MemoryError(f"{nbytes} bytes")
+        raw = np.zeros(nbytes + 256, np.uint8)
+        address = -(-raw.ctypes.data // 256) * 256
+        self._arrays[address] = raw
+        self._left -= nbytes
+        return address
+
+    def free(self, address: int) -> None:
+        self._left += self._arrays.pop(address).size - 256
+
+    def upload(self, address: int, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        assert self._recording is None, "a graph records launches alone"
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def download(self, address: int, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        assert self._recording is None, "a graph records launches alone"
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def launch(
+        self,
+        kernel: str,
+        blocks: tuple[int, int],
+        threads: int,
+        arguments: tuple[Argument, ...],
+        *,
+        shared: int = 0,
+    ) -> None:
+        assert threads % 32 == 0
+        assert threads <= 1024
+        assert min(blocks) > 0
+        assert shared <= self.shared_bytes
+        module = MODULE_OF[kernel]
+        edit = self._edit if self._edit is not None and self._edit[0] == module.file else None
+        loaded, number = library(module, edit), module.kernels.index(kernel)
+        values = [_c_value(argument) for argument in arguments]
+        places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+
+        def run() -> None:
+            self.launches.append(kernel)
+            assert values  # kept as long as the launch
+            stuck = loaded.shim_run(number, places, *blocks, threads, int(self._descending))
+            assert not stuck, f"the threads of {kernel} wait for each other permanently"
+
+        run() if self._recording is None else self._recording.append(run)
+
+    def graph(self, work: Callable[[], None]) -> Callable[[], None]:
+        assert self._recording is None
+        self._recording = recorded = []
+        try:
+            work()
+        finally:
+            self._recording = None
+        return lambda: [run() for run in recorded] and None
+
+
+def _c_value(argument: Argument) -> Any:
+    if isinstance(argument, np.int32):
+        return ctypes.c_int32(int(argument))
+    if isinstance(argument, np.float32):
+        return ctypes.c_float(float(argument))
+    assert isinstance(argument, int), f"{argument!r} has no type that a kernel takes"
+    return ctypes.c_uint64(argument)

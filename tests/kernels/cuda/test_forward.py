@@ -1,0 +1,130 @@
+"""The GPU's kernels, compiled for the CPU, give the bits of the CPU's kernels for every form of model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels.cuda import model as cuda_model
+from niels_gpt.kernels.cuda.model import PAGE, CudaModel, Pages, Rows
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_state
+from niels_gpt.model.weights import Weight
+from tests.kernels.cuda.shim import COMPILER, Edit, HostDriver
+from tests.kernels.golden import CONFIGS, state_of
+from tests.kernels.models import read_in
+from tests.kernels.test_forms import FORMS, ids_of, packed, weights_of
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the GPU's kernels with")
+
+
+def read_on_gpu(driver: HostDriver, model: PackedModel, ids: list[int], portions: list[int]) -> np.ndarray:
+    """The logits (n, V) of one sequence, read in portions by slot 1 of 2; its pages are in falling order."""
+    gpu, count, i32 = CudaModel(model, driver), len(ids), np.int32
+    pages, V = -(-count // PAGE), model.shape.V
+    gpu.reserve(max(portions))
+    table = np.zeros((2, pages), i32)
+    table[1] = np.arange(pages)[::-1]
+
+    def uploaded(array: np.ndarray) -> int:
+        address = driver.allocate(array.nbytes)
+        driver.upload(address, array)
+        return address
+
+    where = Pages(driver.allocate(4 * pages * gpu.page_floats), uploaded(table), pages)
+    numbers, slots = uploaded(np.arange(count, dtype=i32)), uploaded(np.ones(count, i32))
+    all_ids = uploaded(np.array(ids, i32))
+    logits = driver.allocate(4 * count * model.shape.head_row)
+    at = 0
+    for portion in portions:
+        rows = Rows(all_ids + 4 * at, numbers + 4 * at, slots, portion)
+        gpu.forward(rows, where, numbers, portion, logits + 4 * at * model.shape.head_row)
+        at += portion
+    out = np.zeros((count, model.shape.head_row), np.float32)
+    driver.download(logits, out)
+    return out[:, :V]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_has_the_bits_of_the_cpu(name: str) -> None:
+    one = packed(name, "float32")
+    ids = ids_of(one.form)[:40]
+    expected = read_in(one.model, ids, [len(ids)])
+    found = read_on_gpu(HostDriver(), one.model, ids, [1, 4, 35])
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_our_checkpoints_have_the_bits_of_the_cpu(name: str, weights: WeightForm) -> None:
+    cfg = CONFIGS[name]
+    model = pack_state(cfg, state_of(cfg), weights)
+    ids = np.random.default_rng(3).integers(0, cfg.V, 40).tolist()
+    expected = read_in(model, ids, [40])
+    driver = HostDriver()
+    assert read_on_gpu(driver, model, ids, [8, 1, 31]).tobytes() == expected.tobytes()
+    assert {f"few_1_{weights}", f"few_8_{weights}", f"some_32_{weights}"} <= set(driver.launches)
+
+
+def test_the_order_of_the_threads_does_not_matter() -> None:
+    one = packed("windows, caps, norms after", "float32")
+    ids = ids_of(one.form)[:40]
+    expected = read_in(one.model, ids, [40])
+    assert read_on_gpu(HostDriver(descending=True), one.model, ids, [1, 39]).tobytes() == expected.tobytes()
+
+
+def test_rows_longer_than_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_model, "SCORES", 16)
+    for name in ("grouped heads", "long windows", "windows, caps, norms after"):
+        one = packed(name, "float32")
+        ids = ids_of(one.form)[:60]
+        expected = read_in(one.model, ids, [60])
+        assert read_on_gpu(HostDriver(), one.model, ids, [59, 1]).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+def test_16_bit_weights_have_the_bits_of_the_cpu(kind: str) -> None:
+    form = FORMS["grouped heads"]
+    weights = {}
+    for name, weight in weights_of(form).items():
+        values = weight.data.view("<f4").reshape(weight.shape)
+        if kind == "f16":
+            words = values.astype("<f2").view("<u2")
+        else:
+            words = (values.view("<u4") >> 16).astype("<u2")
+        weights[name] = Weight(kind, weight.shape, words.reshape(-1).view(np.uint8))
+    model = pack_form(form, weights)
+    ids = ids_of(form)[:20]
+    driver = HostDriver()
+    found = read_on_gpu(driver, model, ids, [1, 19])
+    assert found.tobytes() == read_in(model, ids, [20]).tobytes()
+    assert f"few_1_{kind}" in driver.launches
+
+
+CONTROLS: dict[str, Edit] = {
+    "a sum in another order": (
+        "rows.cu",
+        "for (int c = lane; c < C; c += 16) {",
+        "for (int c = lane + (C - 1 - lane) / 16 * 16; c >= 0; c -= 16) {",
+    ),
+    "a sum of squares contracted": (
+        "rows.cu",
+        "sum = add(sum, mul(deviation, deviation));",
+        "sum = fused(deviation, deviation, sum);",
+    ),
+    "a missing barrier": (
+        "attention.cu",
+        "query[d] = q[(size_t)r * q_row + h * D + d];\n  __syncthreads();",
+        "query[d] = q[(size_t)r * q_row + h * D + d];",
+    ),
+}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_changed_order_is_noticed(control: str) -> None:
+    cfg = CONFIGS["layernorm, gelu"]
+    model = pack_state(cfg, state_of(cfg))
+    ids = np.random.default_rng(3).integers(0, cfg.V, 20).tolist()
+    driver = HostDriver(edit=CONTROLS[control])
+    found = read_on_gpu(driver, model, ids, [1] * 20)
+    assert (found != read_in(model, ids, [20])).any()
