@@ -1,8 +1,8 @@
 """The interface between the kernels and a GPU: memory, launches, graphs.
 
-`nvidia` implements it with torch's memory and NVIDIA's cuda-core. The tests implement it on the CPU, so that
-everything above it runs on machines without a GPU. Addresses are integers; one thread uses a driver at a
-time.
+`niels_gpt.decoding.nvidia` implements it with torch's memory and NVIDIA's cuda-core. The tests implement it
+on the CPU, so that everything above it runs on machines without a GPU. Addresses are integers; one thread
+uses a driver at a time.
 """
 
 from __future__ import annotations

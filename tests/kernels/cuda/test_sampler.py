@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from niels_gpt.decoding.logits_hash import row_multipliers, row_sums
+from niels_gpt.decoding.sequence import row_multipliers, row_sums
 from niels_gpt.kernels.cuda.slots import UNDRAWN, DeviceSlots, Draws
 from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch
 from niels_gpt.kernels.linear import padded
