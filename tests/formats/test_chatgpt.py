@@ -75,6 +75,20 @@ def test_branches_become_siblings_and_the_head_is_where_it_stood(store: Store, r
     assert store.verify(session.id).faults == ()
 
 
+def test_siblings_are_in_the_order_that_their_parent_names(read: Read) -> None:
+    said = branched()
+    said["mapping"]["sys"]["children"] = ["q2", "q1"]
+    (archive,) = read([said])
+    roots = [each.content for each in archive.messages if each.parent_id is None]
+    assert roots == ["What is a big tree?", "What is a tree?"]
+
+
+@pytest.mark.parametrize("metadata", [None, "text", []])
+def test_a_message_without_metadata_is_not_hidden(read: Read, metadata: object) -> None:
+    (archive,) = read([conversation(node("q", None, "user", "hi", metadata=metadata))])
+    assert [each.content for each in archive.messages] == ["hi"]
+
+
 def test_a_current_node_that_is_left_out_stands_for_what_is_above_it(read: Read) -> None:
     said = branched()
     said["current_node"] = "result"

@@ -58,6 +58,10 @@ CHATGPT: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         with_message("m", "q", content=part(content_type="image_asset_pointer")),
         {"pictures": 1, "messages without text": 1},
     ),
+    "something unknown": (
+        with_message("m", "q", content=part(content_type="hologram")),
+        {"parts of messages that are not text": 1, "messages without text": 1},
+    ),
     "no text": (
         with_message("m", "q", content={"content_type": "text", "parts": [""]}),
         {"messages without text": 1},
