@@ -128,8 +128,8 @@ Turn = tuple[str, str]  # (role, content)
 def prompt_ids(archive: Archive, generation: Row, template: Template, T: int) -> list[int]:
     """Return the prompt of a reply for a window of T tokens, under the context rule of its record."""
     rule = generation["environment"].get("context_rule", 1)
-    if rule not in {1, 2}:
-        raise NotVerifiable(f"its prompt follows context rule {rule!r}, expected 1 or 2")
+    if rule not in {1, 2, 3}:
+        raise NotVerifiable(f"its prompt follows context rule {rule!r}, expected 1 to 3")
     *before, user = path_to(archive, generation["user_message_id"])
     keep_stopped = generation["sampling"].get("keep_stopped", True)
     exchanges, waiting = _exchanges(before, rule, keep_stopped=keep_stopped)

@@ -2,28 +2,36 @@
 
 The prompt is the system prompt, the newest whole turns and the new message. The oldest turns leave first and
 the system prompt stays; only where it leaves no room for the message is its beginning cut off.
+
+Turns leave in steps of three eighths of the context, so that at least a quarter of it is free afterwards,
+unless a single turn is very long. Between two steps each prompt begins with the one before: the keys and
+values of that one are reused, and only what is new is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from niels_gpt.conversation.errors import MessageTooLong
 from niels_gpt.text.chat_template import Template
 
-CONTEXT_RULE = 2
+CONTEXT_RULE = 3
 """Raised when the same path of messages would give another prompt; recorded with every reply.
 
 1: the last system prompt, whole turns from the newest on, empty replies and unanswered messages left out.
 2: messages in a row are joined, questions and replies alike, with a blank line between them; a system prompt
 that leaves no room for the message loses its beginning.
+3: turns that no longer fit leave in steps of three eighths of the context, instead of as few as possible.
 """
 _BETWEEN = "\n\n"
+_PROBE = [{"role": "user", "content": "x"}]
+_REMEMBERED_CHARACTERS = 2**24
 
 
 class PathMessage(Protocol):
@@ -138,7 +146,7 @@ def fit(
     message: str,
     rule: int = CONTEXT_RULE,
 ) -> Fitted:
-    """Return the longest prompt of whole turns that leaves room for a reply.
+    """Return the prompt of the newest whole turns that leave room for a reply.
 
     Old turns leave a quarter of the context free for the reply, or less if the reply may not be that long.
     The system prompt and the new message may take up to fifteen sixteenths of it.
@@ -181,17 +189,104 @@ def fit(
         return Fitted(
             prompt_ids=tuple(best[-kept:]), trimmed_turns=len(exchanges), cut_tokens=len(best) - kept
         )
-    # Twice as many turns until they no longer fit, then halves: a longer tail never makes a shorter prompt,
-    # and what is encoded is bounded by the context, however long the session is.
-    fitting, beyond = 0, len(exchanges) + 1
+    if rule < 3:
+        best, kept = _most_turns(prompt_with, best, len(exchanges), room)
+        return Fitted(prompt_ids=tuple(best), trimmed_turns=len(exchanges) - kept)
+    sizes = _sizes_of(template)
+    dropped = _dropped_turns(
+        [sizes.of(exchange) for exchange in exchanges],
+        excess=len(best) - room,
+        step=min(3 * context_length // 8, (room - sizes.smallest(system)) // 2),
+    )
+    while dropped < len(exchanges):
+        prompt = prompt_with(len(exchanges) - dropped)
+        if len(prompt) <= room:
+            best = prompt
+            break
+        dropped += 1  # a template that does not add up: the whole is longer than its parts
+    return Fitted(prompt_ids=tuple(best), trimmed_turns=dropped)
+
+
+def _dropped_turns(sizes: Sequence[int], *, excess: int, step: int) -> int:
+    """Return how many of the oldest turns leave the prompt.
+
+    The tokens that are too many are rounded up to whole steps, and the fewest turns that have as many leave.
+    A conversation that grows stays at the same turn until it has grown by a step.
+
+    Args:
+        sizes: The tokens of each turn, oldest first.
+        excess: How many tokens the prompt without any turn has beyond its room; below 0 for room left.
+        step: The tokens of a step.
+    """
+    excess += sum(sizes)
+    if excess <= 0:
+        return 0
+    step = max(1, step)
+    wanted = -(-excess // step) * step
+    dropped = 0
+    while wanted > 0 and dropped < len(sizes):
+        wanted -= sizes[dropped]
+        dropped += 1
+    return dropped
+
+
+def _most_turns(
+    prompt_with: Callable[[int], list[int]], without: list[int], turns: int, room: int
+) -> tuple[list[int], int]:
+    """Return the longest prompt of whole turns that fits, and their number: rules 1 and 2.
+
+    Twice as many turns until they no longer fit, then halves: a longer tail never makes a shorter prompt, and
+    what is encoded is bounded by the context, however long the session is.
+    """
+    best, fitting, beyond = without, 0, turns + 1
     while beyond - fitting > 1:
-        tried = min(2 * fitting or 1, len(exchanges)) if beyond > len(exchanges) else (fitting + beyond) // 2
+        tried = min(2 * fitting or 1, turns) if beyond > turns else (fitting + beyond) // 2
         longer = prompt_with(tried)
         if len(longer) <= room:
             best, fitting = longer, tried
         else:
             beyond = tried
-    return Fitted(prompt_ids=tuple(best), trimmed_turns=len(exchanges) - fitting)
+    return best, fitting
+
+
+class _TurnSizes:
+    """The tokens that turns add to a prompt of one template, each measured once."""
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self._sizes: dict[Exchange, int] = {}
+        self._characters = 0
+
+    def of(self, exchange: Exchange) -> int:
+        """Return the tokens of a turn."""
+        size = self._sizes.get(exchange)
+        if size is None:
+            turn = [
+                {"role": "user", "content": exchange.user},
+                {"role": "assistant", "content": exchange.reply},
+            ]
+            size = len(self._template.prompt_ids([*turn, *_PROBE])) - self.smallest(None)
+            self._characters += len(exchange.user) + len(exchange.reply)
+            if self._characters > _REMEMBERED_CHARACTERS:
+                self._sizes, self._characters = {}, 0
+            self._sizes[exchange] = size
+        return size
+
+    def smallest(self, system: str | None) -> int:
+        """Return the tokens of a prompt of the shortest message."""
+        head = [{"role": "system", "content": system}] if system else []
+        return len(self._template.prompt_ids([*head, *_PROBE]))
+
+
+# By template, for as long as it is in use: every program of a process asks for the same turns again.
+_SIZES: WeakKeyDictionary[Template, _TurnSizes] = WeakKeyDictionary()
+
+
+def _sizes_of(template: Template) -> _TurnSizes:
+    sizes = _SIZES.get(template)
+    if sizes is None:
+        sizes = _SIZES[template] = _TurnSizes(template)
+    return sizes
 
 
 def prompt_hash(prompt_ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ turn. Training and chat get their ids from the same code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from niels_gpt.text.tokenizer import Tokenizer
@@ -33,6 +33,28 @@ class Template(Protocol):
 
 
 USER_TAG = "user: "
+REMEMBERED_CHARACTERS = 2**22
+
+
+class Encoder:
+    """Encodes texts and remembers their ids: a conversation sends the same messages with every turn."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        """`encode` returns the ids of a text."""
+        self._encode = encode
+        self._ids: dict[str, list[int]] = {}
+        self._characters = 0
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the ids of a text, which must not be changed."""
+        ids = self._ids.get(text)
+        if ids is None:
+            ids = self._encode(text)
+            self._characters += len(text)
+            if self._characters > REMEMBERED_CHARACTERS:
+                self._ids, self._characters = {}, 0
+            self._ids[text] = ids
+        return ids
 
 
 def _joined(parts: Iterable[tuple[list[int], bool]]) -> tuple[list[int], list[bool]]:
@@ -51,7 +73,7 @@ class TranscriptTemplate:
     version = 1
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encode = tokenizer.encode_ids
+        self._encode = Encoder(tokenizer.encode_ids)
         control = tokenizer.special_token_ids()  # bytes have none; a model of another project may
         self.stop_ids = frozenset({control["eot"]} if "eot" in control else ())
         self.stop_sequences = tuple(tag.encode() for tag in STOP_TAGS)
@@ -88,7 +110,7 @@ class RoleTokenTemplate:
     version = 1
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encode = tokenizer.encode_ids
+        self._encode = Encoder(tokenizer.encode_ids)
         control = tokenizer.special_token_ids()
         self._role_ids = {"system": control["sys"], "user": control["usr"], "assistant": control["asst"]}
         self._eot = control["eot"]

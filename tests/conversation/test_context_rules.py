@@ -92,7 +92,7 @@ def test_a_message_that_fits_not_even_alone_says_how_many_tokens_fit() -> None:
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 7, 30])
-def test_the_turns_that_fit_are_those_that_one_more_would_not(turns: int) -> None:
+def test_under_the_second_rule_one_more_turn_would_not_fit(turns: int) -> None:
     exchanges = [Exchange(user=f"q{n}", reply="word " * (n % 4)) for n in range(turns)]
     template = OneIdAWord()
 
@@ -111,6 +111,7 @@ def test_the_turns_that_fit_are_those_that_one_more_would_not(turns: int) -> Non
         system=None,
         exchanges=exchanges,
         message="now",
+        rule=2,
     )
     kept = turns - fitted.trimmed_turns
     assert list(fitted.prompt_ids) == whole(kept)
@@ -133,13 +134,22 @@ def test_the_work_of_a_turn_does_not_grow_with_the_square_of_the_session() -> No
         return template.encoded
 
     assert work(800) < 3 * work(400)
-    bounded = OneIdAWord()
-    fit(
-        template=bounded,
-        context_length=512,
-        max_new_tokens=8,
-        system=None,
-        exchanges=[Exchange(user="a b", reply="c d")] * 5000,
-        message="x",
-    )
-    assert bounded.encoded < 512 * 16
+
+
+def test_a_turn_is_measured_once_however_long_the_session_is() -> None:
+    template = OneIdAWord()
+
+    def work(turns: int) -> int:
+        before = template.encoded
+        fit(
+            template=template,
+            context_length=512,
+            max_new_tokens=8,
+            system=None,
+            exchanges=[Exchange(user=f"a {n}", reply="c d") for n in range(turns)],
+            message="x",
+        )
+        return template.encoded - before
+
+    assert work(2000) > 2000 * 6
+    assert work(2001) < 512 * 2

@@ -189,8 +189,8 @@ async def test_dropped_turns_are_announced_once_for_each_number(
     ):
         for _ in range(6):
             await conversation.send("question", listener)
-    assert listener.dropped == [1]  # 11 ids a turn: five fit into 56
-    assert store.generations(store.session("a").id)[-1].trimmed_turns == 1
+    assert listener.dropped == [3]  # 11 ids a turn: five fit into 56, and a step is 24
+    assert [each.trimmed_turns for each in store.generations(store.session("a").id)] == [0, 0, 0, 0, 0, 3]
 
 
 async def test_a_resumed_session_brings_its_settings_unless_a_flag_overrides_them(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
@@ -16,7 +19,8 @@ from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.sampling import Sampling
 from niels_gpt.text.tokenizer import ByteTokenizer
-from tests.replay.recordings import integer_model
+from sessions import open_store
+from tests.replay.recordings import integer_model, loaded, record_session, say
 
 SAMPLINGS = {
     "greedy": Sampling(temperature=0.0),
@@ -191,3 +195,16 @@ def boundary_distance(row: np.ndarray, uniform: float) -> float:
 def test_torch_does_not_claim_to_know_its_margins() -> None:
     decoder = TorchDecoder(integer_model(), ByteTokenizer())
     assert run(decoder, wanted())[0][1]["smallest_margin"] is None
+
+
+def test_past_its_window_a_conversation_reads_only_what_is_new(tmp_path: Path, checkpoint: Path) -> None:
+    path, questions = tmp_path / "long.db", [f"question {n}, please" for n in range(24)]
+    with closing(loaded(checkpoint)) as model:  # a cache of its own
+        work = [lambda c: say(c, *questions)]
+        anyio.run(lambda: record_session(path, model, "long", work, max_new_tokens=6))
+    with open_store(path) as store:
+        made = store.generations(store.session("long").id)
+    late = [each.receipt for each in made if each.trimmed_turns and each.receipt]
+    new = [each["prompt_tokens"] - each["reused_tokens"] for each in late]
+    assert len(late) >= 15
+    assert sorted(new)[len(new) // 2] < 80  # a question and a reply, of some 250 tokens
