@@ -11,7 +11,7 @@ import threading
 
 from niels_gpt.cli.exit_codes import run_to_status
 from niels_gpt.cli.options import parse_options
-from niels_gpt.cli.subcommands import is_subcommand, run_subcommand
+from niels_gpt.cli.subcommands import check_first_word, is_subcommand, run_subcommand
 from niels_gpt.program import own_process
 
 
@@ -24,7 +24,8 @@ def run_chat_cli(argv: list[str]) -> int:
     def work() -> int:
         if is_subcommand(argv):
             return run_subcommand(argv)
-        options = parse_options(argv)
+        check_first_word(argv)
+        options = parse_options(["--help"] if argv == ["help"] else argv)
         # After the flags are known to be good: --help must not wait for it.
         from niels_gpt.chat import app  # noqa: PLC0415
 

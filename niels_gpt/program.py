@@ -30,6 +30,7 @@ HUNG_UP, INTERRUPTED, BROKEN_PIPE, TERMINATED = 129, 130, 141, 143
 ErrorClasses = tuple[type[BaseException], ...]
 Expected = Callable[[], ErrorClasses]
 
+_PROGRAMS = ("niels-chat", "niels-generate", "niels-serve")
 _OUTPUT_NAME = "<stdout>"
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -68,7 +69,7 @@ def report(program: str, message: str) -> None:
     """Print a message as one line on standard error; a terminal gets it wrapped between words."""
     if sys.stderr is None:
         return
-    line = f"{program}: {one_line(message)}"
+    line = f"{program}: {one_line(as_started(message))}"
     if sys.stderr.isatty():
         import shutil  # noqa: PLC0415 - a run without an error needs neither
         import textwrap  # noqa: PLC0415
@@ -77,6 +78,26 @@ def report(program: str, message: str) -> None:
         line = textwrap.fill(line, max(columns, 20), break_long_words=False, break_on_hyphens=False)
     with contextlib.suppress(OSError):  # nothing is left to say it on
         print(line, file=sys.stderr, flush=True)
+
+
+def as_started(text: str) -> str:
+    """Return a text whose commands can be typed as they stand, although the program may not be on the PATH.
+
+    `niels-chat restore trip` becomes `.venv/bin/niels-chat restore trip` where the program was started by
+    that path and the shell would not find it by its name.
+    """
+    script = sys.argv[0] if sys.argv else ""
+    name = os.path.basename(script)  # noqa: PTH119 - of a string that may be no path at all
+    if name not in _PROGRAMS or f"{name} " not in text:
+        return text
+    import re  # noqa: PLC0415 - only where a command is told
+    import shlex  # noqa: PLC0415
+    import shutil  # noqa: PLC0415
+
+    found = shutil.which(name)
+    if found is not None and os.path.exists(script) and os.path.samefile(found, script):  # noqa: PTH110, PTH121
+        return text
+    return re.sub(rf"(?<![\w/.-]){name}(?= [\w-])", lambda _: shlex.quote(script), text)
 
 
 def one_line(text: str) -> str:

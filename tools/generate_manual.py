@@ -1,4 +1,4 @@
-"""Write the manual pages docs/man/*.1 and the tables of docs/chat.md from the parsers and registries.
+"""Write docs/man/*.1, docs/completions/* and the tables of docs/chat.md from the parsers and registries.
 
     python -m tools.generate_manual
 
@@ -19,11 +19,12 @@ from niels_gpt.cli.generate import options as generate_options
 from niels_gpt.cli.options import build_parser
 from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
 from niels_gpt.cli.subcommands import SUBCOMMANDS
-from niels_gpt.cli.subcommands.completion import parsers
+from niels_gpt.cli.subcommands.completion import PROGRAMS, parsers, script
 from niels_gpt.conversation.settings import show
 from niels_gpt.paths import REPO_ROOT
 
 MAN = REPO_ROOT / "docs" / "man"
+COMPLETIONS = REPO_ROOT / "docs" / "completions"
 GUIDE = REPO_ROOT / "docs" / "chat.md"
 KEYS = (
     ("Enter", "send"),
@@ -105,7 +106,10 @@ def _chat_page() -> Iterator[str]:
     yield "says otherwise."
     for key in CONFIGURABLE:
         yield from _item(f"{key}, NIELS_CHAT_{key.upper()}", f"as {CONFIGURABLE[key].flag}", "")
-    yield from _item("NO_COLOR", "no bold and dim text", "")
+    yield from _item("NO_COLOR", "no colour, bold or dim text", "")
+    yield ".SH PERSONAS"
+    yield "A file personas/NAME.toml next to config.toml sets system and any setting of a conversation, under"
+    yield "the names above; \\-\\-persona NAME and /persona NAME use it."
     yield from _exit_status()
 
 
@@ -155,6 +159,16 @@ def _text(text: str) -> str:
     return f"\\&{escaped}" if escaped[:1] in {".", "'"} else escaped
 
 
+def completions() -> dict[str, str]:
+    """Return the completion script of each program for each shell, by the name of its file."""
+    names = {"bash": "{}.bash", "zsh": "_{}", "fish": "{}.fish"}
+    return {
+        form.format(program): "\n".join(script(shell, program)) + "\n"
+        for shell, form in names.items()
+        for program in PROGRAMS
+    }
+
+
 def guide(text: str) -> str:
     """Return the guide with regenerated tables; each is between its marker and the next end marker."""
     tables: dict[str, list[list[str]]] = {
@@ -162,7 +176,13 @@ def guide(text: str) -> str:
         "commands": [
             ["command", "what it does", "allowed"],
             *(
-                [f"`{each.name} {each.value}`".replace(" `", "`"), each.help, each.allowed]
+                [
+                    ", ".join(
+                        [f"`{f'{each.name} {each.value}'.strip()}`", *map("`{}`".format, each.aliases)]
+                    ),
+                    each.help,
+                    each.allowed,
+                ]
                 for each in COMMANDS.values()
             ),
         ],
@@ -184,10 +204,12 @@ def guide(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page and the tables."""
+    """Write the pages, the completion scripts and the tables."""
     MAN.mkdir(exist_ok=True)
     manual = {MAN / name: text for name, text in pages().items()}
-    for path, text in (manual | {GUIDE: guide(GUIDE.read_text(encoding="utf-8"))}).items():
+    COMPLETIONS.mkdir(exist_ok=True)
+    scripts = {COMPLETIONS / name: text for name, text in completions().items()}
+    for path, text in (manual | scripts | {GUIDE: guide(GUIDE.read_text(encoding="utf-8"))}).items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(REPO_ROOT)}")
 

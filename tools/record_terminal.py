@@ -32,6 +32,7 @@ SCENE = (
     ("and why does attention need it?\r", ">"),
     ("/stats\r", ">"),
 )
+COLOURS = {"cyan": "#6cc7d8", "brightblack": "#7d828c"}
 CELL, LINE, MARGIN = 8.4, 18, 12
 SECONDS = 120.0
 
@@ -60,7 +61,7 @@ class Recording:
 
     def play(self, scene: Sequence[tuple[str, str]]) -> None:
         """Type each line and wait until the program has answered and asks for the next."""
-        self._until(lambda: "new session 'demo'" in self._text() and self._at_prompt(">"))
+        self._until(lambda: "new session 'demo'" in self._text() and self._at_prompt("> Ask"))
         for keys, end in scene:
             self._program.send(keys)
             words = keys.strip()
@@ -77,7 +78,11 @@ class Recording:
     def _at_prompt(self, end: str) -> bool:
         """Return whether the last line above the bottom one is a prompt, and the bottom one is drawn."""
         lines = [line.rstrip() for line in self.screen.display[:-1] if line.strip()]
-        return bool(lines) and lines[-1] == end and bool(self.screen.display[-1].strip())
+        return (
+            bool(lines)
+            and (lines[-1] == end or (" " in end and lines[-1].startswith(end)))
+            and bool(self.screen.display[-1].strip())
+        )
 
     def _until(self, seen: Any) -> None:
         deadline = time.monotonic() + SECONDS
@@ -96,7 +101,7 @@ def svg(screen: Any) -> str:
     rows = "\n".join(_row(screen, row) for row in range(ROWS))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14" xml:space="preserve">\n'
+        f'font-family="ui-monospace,Menlo,Consolas,monospace" font-size="14">\n'
         f'<rect width="100%" height="100%" rx="8" fill="#16181d"/>\n'
         f'<g fill="#d7dae0">\n{rows}\n</g>\n</svg>\n'
     )
@@ -105,7 +110,8 @@ def svg(screen: Any) -> str:
 def _row(screen: Any, row: int) -> str:
     y = MARGIN + LINE * row + 14
     return "".join(
-        f'<text x="{MARGIN + CELL * start:.1f}" y="{y}" '
+        # Browsers hand the preservation of blanks down to no text: each says it for itself.
+        f'<text x="{MARGIN + CELL * start:.1f}" y="{y}" xml:space="preserve" '
         f'textLength="{CELL * len(text):.1f}"{style}>{escape(text)}</text>'
         for start, text, style in _runs(screen, row)
     )
@@ -114,12 +120,13 @@ def _row(screen: Any, row: int) -> str:
 def _runs(screen: Any, row: int) -> Iterator[tuple[int, str, str]]:
     """Yield where each run of equally styled characters begins, its text and its style."""
     cells = [(screen.buffer[row][column], column) for column in range(COLUMNS)]
-    for bold, group in groupby(cells, key=lambda cell: bool(cell[0].bold)):
+    for (bold, colour), group in groupby(cells, key=lambda cell: (bool(cell[0].bold), cell[0].fg)):
         run = list(group)
         text = "".join(cell.data for cell, _ in run)
         if text.strip():
             start = run[0][1] + len(text) - len(text.lstrip())
             style = ' font-weight="bold"' if bold else ""
+            style += f' fill="{COLOURS[colour]}"' if colour in COLOURS else ""
             yield start, text.strip(), style
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -108,13 +109,24 @@ def _is_terminal() -> bool:
 
 
 def _input(options: ChatOptions) -> int:
-    """Return the descriptor of standard input, or of nothing where it is closed or not to be read."""
-    if sys.stdin is None or options.prompt not in {None, FROM_INPUT}:
+    """Return the descriptor of standard input, or of nothing where it is closed or not to be read.
+
+    Next to a message only a pipe or a file is read, which somebody put there: a terminal would wait.
+    """
+    if sys.stdin is None or (options.prompt not in {None, FROM_INPUT} and not _is_redirected()):
         return os.open(os.devnull, os.O_RDONLY)
     try:
         return sys.stdin.fileno()
     except (OSError, ValueError, AttributeError):  # it was replaced: by a StringIO, by a test runner
         return _as_file(_replaced_input())
+
+
+def _is_redirected() -> bool:
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _replaced_input() -> str:

@@ -6,21 +6,26 @@ says how to resume. For asyncio.
 
 from __future__ import annotations
 
+import asyncio
 import shlex
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, parse
-from niels_gpt.chat.stats import ChatStats, ReplyCost
+from niels_gpt.chat.stats import ChatStats, ReplyCost, status_line
 from niels_gpt.conversation.errors import ChatError, LoadFailed
 from niels_gpt.conversation.listener import Listener
 from niels_gpt.conversation.settings import Value
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.errors import ReportedError
+from niels_gpt.program import as_started
 from niels_gpt.terminal.render import Screen, spinning
 from niels_gpt.terminal.table import counted
+from niels_gpt.text.attachments import Attachment, folded, with_attachments
 from niels_gpt.text.files import NOT_UTF8, replaced
 
 if TYPE_CHECKING:
@@ -32,12 +37,13 @@ if TYPE_CHECKING:
     from sessions import Generation, Message, Store, Turn
 
 _ENDINGS = {
-    "length": "(stopped at {n} tokens; /max_tokens sets how many)",
+    "length": "(stopped at {n} tokens; /max_new_tokens sets how many)",
     "context": "(stopped: the context is full; /reset starts a new conversation)",
 }
 _STOPPED = "(stopped)"
 _FORGOTTEN = "(stopped; the model will not see this turn: /keep_stopped is off)"
 _NOT_SENT = "(not sent; Up brings it back)"
+_STOPS = " | Esc stops"
 _QUOTED = 40
 _SAVING_SECONDS = 10.0
 
@@ -53,6 +59,7 @@ class Controller(Listener):
             was opened, or loading failed.
         on_event: Hears the engine's events, in place of the screen that hears the replies' text.
         on_preference: Hears what changed in how the chat works.
+        on_reply: Hears each reply when it has ended.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class Controller(Listener):
         on_news: Callable[[], None] = lambda: None,
         on_event: Callable[[Event], None] | None = None,
         on_preference: Callable[[str, Value], None] = lambda _key, _value: None,
+        on_reply: Callable[[TurnResult], None] = lambda _: None,
     ) -> None:
         self._workspace = workspace
         self._screen = screen
@@ -71,6 +79,7 @@ class Controller(Listener):
         self._on_news = on_news
         self._on_event = on_event
         self._on_preference = on_preference
+        self._on_reply = on_reply
         options = workspace.options
         self._preferences: dict[str, Value] = {"markdown": False, "vi": options.vi}
         if options.markdown:
@@ -80,6 +89,7 @@ class Controller(Listener):
         self._warned: Backend | None = None
         self._compared: tuple[ConversationSession | None, Path] | None = None
         self._spent: list[ReplyCost] = []
+        self._attached = list(options.attached)
         self._left_out = 0
         self._sending = False
         self._kept = False
@@ -92,12 +102,19 @@ class Controller(Listener):
         await self._workspace.serve(on_news=self._on_news, on_event=self._on_event or (lambda _: None))
 
     def welcome(self) -> None:
-        """Say what answers and how to find out more, where no session says so."""
+        """Say what this is and how to find out more, where no session says so."""
         options = self._workspace.options
         if options.session is None and not options.latest:
             self._screen.notice(
-                f"{options.checkpoint.name}; type a message, /help lists the commands, Ctrl-D leaves"
+                f"niels-gpt: {options.checkpoint.name} answers, on this machine; "
+                + ("nothing is kept" if options.ephemeral else "every conversation is kept")
             )
+            self._screen.notice("type a message and Enter; /help lists the commands, Ctrl-D leaves")
+        self.name_attached()
+
+    def attach(self, attachment: Attachment) -> None:
+        """Send a text along with the next message."""
+        self._attached.append(attachment)
 
     async def handle(self, line: str) -> None:
         """Do what a line asks for. Raises LoadFailed; everything else that goes wrong is one line."""
@@ -149,7 +166,7 @@ class Controller(Listener):
         session, options = self._workspace.session, self._workspace.options
         if session is not None and session.exists and session.name is not None and not options.ephemeral:
             words = options.resume_arguments(session.name)
-            self._screen.notice(f"resume with: {shlex.join(words)}", breakable=False)
+            self._screen.notice(as_started(f"resume with: {shlex.join(words)}"), breakable=False)
 
     async def open_session(self) -> ConversationSession:
         """Open the session: wait for it, introduce it, finish its interrupted reply, apply the flags.
@@ -190,8 +207,16 @@ class Controller(Listener):
     async def answer(self, work: Callable[[Conversation, Listener], Awaitable[TurnResult]]) -> TurnResult:
         """Have a reply generated and show it as it comes."""
         conversation = await self.conversation()
-        with spinning(self._screen, lambda: "thinking"):
+        with self.footer(), spinning(self._screen, lambda: "thinking"):
             return await work(conversation, self)
+
+    @contextmanager
+    def footer(self) -> Iterator[None]:
+        """Keep the status line on the last line of the screen while a reply streams, on a terminal."""
+        columns = self._screen.columns - 1
+        line = status_line(self.stats(), max(columns - len(_STOPS), 1))
+        with self._screen.footer(line + _STOPS) if self._recall else nullcontext():
+            yield
 
     async def switch(self, session: str) -> None:
         """Continue with another session; ChatError leaves everything as it is."""
@@ -212,6 +237,11 @@ class Controller(Listener):
         """Wait for something that takes long, and show a label meanwhile."""
         with spinning(self._screen, label):
             await work
+
+    def is_new(self) -> bool:
+        """Return whether nothing was said in the session yet, as far as is known."""
+        session = self._workspace.session
+        return not self._spent and (session is None or not session.messages)
 
     def columns(self) -> int:
         """Return how wide a line may be."""
@@ -256,11 +286,23 @@ class Controller(Listener):
         """Print lines that were asked for."""
         self._screen.say(text)
 
+    def say_difference(self, old: str, new: str) -> None:
+        """Print where two texts differ, word by word."""
+        from niels_gpt.replay.word_diff import parts, word_difference  # noqa: PLC0415 - few ask for it
+
+        self._screen.say_parts(parts(word_difference(old, new), styled=self._screen.styled))
+
+    def copy(self, text: str) -> str:
+        """Copy a text to the clipboard, and return the way that it took. Raises NoClipboardError."""
+        from niels_gpt.terminal.clipboard import copy_text  # noqa: PLC0415 - few ask for it
+
+        return copy_text(text, sys.stdout)
+
     def show_path(self, messages: Sequence[Message]) -> None:
         """Print messages as the chat shows them."""
         for message in messages:
             if message.role == "user":
-                self._screen.say(quoted(message.content))
+                self._screen.say_asked(quoted(message.content))
             elif message.role == "system":
                 self._screen.notice(f"(system) {message.content}")
             else:
@@ -271,7 +313,7 @@ class Controller(Listener):
     def error(self, text: str) -> None:
         """Print what went wrong with a line."""
         self.troubled = True
-        self._screen.error(text)
+        self._screen.error(as_started(text))
 
     def leave(self) -> None:
         """End the chat after this line."""
@@ -314,6 +356,7 @@ class Controller(Listener):
         self._spent.append(
             ReplyCost(reply_tokens=tokens, first_token=result.timings.first_token, total=result.timings.total)
         )
+        self._on_reply(result)
         if result.reason in _ENDINGS:
             self._screen.notice(_ENDINGS[result.reason].format(n=tokens))
         session = self._workspace.session
@@ -324,12 +367,34 @@ class Controller(Listener):
                 "can be used meanwhile"
             )
 
+    def name_attached(self) -> None:
+        """Say what goes with the next message, if there is something."""
+        if self._attached:
+            self._screen.say(f"with your next message: {_names(self._attached)}")
+
+    def drop_attached(self) -> int:
+        """Attach nothing to the next message; return how many texts were."""
+        count = len(self._attached)
+        self._attached.clear()
+        return count
+
     async def _send(self, text: str) -> None:
+        attached, self._attached = self._attached, []
+        if attached:
+            self._screen.notice(f"(attached: {_names(attached)})")
+        try:
+            await self._send_whole(with_attachments(text, attached))
+        except asyncio.CancelledError:
+            if not self._kept:
+                self._attached = attached
+            raise
+
+    async def _send_whole(self, text: str) -> None:
         was_introduced = self._introduced
         session = await self.open_session()
         if self._recall and self._introduced is not was_introduced and session.messages:
             # The line was typed before the session was there: it stands above what was said now.
-            self._screen.notice(quoted(text))
+            self._screen.say_asked(quoted(text), dim=True)
         await self.answer(lambda conversation, listener: conversation.send(text, listener))
 
     async def _reporting(self, work: Awaitable[object]) -> None:
@@ -359,18 +424,24 @@ class Controller(Listener):
             return
         self._compared = (session, self._workspace.options.checkpoint)
         last = await session.last_turn()
-        if last is not None and last.generation.checkpoint_id != await conversation.checkpoint_id():
+        if last is None:
+            return
+        before, now = place_of(last.generation.environment), place_of(conversation.model.environment)
+        if last.generation.checkpoint_id != await conversation.checkpoint_id():
             old = await session.checkpoint(last.generation.checkpoint_id)
+            back = f", and /model {old.path} goes back" if before == now else ""
             self._screen.notice(
-                f"(the replies so far are by {Path(old.path).name}; {self._checkpoint_name(old.path)} "
-                f"answers now, and /model {old.path} goes back)"
+                f"(the replies so far are by {Path(old.path).name}{before}; "
+                f"{self._checkpoint_name(old.path, same=before == now)}{now} answers now{back})"
             )
+        elif before != now:
+            name = self._workspace.options.checkpoint.name
+            self._screen.notice(f"(the replies so far are by {name}{before}; {name}{now} answers now)")
 
-    def _checkpoint_name(self, other: str) -> str:
-        """Return a name of the checkpoint in use that distinguishes it from others."""
+    def _checkpoint_name(self, other: str, *, same: bool = True) -> str:
+        """Return a name of the checkpoint in use that distinguishes it from others on the `same` device."""
         path = self._workspace.options.checkpoint
-        same = path.name == Path(other).name
-        return f"{path.name} with other weights" if same else path.name
+        return f"{path.name} with other weights" if same and path.name == Path(other).name else path.name
 
     def _introduce(self, session: ConversationSession) -> None:
         options = self._workspace.options
@@ -384,7 +455,7 @@ class Controller(Listener):
             asked = [n for n, message in enumerate(session.messages) if message.role == "user"]
             for message in session.messages[asked[-1] :] if asked else ():
                 if message.role == "user":
-                    self._screen.notice(quoted(message.content))
+                    self._screen.say_asked(quoted(message.content), dim=True)
                 elif message.role == "assistant":
                     self._screen.say_reply(message.content, dim=True)
                     if message.status == "cancelled":
@@ -418,6 +489,20 @@ class Controller(Listener):
         )
 
 
+def place_of(environment: Mapping[str, object]) -> str:
+    """Return what to add to a checkpoint's name where it runs unusually: the device, the form of weights."""
+    facts = [str(environment["device"])] if environment.get("device", "cpu") != "cpu" else []
+    if environment.get("weights") == "int8":
+        facts.append("int8 weights")
+    elif environment.get("path") == "torch" and not facts:
+        facts.append("torch")
+    return f" ({', '.join(facts)})" if facts else ""
+
+
+def _names(attached: Sequence[Attachment]) -> str:
+    return ", ".join(each.described for each in attached)
+
+
 def quoted(text: str) -> str:
     """Return a user's message as the chat shows it: a mark before it, its other lines indented."""
-    return "> " + text.replace("\n", "\n  ")
+    return "> " + folded(text).replace("\n", "\n  ")

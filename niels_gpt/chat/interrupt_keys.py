@@ -23,8 +23,21 @@ ESCAPE_SECONDS = 0.05
 
 
 @contextmanager
-def listening(source: Input, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Read the keys of `source` inside of the block; `on_interrupt` may be called more than once."""
+def listening(
+    source: Input,
+    on_interrupt: Callable[[], None],
+    *,
+    before_suspend: Callable[[], None] = lambda: None,
+    after_suspend: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Read the keys of `source` inside of the block.
+
+    Args:
+        source: Where the keys come from.
+        on_interrupt: Called at each Ctrl-C and Esc.
+        before_suspend: Called before Ctrl-Z stops the process.
+        after_suspend: Called when it was continued.
+    """
     loop = asyncio.get_running_loop()
     flush: asyncio.TimerHandle | None = None
 
@@ -36,7 +49,9 @@ def listening(source: Input, on_interrupt: Callable[[], None]) -> Iterator[None]
             if press.key == Keys.ControlC or (press.key == Keys.Escape and alone):
                 on_interrupt()
             elif press.key == Keys.ControlZ:
+                before_suspend()
                 _suspend(source)
+                after_suspend()
             elif press.key != Keys.CPRResponse:
                 kept.append(press)
         store_typeahead(source, kept)

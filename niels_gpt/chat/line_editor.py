@@ -18,17 +18,28 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.vi_state import InputMode
 from prompt_toolkit.output import Output
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
-from niels_gpt.chat.commands.registry import COMMANDS
+from niels_gpt.chat.commands.registry import COMMANDS, command_named
 from niels_gpt.chat.controller import Controller
 from niels_gpt.chat.stats import status_line
 from niels_gpt.text.control_characters import harmless
 
 PROMPT = FormattedText([("bold", "> ")])
-_STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse"})
+_PLACEHOLDER = FormattedText([("class:placeholder", "Ask something, or /help")])
+_STYLE = Style.from_dict(
+    {
+        # The user's lines in one colour, here and where they are shown again (terminal.render.ASKED).
+        "": "ansicyan",
+        "placeholder": "ansibrightblack",
+        "bottom-toolbar": "noreverse ansidefault",
+        "bottom-toolbar.text": "noreverse ansidefault",
+    }
+)
+_MODES = {InputMode.NAVIGATION: "N", InputMode.REPLACE: "R", InputMode.INSERT: "I"}
 
 
 class CommandCompleter(Completer):
@@ -48,8 +59,8 @@ class CommandCompleter(Completer):
             for command in COMMANDS.values():
                 if command.name.startswith(name):
                     yield Completion(command.name, start_position=-len(name), display_meta=command.help)
-        elif name in COMMANDS:
-            for found in self._chat.completions(name, value):
+        elif (meant := command_named(name)) is not None:
+            for found in self._chat.completions(meant.name, value):
                 yield Completion(found, start_position=-len(value), display=harmless(found))
 
 
@@ -70,12 +81,22 @@ def line_editor(
         key_bindings=_keys(),
         enable_suspend=True,
         vi_mode=bool(chat.preference("vi")),
-        bottom_toolbar=lambda: harmless(status_line(chat.stats(), session.output.get_size().columns - 1)),
+        bottom_toolbar=lambda: harmless(_status(chat, session)),
+        # Only before the first message, and not left standing behind a prompt that is done.
+        placeholder=lambda: "" if session.app.is_done or not chat.is_new() else _PLACEHOLDER,
         style=_STYLE,
         input=keyboard,
         output=display,
     )
     return session
+
+
+def _status(chat: Controller, session: PromptSession[str | None]) -> str:
+    """Return the status line, with the mode first where the keys are those of vi."""
+    mode = ""
+    if session.editing_mode == EditingMode.VI:
+        mode = f"[{_MODES.get(session.app.vi_state.input_mode, 'I')}] "
+    return mode + status_line(chat.stats(), session.output.get_size().columns - 1 - len(mode))
 
 
 def set_vi_mode(session: PromptSession[str | None], *, on: bool) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 import os
 import select
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,10 +28,12 @@ from niels_gpt.cli.options import FROM_INPUT
 from niels_gpt.conversation.errors import ChatError, LoadFailed
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
+from niels_gpt.text.attachments import Attachment
 from niels_gpt.text.files import NOT_UTF8, replaced
 
 if TYPE_CHECKING:
     from engine import Event
+    from niels_gpt.conversation.conversation import TurnResult
 
 _CHUNK = 1 << 16
 _AHEAD = 64  # lines that are read before the first of them is answered
@@ -53,7 +57,8 @@ async def run_pipe(workspace: Workspace, screen: Screen, descriptor: int, output
     """
     options = workspace.options
     on_event = partial(_print_event, output) if options.as_events else None
-    chat = Controller(workspace, screen, recall=False, on_event=on_event)
+    on_reply = partial(_print_reply, output, workspace) if options.as_events else lambda _: None
+    chat = Controller(workspace, screen, recall=False, on_event=on_event, on_reply=on_reply)
     failure: LoadFailed | BrokenPipeError | None = None
     status: int | None = None
     async with anyio.create_task_group() as tasks:
@@ -81,7 +86,26 @@ async def run_pipe(workspace: Workspace, screen: Screen, descriptor: int, output
 def _print_event(output: TextIO, event: Event) -> None:
     from engine import to_json  # noqa: PLC0415 - where there is an event, it is imported
 
-    output.write(to_json(event) + "\n")
+    _print_line(output, json.loads(to_json(event)))
+
+
+def _print_reply(output: TextIO, workspace: Workspace, result: TurnResult) -> None:
+    """Print the whole reply, after the events that made it."""
+    session = workspace.session
+    record = {
+        "event": "Reply",
+        "session": None if session is None or workspace.options.ephemeral else session.name,
+        "text": result.message.content,
+        "reason": result.reason,
+        "prompt_tokens": result.prompt_tokens,
+        "reply_tokens": len(result.message.token_ids or ()),
+    }
+    _print_line(output, record)
+
+
+def _print_line(output: TextIO, record: Mapping[str, object]) -> None:
+    """Print a record with the time of day: `at` of an event is good for differences only."""
+    output.write(json.dumps({**record, "time": datetime.now(UTC).isoformat()}, allow_nan=False) + "\n")
     output.flush()
 
 
@@ -89,15 +113,18 @@ async def _answer_one(
     chat: Controller, workspace: Workspace, screen: Screen, prompt: str, descriptor: int
 ) -> None:
     workspace.start()
-    if prompt == FROM_INPUT:
-        lines = [line async for line in read_lines(descriptor)]
-        try:
+    lines = [line async for line in read_lines(descriptor)]
+    try:
+        if prompt == FROM_INPUT:
             prompt = _decoded(b"\n".join(lines), screen, "the message")
-        except ChatError as error:
-            chat.error(str(error))
-            return
-    else:
-        prompt = _decoded(prompt, screen, "the message")
+        else:
+            prompt = _decoded(prompt, screen, "the message")
+            piped = _decoded(b"\n".join(lines), screen, "standard input")
+            if piped.strip():
+                chat.attach(Attachment(name="standard input", text=piped))
+    except ChatError as error:
+        chat.error(str(error))
+        return
     if prompt.strip():
         await chat.send(prompt.strip())
     else:

@@ -131,7 +131,16 @@ class Repl:
 
     async def _attend(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do the work of one line; ctrl-c or Esc cancels it and comes back to the prompt."""
-        with anyio.CancelScope() as scope, listening(self._prompt_session.input, scope.cancel):
+        screen = self._screen
+        with (
+            anyio.CancelScope() as scope,
+            listening(
+                self._prompt_session.input,
+                scope.cancel,
+                before_suspend=screen.erase_footer,
+                after_suspend=screen.draw_footer,
+            ),
+        ):
             await work()
         if scope.cancelled_caught:
             self._chat.stopped()

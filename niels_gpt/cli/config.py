@@ -15,7 +15,7 @@ from pathlib import Path
 
 from niels_gpt.cli.preferences import CONFIGURABLE, DEFAULTS
 from niels_gpt.conversation.errors import ChatError
-from niels_gpt.conversation.settings import Value
+from niels_gpt.conversation.settings import Setting, Value
 from niels_gpt.text.files import UnreadableTextError, lines_of, read_text
 
 PREFIX = "NIELS_CHAT_"
@@ -32,6 +32,14 @@ _FLAGS_ONLY = (
     "json",
 )
 """Flags that say what one run does; neither a variable nor the file can set them."""
+
+KNOWN_ELSEWHERE: Mapping[str, str] = {
+    "model": "ckpt", "m": "ckpt", "checkpoint": "ckpt",
+    "num_predict": "max_new_tokens", "n_predict": "max_new_tokens", "max_length": "max_new_tokens",
+    "repeat_penalty": "repetition_penalty", "system_prompt": "system", "s": "system",
+    "database": "store", "db": "store", "num_thread": "threads", "no_stream": "quiet",
+}  # fmt: skip
+"""Names that people know from other programs, and what does the same here."""
 
 
 class WrongConfig(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
@@ -62,7 +70,7 @@ def defaults() -> dict[str, Found]:
 
 def configured(environ: Mapping[str, str] = os.environ) -> dict[str, Found]:
     """Return the values of the environment and of the file; the environment wins. Raises WrongConfig."""
-    return {**dict(_of_file(config_file(environ))), **dict(_of_environment(environ))}
+    return {**dict(values_of_file(config_file(environ), CONFIGURABLE)), **dict(_of_environment(environ))}
 
 
 def _of_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Found]]:
@@ -71,11 +79,17 @@ def _of_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Found]]:
             continue
         key = variable.removeprefix(PREFIX).lower()
         if key not in CONFIGURABLE:
-            raise WrongConfig(f"unknown variable {variable}{_advice(key, upper=True)}")
+            raise WrongConfig(f"unknown variable {variable}{_advice(key, CONFIGURABLE, upper=True)}")
         yield key, Found(value=_read(key, environ[variable], variable), source=variable)
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, Found]]:
+def values_of_file(path: Path, allowed: Mapping[str, Setting]) -> Iterator[tuple[str, Found]]:
+    """Yield the values of a TOML file, none of one that is not there. Raises WrongConfig.
+
+    Args:
+        path: The file.
+        allowed: What it may set.
+    """
     text = _text(path)
     if not text:
         return
@@ -87,14 +101,14 @@ def _of_file(path: Path) -> Iterator[tuple[str, Found]]:
         raise WrongConfig(f"{path} is not TOML: {error}") from error
     for key, value in table.items():
         place = f"{path}:{_line_of(key, text)}"
-        if key not in CONFIGURABLE:
-            raise WrongConfig(f"{place}: unknown key {key!r}{_advice(key, upper=False)}")
+        if key not in allowed:
+            raise WrongConfig(f"{place}: unknown key {key!r}{_advice(key, allowed, upper=False)}")
         if isinstance(value, bool):
             word = "on" if value else "off"
         elif isinstance(value, (int, float, str)):
             word = str(value)
         else:
-            raise WrongConfig(f"{place}: {key} is a {type(value).__name__}: {CONFIGURABLE[key].allowed}")
+            raise WrongConfig(f"{place}: {key} is a {type(value).__name__}: {allowed[key].allowed}")
         yield key, Found(value=_read(key, word, place), source=place)
 
 
@@ -120,10 +134,26 @@ def _line_of(key: str, text: str) -> int:
     return next((number for number, line in enumerate(lines_of(text), 1) if pattern.match(line)), 1)
 
 
-def _advice(key: str, *, upper: bool) -> str:
+def _advice(key: str, allowed: Mapping[str, Setting], *, upper: bool) -> str:
     if key in _FLAGS_ONLY:
         return f"; --{key.replace('_', '-')} can only be a flag"
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), CONFIGURABLE, n=1, cutoff=0.7)
-    if not near:
+    near = nearest(key.lower().replace("-", "_"), allowed)
+    if near is None:
         return "; `niels-chat config` lists the keys"
-    return f" (did you mean {PREFIX + near[0].upper() if upper else near[0]}?)"
+    return f" (did you mean {PREFIX + near.upper() if upper else near}?)"
+
+
+def nearest(key: str, allowed: Mapping[str, Setting]) -> str | None:
+    """Return the key that an unknown one most likely means, None for none.
+
+    First another name of it, then a beginning that only one has, then what is known from other programs, then
+    a similar spelling.
+    """
+    names = {key: [key, *(alias[1:] for alias in row.aliases)] for key, row in allowed.items()}
+    begun = [each for each, forms in names.items() if any(form.startswith(key) for form in forms)]
+    if len(begun) == 1:
+        return begun[0]
+    known = KNOWN_ELSEWHERE.get(key)
+    if known in allowed:
+        return known
+    return next(iter(difflib.get_close_matches(key, allowed, n=1, cutoff=0.7)), None)

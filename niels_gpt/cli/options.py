@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from niels_gpt.cli.config import Found, configured, defaults
+from niels_gpt.cli.config import Found, configured, defaults, nearest
 from niels_gpt.cli.parser import OneLineParser, VersionAction
-from niels_gpt.cli.preferences import PREFERENCES, SWITCHES
+from niels_gpt.cli.personas import Persona, read_persona
+from niels_gpt.cli.preferences import CONFIGURABLE, PREFERENCES, SWITCHES
 from niels_gpt.cli.subcommands import SUBCOMMANDS, listing
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
 from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import user_path
 from niels_gpt.program import report
+from niels_gpt.text.attachments import attach
 from niels_gpt.text.files import NOT_UTF8, read_text, replaced
 
 FROM_INPUT = "-"
@@ -85,13 +88,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="niels-chat",
         commands=tuple(SUBCOMMANDS),
-        usage="niels-chat [flags]\n       niels-chat COMMAND ...",
+        usage="niels-chat [flags] [TEXT ...]\n       niels-chat COMMAND ...",
         description="Talk to a checkpoint. Every conversation is kept and can be resumed.",
         epilog=f"{listing()}\n\n{_IN_THE_CHAT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        nearest=_nearest,
     )
     add = parser.add_argument
+    add(
+        "words",
+        metavar="TEXT",
+        nargs="*",
+        help="ask this, print the reply and end; without it the chat begins",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--session", metavar="NAME", help="resume this session, or start it (default: a new one)"
@@ -104,16 +114,50 @@ def build_parser() -> argparse.ArgumentParser:
         "-p",
         "--prompt",
         metavar="TEXT",
-        help="send one message, print the reply and end; - reads the message from standard input",
+        help="the same as TEXT; - reads the message from standard input, which otherwise is attached to it",
+    )
+    add(
+        "-f",
+        "--file",
+        dest="files",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=Path,
+        help="attach a text file to the first message; can be repeated",
     )
     add("--no-session", action="store_true", help="store nothing")
     add("--json", action="store_true", help="print the engine's events, one JSON object a line")
     add("--version", action=VersionAction, nargs=0, help="print the version and exit")
     add_configurable(parser)
     add("--greedy", action="store_true", help="always take the likeliest token; the same as --temperature 0")
+    add("--persona", metavar="NAME", help="a system prompt and settings from personas/NAME.toml")
     add("--system-file", metavar="PATH", type=Path, help="read the system prompt from a UTF-8 file")
     add("--no-kv-cache", action="store_true", help="recompute the whole context for every token: slower")
     return parser
+
+
+def _nearest(flag: str) -> str | None:
+    key = nearest(flag.lstrip("-").replace("-", "_"), CONFIGURABLE)
+    return None if key is None else CONFIGURABLE[key].flag
+
+
+def _spelled_out(argv: Sequence[str]) -> Iterator[str]:
+    """Yield a command line with the usual forms of its flags: `--temp` and `--top_k` are other spellings."""
+    known = {
+        f"--{alias[1:].replace('_', '-')}": row.flag for row in CONFIGURABLE.values() for alias in row.aliases
+    }
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            yield word
+            yield from words
+            return
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+            name = known.get(name, name)
+        yield f"{name}{equals}{value}"
 
 
 def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ChatOptions:
@@ -123,11 +167,23 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     file that the flags name and that cannot be read.
     """
     parser = build_parser()
-    flags = vars(parser.parse_args(argv))
+    flags = vars(parser.parse_args(list(_spelled_out(argv))))
     if flags["no_session"] and (flags["session"] is not None or flags["latest"] or flags["pick"]):
         parser.error("--no-session stores nothing and resumes nothing; leave it out, or the session")
+    prompt = flags["prompt"]
+    if flags["words"]:
+        first, text = flags["words"][0], shlex.quote(" ".join(flags["words"]))
+        if prompt is None and first in SUBCOMMANDS:
+            parser.error(
+                f"put the command first: niels-chat {first} ...; or to ask the model: niels-chat -p {text}"
+            )
+        # `-p what is rope`, too: only its first word belongs to the flag.
+        prompt = " ".join([*([] if prompt is None else [prompt]), *flags["words"]])
     if flags["greedy"]:
         flags["temperature"] = 0.0
+    persona = None if flags["persona"] is None else read_persona(flags["persona"], environ)
+    if persona is not None:
+        flags |= _not_given(persona, flags)
     everything = found(flags, environ)
     values = {key: each.value for key, each in everything.items()}
     if values["weights"] == "int8" and values["device"] != "cpu":
@@ -156,12 +212,21 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         settings={key: flags[key] for key in SETTINGS if key in flags},
         defaults={key: values[key] for key in SETTINGS if key in elsewhere},
         configured=elsewhere,
-        prompt=flags["prompt"],
+        prompt=prompt,
+        attached=tuple(attach(user_path(path)) for path in flags["files"]),
         as_events=flags["json"],
         quiet=bool(values["quiet"]),
         markdown=bool(values["markdown"]),
         vi=bool(values["vi"]),
     )
+
+
+def _not_given(persona: Persona, flags: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what a persona sets and no flag says."""
+    values = dict(persona.settings)
+    if persona.system is not None and flags["system_file"] is None:
+        values["system"] = persona.system
+    return {key: value for key, value in values.items() if key not in flags}
 
 
 def _default_system(configured: str | None, checkpoint: Path) -> str | None:

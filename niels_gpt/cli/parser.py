@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from niels_gpt.cli.exit_codes import USAGE
@@ -12,10 +12,27 @@ from niels_gpt.cli.exit_codes import USAGE
 class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line and status 2."""
 
-    def __init__(self, *args: Any, commands: Sequence[str] = (), **kwargs: Any) -> None:
-        """Make a parser; `commands` are words that must come first, for the error about one that does not."""
+    def __init__(
+        self,
+        *args: Any,
+        commands: Sequence[str] = (),
+        advice: str = "",
+        nearest: Callable[[str], str | None] = lambda _: None,
+        **kwargs: Any,
+    ) -> None:
+        """Make a parser.
+
+        Args:
+            *args: What every parser takes.
+            commands: Words that must come first, for the error about one that does not.
+            advice: What to say about words that are too many.
+            nearest: Returns the flag that an unknown one most likely means, None for none.
+            **kwargs: What every parser takes.
+        """
         super().__init__(*args, **kwargs)
         self._commands = commands
+        self._too_many = advice
+        self._nearest = nearest
 
     def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride] - as argparse itself has it
         self, args: Any = None, namespace: Any = None
@@ -30,11 +47,16 @@ class OneLineParser(argparse.ArgumentParser):
         command = next((word for word in rest if word in self._commands), None)
         if command is not None:
             return f"; put the command first: {self.prog} {command} ..."
+        if self._too_many and not any(word.startswith("-") for word in rest):
+            return f"; {self._too_many}"
         import difflib  # noqa: PLC0415 - only for an error
 
-        known = [name for action in self._actions for name in action.option_strings]
-        near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1, cutoff=0.7)
-        return f"; did you mean {near[0]}?" if near and rest[0].startswith("--") else ""
+        name = rest[0].partition("=")[0]
+        known = [each for action in self._actions for each in action.option_strings]
+        begun = [each for each in known if each.startswith(name)]
+        near = begun if len(begun) == 1 else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        meant = self._nearest(name) or next(iter(near), None)
+        return f"; did you mean {meant}?" if meant and name.startswith("-") else ""
 
     def error(self, message: str) -> NoReturn:
         """Print one line instead of the whole usage: the flag at fault is what the user needs to see."""

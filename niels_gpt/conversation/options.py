@@ -14,6 +14,7 @@ from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.settings import Value
 from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import SHIPPED_CHECKPOINT
+from niels_gpt.text.attachments import Attachment
 
 DEFAULT_CHECKPOINT = SHIPPED_CHECKPOINT
 MODEL_FILES = ("config.json", "*.gguf", "ckpt.pt", "model_*.pt")
@@ -46,6 +47,7 @@ class ChatOptions:
     defaults: Mapping[str, Value] = field(default_factory=dict)
     configured: frozenset[str] = frozenset()
     prompt: str | None = None
+    attached: tuple[Attachment, ...] = ()
     as_events: bool = False
     quiet: bool = False
     markdown: bool = False

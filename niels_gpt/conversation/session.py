@@ -11,7 +11,8 @@ later change stores it first, and `save` tries again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ T = TypeVar("T")
 
 UNSAVED_ID = 0
 """The id of a reply in `messages` that is not stored yet."""
+_WORD = re.compile(r"[^\W_]+")
+_LONGEST_TITLE, _MOST_NAMES = 40, 100_000
 
 
 def _local_now() -> datetime:
@@ -80,12 +83,23 @@ class _Outcome:
     trouble: str
 
 
+def title_of(content: str) -> str:
+    """Return a name for a session made of a message's first words, easy to type; "" where it has none."""
+    title = ""
+    for word in _WORD.findall(content.split("\n", 1)[0].lower()):
+        longer = f"{title}-{word}" if title else word[:_LONGEST_TITLE]
+        if len(longer) > _LONGEST_TITLE:
+            break
+        title = longer
+    return title
+
+
 class ConversationSession:
     """The open session, or the one to be.
 
     Args:
         store: Where it is kept.
-        name: Its name; None makes one from the date when the session is created.
+        name: Its name; None makes one from the first message when the session is created.
         settings: What the user gave by flags: it wins over what a resumed session holds, and becomes part of
             it, as the commands would.
         system: The system prompt that the user gave, likewise.
@@ -250,7 +264,7 @@ class ConversationSession:
     async def begin_turn(self, content: str, generation: NewGeneration) -> Turn:
         """Store a user's message and the generation that it asks for, durably."""
         await self.save()
-        session = self._stored or await self._create()
+        session = self._stored or await self._create(content)
         turn = await self._changing(
             self._store.begin_turn,
             session.id,
@@ -455,9 +469,11 @@ class ConversationSession:
         """Put a reply on the path, in the place of another attempt at it."""
         self.messages = [each for each in self.messages if each.position < message.position] + [message]
 
-    async def _create(self) -> Session:
-        names = iter([self._name]) if self._name is not None else self._dated_names()
-        for name in names:
+    async def _create(self, content: str) -> Session:
+        stem = self._name or title_of(content) or f"chat-{self._now():%Y-%m-%d}"
+        numbers, taken = count(2), set[str]()
+        name = stem
+        while True:
             try:
                 session, path = await self._with_path(
                     self._store.create_session,
@@ -467,20 +483,16 @@ class ConversationSession:
                     settings=self.settings.stored(),
                 )
             except SessionExists as error:
-                if name == self._name:
+                if self._name is not None:
                     raise SessionTrouble(
                         f"another program just created {name!r}: type /resume {name}, then send it again"
                     ) from error
+                # All at once: the same first message may have been sent a thousand times.
+                taken = taken or {stem, *await self._call(self._store.names, stem, _MOST_NAMES)}
+                name = next(found for n in numbers if (found := f"{stem}-{n}") not in taken)
             else:
                 self._take(session, path)
                 return session
-        raise AssertionError("the names by date never end")
-
-    def _dated_names(self) -> Iterator[str]:
-        stem = f"chat-{self._now():%Y-%m-%d}"
-        yield stem
-        for number in count(2):
-            yield f"{stem}-{number}"
 
     def _required(self, otherwise: str = "nothing was said yet") -> Session:
         if self._stored is None:

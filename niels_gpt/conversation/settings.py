@@ -37,6 +37,8 @@ class Setting:
     key: str
     flag: str
     command: str = ""
+    aliases: tuple[str, ...] = ()
+    """Other names of the command."""
     placeholder: str
     meaning: str
     allowed: str
@@ -99,7 +101,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             key="temperature",
             flag="--temperature",
-            command="/temp",
+            command="/temperature",
+            aliases=("/temp",),
             placeholder="X",
             meaning="randomness; 0 = always the likeliest token",
             allowed=f"a number from 0 to {MAX_TEMPERATURE:.2g}",
@@ -129,7 +132,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             key="repetition_penalty",
             flag="--repetition-penalty",
-            command="/rep_penalty",
+            command="/repetition_penalty",
+            aliases=("/rep_penalty",),
             placeholder="R",
             meaning="above 1 makes repeating a token less likely",
             allowed=f"a number from {1 / MAX_PENALTY:g} to {MAX_PENALTY:g}; 1 or none for no penalty",
@@ -149,7 +153,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             key="typical_p",
             flag="--typical-p",
-            command="/typical",
+            command="/typical_p",
+            aliases=("/typical",),
             placeholder="P",
             meaning="keep the least surprising tokens that sum to P",
             allowed="a number above 0 and up to 1; none for no limit",
@@ -159,7 +164,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             key="frequency_penalty",
             flag="--frequency-penalty",
-            command="/freq_penalty",
+            command="/frequency_penalty",
+            aliases=("/freq_penalty",),
             placeholder="F",
             meaning="above 0 makes a token rarer each time it is used",
             allowed=_COUNT_PENALTIES,
@@ -169,7 +175,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             key="presence_penalty",
             flag="--presence-penalty",
-            command="/pres_penalty",
+            command="/presence_penalty",
+            aliases=("/pres_penalty",),
             placeholder="F",
             meaning="above 0 makes a token rarer once it was used",
             allowed=_COUNT_PENALTIES,
@@ -179,7 +186,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             key="max_new_tokens",
             flag="--max-new-tokens",
-            command="/max_tokens",
+            command="/max_new_tokens",
+            aliases=("/max_tokens",),
             placeholder="N",
             meaning="the longest reply, in tokens",
             allowed=f"a whole number from 1 to {_MOST}",

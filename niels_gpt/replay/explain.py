@@ -8,6 +8,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 CANDIDATES = 10
 _ON_A_LINE = 4
+DECADES = 4.0  # of the odds of a token, on either side of 1 : 1
+_SURE, _UNSURE = "+", "-"
 _LEAST_SHOWN = 0.005  # of the probability: less would read as 0%
 
 
@@ -118,19 +121,22 @@ async def explain_last(conversation: Conversation) -> Explained:
 
 
 def step_lines(explained: Explained, only: int | None = None) -> Iterator[str]:
-    """Give a line a token, or all candidates of one; ChatError if the reply has no such token."""
+    """Give a line a token, or all candidates of one; ChatError if the reply has no such token.
+
+    A line has the token, how likely it was to be drawn, a scale of how sure the model was of it, and the
+    runners-up, the first one always.
+    """
     steps = explained.steps
     if only is None:
+        yield f"      {'token':<14}  drawn doubt|sure  instead"
         for step in steps:
             others = [each for each in step.candidates if each.token_id != step.chosen.token_id]
-            likely = [each for each in others if each.after >= _LEAST_SHOWN]
-            also = "  ".join(f"{_quoted(each)} {each.after:.0%}" for each in likely[:_ON_A_LINE])
-            if others and not likely:
-                # Nothing else could be drawn: the runner-up among all tokens says how sure the model was.
-                second = max(others, key=lambda each: each.before)
-                also = f"next {_quoted(second)} {_small(second.before)}"
+            likely = [each for each in others if each.after >= _LEAST_SHOWN] or others[:1]
+            also = "  ".join(f"{_quoted(each)} {_small(each)}" for each in likely[:_ON_A_LINE])
             how = "forced" if step.forced else f"{step.chosen.after:.0%}"
-            yield f"{step.index:>4}  {_quoted(step.chosen):<14} {how:>6}  {also}".rstrip()
+            line = f"{step.index:>4}  {_quoted(step.chosen):<14} {how:>6}  {_gauge(step)}  {also}"
+            yield line.rstrip()
+        yield f"each {_SURE}: ten times more certain; each {_UNSURE}: ten times less; K alone: one token"
     else:
         if not 0 <= only < len(steps):
             raise ChatError(f"there is no token {only}: the reply has tokens 0 to {len(steps) - 1}")
@@ -154,8 +160,28 @@ def _quoted(candidate: Candidate) -> str:
     return repr(shown) if shown == candidate.text else shown
 
 
-def _small(probability: float) -> str:
-    return f"{probability:.1%}" if probability >= _LEAST_SHOWN else f"{probability:.0e}"
+def _small(candidate: Candidate) -> str:
+    """Return how likely a candidate was to be drawn, or where it could not be, among all tokens."""
+    if candidate.after >= _LEAST_SHOWN:
+        return f"{candidate.after:.0%}"
+    return f"{candidate.before:.1%}" if candidate.before >= _LEAST_SHOWN else f"{candidate.before:.0e}"
+
+
+def certainty(step: ExplainedToken) -> float:
+    """Return how sure the model was of a token: the decimal logarithm of its odds, from -4 to 4.
+
+    The probability among all tokens is what counts, before filters and temperature: 0 is 1 : 1.
+    """
+    likely = step.chosen.before
+    if not 0 < likely < 1:
+        return DECADES if likely >= 1 else -DECADES
+    return max(-DECADES, min(DECADES, math.log10(likely / (1 - likely))))
+
+
+def _gauge(step: ExplainedToken) -> str:
+    width, sure = int(DECADES), round(certainty(step))
+    left, right = _UNSURE * -min(sure, 0), _SURE * max(sure, 0)
+    return f"{left:>{width}}|{right:<{width}} "
 
 
 def _bits(explained: Explained) -> str:

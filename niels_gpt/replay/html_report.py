@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niels_gpt.replay.explain import Explained, ExplainedToken, shown_text
+from niels_gpt.replay.explain import DECADES, Explained, ExplainedToken, certainty, shown_text
 from niels_gpt.text.control_characters import harmless
 
 _WIDTH, _LINE, _COLUMN, _MARGIN, _ABOVE = 900.0, 26.0, 8.4, 24.0, 84.0
@@ -37,7 +37,7 @@ class Shaded:
 
 
 def shaded_steps(explained: Explained) -> list[Shaded]:
-    """Return the reply's tokens, from white for certain ones to orange for unlikely ones."""
+    """Return the reply's tokens, from white for certain ones to orange for unlikely ones, by their odds."""
     return [
         Shaded(text=_visible(step.chosen.text), colour=_colour(step), title=_title(step))
         for step in explained.steps
@@ -98,8 +98,8 @@ def to_svg(explained: Explained, attention: Attention | None, title: str) -> str
 
 _BLANKS = str.maketrans({"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW}"})
 _LEGEND = (
-    "Orange = the model was less sure; grey = forced; blue = looked at more. Hover over a word to see the "
-    "alternatives."
+    "White = 10,000 : 1 and more, each shade of orange less sure, by tens; grey = forced; blue = looked at "
+    "more. Hover over a word to see the alternatives."
 )
 
 
@@ -149,7 +149,7 @@ def _title(step: ExplainedToken) -> str:
 def _colour(step: ExplainedToken) -> str:
     if step.forced:
         return "#dddddd"
-    return _mixed((255, 140, 40), 1.0 - step.chosen.after)
+    return _mixed((255, 140, 40), (DECADES - certainty(step)) / (2 * DECADES))
 
 
 def _mixed(colour: tuple[int, int, int], share: float) -> str:

@@ -41,11 +41,17 @@ def words(pieces: list[Piece], kind: Kind) -> int:
     return sum(len(piece.text.split()) for piece in pieces if piece.kind == kind)
 
 
+def parts(pieces: list[Piece], *, styled: bool) -> list[tuple[str, str]]:
+    """Return the pieces as texts with their styles: struck red and green, or `[-gone-]` and `{+new+}`."""
+    if styled:
+        styles = {"same": "", "gone": _RED, "new": _GREEN}
+        return [(piece.text, styles[piece.kind]) for piece in pieces]
+    forms = {"same": "{}", "gone": "[-{}-]", "new": "{{+{}+}}"}
+    return [(forms[piece.kind].format(piece.text), "") for piece in pieces]
+
+
 def shown(pieces: list[Piece], *, styled: bool) -> str:
-    """Return the pieces as one text: struck red and green, or `[-gone-]` and `{+new+}`."""
-    forms = (
-        {"same": "{}", "gone": f"{_RED}{{}}{_PLAIN}", "new": f"{_GREEN}{{}}{_PLAIN}"}
-        if styled
-        else {"same": "{}", "gone": "[-{}-]", "new": "{{+{}+}}"}
+    """Return the pieces as one text."""
+    return "".join(
+        f"{style}{text}{_PLAIN}" if style else text for text, style in parts(pieces, styled=styled)
     )
-    return "".join(forms[piece.kind].format(piece.text) for piece in pieces)

@@ -6,9 +6,13 @@ ends with its line. Everything else is passed on as it is. The text must be safe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+_BLOCK = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n`]*\n(?P<code>.*?)(?:^ {0,3}(?P=fence)|\Z)", re.M | re.S
+)
 _MARKS = frozenset("*`#")
 _FENCE = "```"
 
@@ -19,6 +23,12 @@ class Styled:
 
     text: str = ""
     sequence: str = ""
+
+
+def first_code_block(text: str) -> str | None:
+    """Return the content of the first fenced block of a text, None without one."""
+    found = _BLOCK.search(text)
+    return None if found is None else found["code"]
 
 
 class Markdown:

@@ -18,6 +18,9 @@ from niels_gpt.terminal.markdown import Markdown, Styled
 from niels_gpt.text.control_characters import Harmless, harmless
 
 DIM, BOLD, PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
+ASKED = "\x1b[36m"  # cyan, as the prompt shows what is typed
+_LEAST_ROWS = 6  # of a terminal that has room for a footer
+_DOWN, _SAVE, _RESTORE, _WHOLE_SCREEN = "\x1bD", "\x1b7", "\x1b8", "\x1b[r"
 STEP_SECONDS = 0.1
 """The time between two frames of a spinner. A faster operation shows none, so nothing flickers."""
 _FRAMES = "|/-\\"
@@ -42,6 +45,13 @@ def columns_of(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Calla
             return 80
 
     return columns
+
+
+def _size(stream: TextIO) -> os.terminal_size | None:
+    try:
+        return os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 class Screen:
@@ -74,6 +84,7 @@ class Screen:
         self._line_open = False
         self._waiting = False
         self._busy = False
+        self._footer: tuple[str, os.terminal_size] | None = None
 
     @property
     def columns(self) -> int:
@@ -107,6 +118,11 @@ class Screen:
         if not self._only_replies:
             self._lines(harmless(text), "")
 
+    def say_asked(self, text: str, *, dim: bool = False) -> None:
+        """Print a message of the user, in the colour of what is typed."""
+        if not (self._quiet if dim else self._only_replies):
+            self._lines(harmless(text), ASKED + DIM if dim else ASKED)
+
     def say_reply(self, text: str, *, dim: bool = False) -> None:
         """Print an earlier reply: as a reply if replies have styles, else as lines."""
         if self._markdown is not None:
@@ -116,6 +132,24 @@ class Screen:
             self.notice(text)
         else:
             self.say(text)
+
+    def say_parts(self, parts: Iterable[tuple[str, str]]) -> None:
+        """Print lines that the user requested, in parts that each have a style, or "" for none."""
+        if self._only_replies:
+            return
+        wrapper = None if self._columns is None else Wrapper(self._columns)
+        lines: list[str] = []
+        for text, style in parts:
+            safe = harmless(text) if wrapper is None else wrapper.feed(harmless(text))
+            lines.append("\n".join(self._in_style(line, style) for line in safe.split("\n")))
+        self._take_back()
+        self._notices.write("".join(lines) + "\n")
+        self._notices.flush()
+
+    @property
+    def styled(self) -> bool:
+        """Whether text can have styles."""
+        return self._styled
 
     def error(self, text: str) -> None:
         """Print an error in one line."""
@@ -138,6 +172,42 @@ class Screen:
         """Erase the busy line, and show no further ones."""
         self._waiting = False
         self._take_back()
+
+    @contextmanager
+    def footer(self, text: str) -> Iterator[None]:
+        """Keep a line at the bottom of the terminal during the block; everything else scrolls above it."""
+        size = None if self._columns is None or not self._styled else _size(self._notices)
+        if size is None or size.lines < _LEAST_ROWS or self._quiet:
+            yield
+            return
+        self._footer = (clipped(harmless(text), size.columns - 1), size)
+        self.draw_footer()
+        try:
+            yield
+        finally:
+            self.erase_footer()
+            self._footer = None
+
+    def draw_footer(self) -> None:
+        """Draw the footer, if there is one."""
+        if self._footer is not None:
+            text, size = self._footer
+            # One line up and down again: at the bottom that makes room.
+            self._notices.write(
+                f"{_DOWN}\x1b[A{_SAVE}\x1b[1;{size.lines - 1}r\x1b[{size.lines};1H\x1b[2K"
+                f"{self._in_style(text, DIM)}{_RESTORE}"
+            )
+            self._notices.flush()
+
+    def erase_footer(self) -> None:
+        """Erase the footer, if there is one."""
+        if self._footer is not None:
+            _, size = self._footer
+            # After a resize the terminal has moved it, and what is at the bottom is something else.
+            same = _size(self._notices) == size
+            line = f"\x1b[{size.lines};1H\x1b[2K" if same else ""
+            self._notices.write(f"{_SAVE}{_WHOLE_SCREEN}{line}{_RESTORE}")
+            self._notices.flush()
 
     def _take_back(self) -> None:
         if self._busy:

@@ -69,12 +69,12 @@ class ScriptedModel:
     context_length: int = 1000
     fingerprint: str = "f1"
     requests: list[ScriptedRequest] = field(default_factory=list)
+    environment: Mapping[str, object] = field(default_factory=lambda: {"path": "script"})
 
     def __post_init__(self) -> None:
         self.tokenizer = WordTokenizer()
         self.template = WordTemplate()
         self.decoder = ScriptedDecoder()
-        self.environment: Mapping[str, object] = {"path": "script"}
         self.notice: str | None = None
         self.closed = False
 

@@ -5,7 +5,17 @@ from typing import Any
 import anyio
 import pytest
 
-from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, help_text, parse
+from niels_gpt.chat.commands.base import GROUPS
+from niels_gpt.chat.commands.registry import (
+    COMMANDS,
+    KNOWN_ELSEWHERE,
+    Call,
+    Say,
+    Unknown,
+    command_named,
+    help_text,
+    parse,
+)
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings, show
@@ -78,17 +88,47 @@ def test_two_slashes_send_a_line_that_begins_with_one() -> None:
         ("/tmep 0", "/temp"),
         ("/hepl", "/help"),
         ("/topk 3", "/top_k"),
-        ("/hist", "/history"),
-        ("/temperature 0.5", "/temp"),
-        ("/clear", "/reset"),
-        ("/bye", "/quit"),
-        ("/?", "/help"),
     ],
 )
 def test_an_unknown_command_suggests_the_nearest(line: str, near: str) -> None:
     meaning = parse(line)
     assert isinstance(meaning, Unknown)
     assert f"did you mean {near}?" in meaning.advice
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("/temperature 0.5", "/temperature"),
+        ("/temp 0.5", "/temperature"),
+        ("/tem 0.5", "/temperature"),
+        ("/hist", "/history"),
+        ("/clear", "/reset"),
+        ("/new", "/reset"),
+        ("/regen", "/retry"),
+        ("/list", "/sessions"),
+        ("/load trip", "/resume"),
+        ("/bye", "/quit"),
+        ("/?", "/help"),
+    ],
+)
+def test_aliases_clear_beginnings_and_names_known_elsewhere_are_understood(line: str, meant: str) -> None:
+    meaning = parse(line)
+    assert isinstance(meaning, Call)
+    assert (meaning.command.name, meaning.value) == (meant, "".join(line.split(maxsplit=1)[1:]))
+
+
+def test_names_known_elsewhere_are_not_commands_and_mean_one() -> None:
+    assert not set(KNOWN_ELSEWHERE) & set(COMMANDS)
+    assert set(KNOWN_ELSEWHERE.values()) <= set(COMMANDS)
+
+
+def test_a_beginning_of_several_commands_lists_them() -> None:
+    meaning = parse("/red")
+    assert isinstance(meaning, Call)
+    meaning = parse("/re")
+    assert isinstance(meaning, Unknown)
+    assert "it may mean /repetition_penalty, /reset, /retry" in meaning.advice
 
 
 @pytest.mark.parametrize("line", ["/usr/bin/env", "/", "/TEMP 0"])
@@ -117,7 +157,7 @@ def test_a_setting_command_sets_and_then_shows_its_value(
     assert chat.said[-1].endswith(f", was {show(getattr(Settings(), key))}")
     chat.type(name)
     assert chat.said[-1].startswith(f"{key}: {word}")
-    assert COMMANDS[name].allowed in chat.said[-1]
+    assert COMMANDS[f"/{key}"].allowed in chat.said[-1]
     chat.type(line)
     assert chat.said[-1].endswith(", as before")
 
@@ -127,7 +167,7 @@ def test_zero_is_explained(chat: FakeChat) -> None:
     assert chat.said == ["temperature: 0 (greedy), was 0.9"]
 
 
-@pytest.mark.parametrize("line", ["/save", "/delete", "/set x"])
+@pytest.mark.parametrize("line", ["/save", "/set x"])
 def test_what_other_programs_have_and_this_one_needs_not_is_explained(line: str) -> None:
     meaning = parse(line)
     assert isinstance(meaning, Unknown)
@@ -138,8 +178,9 @@ def test_what_other_programs_have_and_this_one_needs_not_is_explained(line: str)
 def test_help_explains_one_command(chat: FakeChat) -> None:
     chat.type("/help temp")
     assert chat.said == [
-        "/temp X: randomness; 0 = always the likeliest token (0.9)",
+        "/temperature X: randomness; 0 = always the likeliest token (0.9)",
         "X is a number from 0 to 3.4e+38",
+        "also /temp",
     ]
     chat.type("/help nonsense")
     assert chat.errors[0].startswith("unknown command /nonsense: ")
@@ -154,7 +195,8 @@ def test_a_number_of_ten_thousand_digits_is_one_line(chat: FakeChat, line: str) 
 def test_a_wrong_value_changes_nothing_and_says_what_is_allowed(chat: FakeChat) -> None:
     chat.type("/temp hot")
     assert chat.session.settings == Settings()
-    assert chat.errors == [f"/temp: 'hot' is not allowed: {COMMANDS['/temp'].allowed} (it stays 0.9)"]
+    allowed = COMMANDS["/temperature"].allowed
+    assert chat.errors == [f"/temperature: 'hot' is not allowed: {allowed} (it stays 0.9)"]
 
 
 def test_system_shows_and_sets_the_system_prompt(chat: FakeChat) -> None:
@@ -186,16 +228,26 @@ def test_help_names_every_command_within_80_columns(chat: FakeChat) -> None:
     chat.type("/help")
     assert chat.said == [help_text()]
     for command in COMMANDS.values():
-        assert f"{command.name} {command.value}".strip() in help_text()
+        assert command.name in help_text()
     assert max(map(len, help_text().splitlines())) <= 80
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_explains_each_command_of_a_group(chat: FakeChat, group: str) -> None:
+    chat.type(f"/help {group}")
+    for command in COMMANDS.values():
+        assert (f"{command.name} {command.value}".strip() in chat.said[0]) == (command.group == group)
 
 
 def test_help_for_a_narrow_terminal_has_two_lines_a_command() -> None:
     lines = help_text(40).splitlines()
-    assert lines[0] == "/temp X"
-    assert lines[1].startswith("  randomness")
+    assert lines[0] == "/reset"
+    assert lines[1].startswith("  start a new conversation")
+    assert (
+        max(map(len, lines[2 * len([each for each in COMMANDS.values() if each.group == GROUPS[0]]) :])) < 90
+    )
 
 
 def test_the_registry_has_the_commands_that_users_know() -> None:
     known = "/temp /top_k /top_p /rep_penalty /min_p /max_tokens /seed /system /reset /history /help /exit"
-    assert set(known.split()) <= set(COMMANDS)
+    assert all(command_named(name) is not None for name in known.split())

@@ -14,7 +14,7 @@ from niels_gpt.chat.commands.registry import COMMANDS
 from niels_gpt.cli.exit_codes import MEANINGS
 from niels_gpt.cli.generate import options as generate_options
 from niels_gpt.cli.options import build_parser
-from tools.generate_manual import GUIDE, MAN, guide, pages
+from tools.generate_manual import COMPLETIONS, GUIDE, MAN, completions, guide, pages
 
 GROFF = shutil.which("groff")
 AGAIN = "run python -m tools.generate_manual"
@@ -26,6 +26,7 @@ PAGES = ("niels-chat.1", "niels-generate.1", "niels-serve.1")
 def test_the_manual_pages_are_what_the_parsers_say() -> None:
     assert {path.name: path.read_text("utf-8") for path in MAN.iterdir()} == pages(), AGAIN
     assert sorted(pages()) == list(PAGES)
+    assert {path.name: path.read_text("utf-8") for path in COMPLETIONS.iterdir()} == completions(), AGAIN
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_the_tables_of_the_guide_are_what_the_registries_say() -> None:
 
 def test_a_table_that_was_changed_by_hand_is_made_anew() -> None:
     text = GUIDE.read_text("utf-8")
-    assert guide(text.replace("| `/temp X` |", "| `/tmep X` |")) == text
+    assert guide(text.replace("| `/seed S` |", "| `/sede S` |")) == text
 
 
 def test_flags_that_the_guide_names_exist() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import json
 import os
+import time
 from contextlib import aclosing, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +115,9 @@ def test_when_nobody_reads_the_replies_any_more_what_was_said_is_kept(tmp_path: 
     assert reply.content.startswith("la la la ")
 
 
-def test_one_message_of_a_flag_is_sent_as_it_is_and_nothing_is_read(tmp_path: Path, scripted: Any) -> None:
+def test_one_message_of_a_flag_is_sent_as_it_is(tmp_path: Path, scripted: Any) -> None:
     model = scripted(["first"])
-    assert piped(tmp_path, b"unread\n", model, prompt="/help me") == (
+    assert piped(tmp_path, b"", model, prompt="/help me") == (
         True,
         "first\n",
         "new session 'a'\nresume with: niels-chat --session a\n",
@@ -146,8 +149,15 @@ def test_quiet_leaves_the_replies_alone_and_errors_are_still_told(tmp_path: Path
 
 def test_json_prints_the_events_of_the_engine_and_nothing_else(tmp_path: Path, scripted: Any) -> None:
     fine, output, _ = piped(tmp_path, b"hi\n", scripted(["hel", "lo"]), as_events=True)
-    events = [from_json(line) for line in output.splitlines()]
+    *records, reply = [json.loads(line) for line in output.splitlines()]
+    for record in [*records, reply]:
+        assert abs(time.time() - datetime.fromisoformat(record.pop("time")).timestamp()) < 60
+    events = [from_json(json.dumps(record)) for record in records]
     assert fine
+    assert reply == {
+        "event": "Reply", "session": "a", "text": "hello", "reason": "stop",
+        "prompt_tokens": reply["prompt_tokens"], "reply_tokens": 3,
+    }  # fmt: skip
     assert [type(event).__name__ for event in events[:2]] == ["JobQueued", "JobStarted"]
     assert "".join(event.text for event in events if isinstance(event, TokenGenerated)) == "hello"
     assert type(events[-1]).__name__ == "JobDone"

@@ -22,7 +22,10 @@ from niels_gpt.terminal.render import Screen
 from sessions import open_store
 from tests.chat.typist import CTRL_C, CTRL_D, ESC, Typist, Watched
 
-WELCOME = "niels-gpt.pt; type a message, /help lists the commands, Ctrl-D leaves\n"
+WELCOME = (
+    "niels-gpt: niels-gpt.pt answers, on this machine; every conversation is kept\n"
+    "type a message and Enter; /help lists the commands, Ctrl-D leaves\n"
+)
 
 
 def test_a_line_is_answered_and_ctrl_d_says_how_to_resume(typist: Typist, scripted: Any) -> None:
@@ -44,7 +47,7 @@ def test_commands_are_answered_and_never_reach_the_model(typist: Typist, scripte
     ).splitlines()
     assert shown[1] == "temperature: 0 (greedy), was 0.9"
     assert shown[2] == "temperature: 0 (greedy) (a number from 0 to 3.4e+38)"
-    assert shown[3].startswith("/temp: 'x' is not allowed")
+    assert shown[3].startswith("/temperature: 'x' is not allowed")
     assert shown[4].startswith("unknown command /tmep: did you mean /temp?")
     assert [content for role, content in typist.messages() if role == "user"] == ["/temp"]
     assert model.requests[0].sampling.temperature == 0.0
@@ -137,7 +140,7 @@ def test_an_unforeseen_error_while_loading_is_told_with_its_kind(typist: Typist)
 
 def test_the_words_help_quit_and_exit_alone_are_commands(typist: Typist, scripted: Any) -> None:
     shown = typist.type("help\rquit\r", scripted())
-    assert "/temp X" in shown
+    assert "/retry" in shown
     assert "resume" not in shown.splitlines()[-1]
 
 
@@ -233,7 +236,7 @@ def test_markdown_is_rendered_when_asked(typist: Typist, scripted: Any) -> None:
 
 def test_without_a_session_nothing_is_said_about_resuming(typist: Typist, scripted: Any) -> None:
     shown = typist.type("hi\r", scripted(), session=None, ephemeral=True, later=(("ok\n", CTRL_D),))
-    assert shown == WELCOME + "ok\n"
+    assert shown == WELCOME.replace("every conversation", "nothing") + "ok\n"
 
 
 def test_a_line_typed_before_the_session_was_there_stands_above_its_reply(
@@ -260,11 +263,60 @@ def test_another_checkpoint_that_answers_is_named(typist: Typist, scripted: Any,
     assert "the replies so far" not in again
 
 
+def test_another_form_of_the_weights_that_answers_is_named(typist: Typist, scripted: Any) -> None:
+    typist.type("one\r", scripted(["first"]), later=(("first\n", CTRL_D),))
+    changed = scripted(["second"], fingerprint="f2", environment={"weights": "int8"})
+    shown = typist.type("two\r", changed, later=(("second\n", CTRL_D),))
+    assert "(the replies so far are by x.pt; niels-gpt.pt (int8 weights) answers now)\n" in shown
+
+
+def test_another_device_that_answers_is_named_although_the_checkpoint_is_the_same(
+    typist: Typist, scripted: Any
+) -> None:
+    elsewhere = scripted(["first"], environment={"device": "cuda", "path": "torch"})
+    typist.type("one\r", elsewhere, later=(("first\n", CTRL_D),))
+    shown = typist.type("two\r", scripted(["second"]), later=(("second\n", CTRL_D),))
+    assert "(the replies so far are by niels-gpt.pt (cuda); niels-gpt.pt answers now)\n" in shown
+
+
+def test_versions_are_compared_word_by_word(typist: Typist, scripted: Any) -> None:
+    model = scripted(["the red fox"], ["the blue fox"], ["the blue fox"])
+    lines = "one\r/diff\r/retry\r/diff\r/diff 2 1\r/retry\r/diff\r/diff 1 9\r"
+    shown = typist.type(lines, model, later=(("got '1 9'", CTRL_D),))
+    assert "there is only one version of this turn to compare; /retry makes another\n" in shown
+    assert "from version 1 to version 2:\nthe[- red-]{+ blue+} fox\n" in shown
+    assert "from version 2 to version 1:\nthe[- blue-]{+ red+} fox\n" in shown
+    assert "versions 2 and 3 have the same text\n" in shown
+
+
+def test_the_first_code_block_is_what_copy_code_takes(
+    typist: Typist, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr(
+        "niels_gpt.terminal.clipboard.copy_text", lambda text, _: copied.append(text) or "somehow"
+    )
+    reply = "so:\n```py\nx = 1\n```\nand\n```\ny\n```\n"
+    shown = typist.type("one\r/copy\r/copy code\r", scripted([reply]), later=(("6 characters", CTRL_D),))
+    assert copied == [reply, "x = 1\n"]
+    assert "copied 6 characters somehow\n" in shown
+
+
+def test_sessions_are_searched_and_deleted_in_the_chat(typist: Typist, scripted: Any) -> None:
+    typist.type("the red fox\r", scripted(["ran"]), session="old", later=(("ran\n", CTRL_D),))
+    lines = "hi\r/search red fox\r/delete a\r/delete old\r/search red fox\r/delete none\r"
+    shown = typist.type(lines, scripted(), later=(("'none'", CTRL_D),))
+    assert "old, user, " in shown
+    assert ": the red fox\nuse /resume NAME to open one\n" in shown
+    assert "you are in this session: /resume another one first\n" in shown
+    assert "archived 'old'; niels-chat restore old brings it back\nno matches for 'red fox'\n" in shown
+
+
 def test_the_same_text_again_is_named(typist: Typist, scripted: Any) -> None:
     model = scripted(["first"], ["other"], ["first"])
     later = (("varies more)\n", "/alt\r/undo\r/redo\r/tree\r"), ("/goto ID", CTRL_D))
     shown = typist.type("one\r/retry\r/retry\r", model, later=later)
-    assert "other\nfirst\n(the same text as version 1; a higher /temp varies more)\n" in shown
+    assert "other\nfirst\n(the same text as version 1; a higher /temperature varies more)\n" in shown
     assert "  1  first\n  2  other\n* 3  first (the same as 1)\n" in shown
     assert "back to before 'one'; /redo brings it back\n> one\nfirst\n" in shown
     assert "[5, head]\n" in shown

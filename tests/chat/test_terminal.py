@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import sys
 import termios
@@ -21,18 +22,21 @@ pyte = pytest.importorskip("pyte")
 
 SCRIPTED = [str(Path(__file__).with_name("scripted_program.py"))]
 REAL = ["-m", "niels_gpt.chat_cli"]
+FIRST = "> Ask something, or /help"  # an empty prompt before the first message
 CTRL_C, CTRL_D, ESC = "\x03", "\x04", "\x1b"
 
 
 class Terminal:
     """A running program and what a user would see of it, `columns` by 24."""
 
-    def __init__(self, words: list[str], state: Path, *, columns: int, **environ: str) -> None:
+    def __init__(
+        self, words: list[str], state: Path, *, columns: int, program: str = sys.executable, **environ: str
+    ) -> None:
         self.raw = ""
         self.screen = pyte.Screen(columns, 24)
         self._stream = pyte.Stream(self.screen)
         self._program = pexpect.spawn(
-            sys.executable,
+            program,
             words,
             dimensions=(24, columns),
             encoding="utf-8",
@@ -152,7 +156,7 @@ def placeholder(tmp_path: Path) -> list[str]:
 
 def test_a_long_evening_with_stops_a_crash_and_a_signal(tmp_path: Path, placeholder: list[str]) -> None:
     with running([*SCRIPTED, *placeholder, "--session", "a"], tmp_path) as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"] and "new session 'a'" in lines)
+        terminal.wait_for_end("new session 'a'", FIRST)
         terminal.type("hi\r")
         # What the model says is data: its escape sequence is shown and not obeyed.
         terminal.wait_for_end("hello␛[31m there", ">")
@@ -168,7 +172,7 @@ def test_a_long_evening_with_stops_a_crash_and_a_signal(tmp_path: Path, placehol
         terminal.type(ESC)
         terminal.wait_for_end("(stopped)", ">")
         terminal.type("/max")
-        terminal.wait(lambda lines: any(line.strip().startswith("/max_tokens") for line in lines))
+        terminal.wait(lambda lines: any(line.strip().startswith("/max_new_tokens") for line in lines))
         terminal.type("\t 9\r")
         terminal.wait_for_end("max_new_tokens: 9, was 256", ">")
         terminal.type("two\x1b\rlines")
@@ -210,7 +214,7 @@ def test_a_narrow_terminal_without_colour_that_changes_its_width_and_hangs_up(
 ) -> None:
     words = [*SCRIPTED, *placeholder, "--session", "a"]
     with running(words, tmp_path, columns=40, NO_COLOR="1") as terminal:
-        terminal.wait(lambda lines: lines[-1:] == [">"] and "new session 'a'" in lines)
+        terminal.wait_for_end("new session 'a'", FIRST)
         terminal.type("/tmep\r")
         terminal.wait(lambda lines: "did you mean /temp?" in " ".join(lines))
         terminal.type("hi\r")
@@ -248,23 +252,86 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, placeholder: list[str]
 
 def test_leaving_at_once_does_not_wait_for_the_model(tmp_path: Path, bpe_checkpoint: Path) -> None:
     with running([*REAL, "--ckpt", str(bpe_checkpoint)], tmp_path) as terminal:
-        terminal.wait_for_end(">")
+        terminal.wait_for_end(FIRST)
         terminal.type(CTRL_D)
         assert terminal.end() == 0
-        assert terminal.lines == ["bpe.pt; type a message, /help lists the commands, Ctrl-D leaves", ">"]
+        assert terminal.lines[0].startswith("niels-gpt: bpe.pt answers, on this machine")
+        assert terminal.lines[1:] == [
+            "type a message and Enter; /help lists the commands, Ctrl-D leaves",
+            ">",
+        ]
 
 
 def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkpoint: Path) -> None:
     words = [*REAL, "--ckpt", str(bpe_checkpoint), "--max-new-tokens", "5"]
     with running(words, tmp_path) as terminal:
-        terminal.wait_for_end(">")
+        terminal.wait_for_end(FIRST)
         # At once: the line waits for the model, not the user for the prompt.
         terminal.type("hello\r")
-        terminal.wait(lambda lines: lines[1] == "> hello" and lines[-1] == ">" and len(lines) > 2)
+        terminal.wait(lambda lines: lines[2] == "> hello" and lines[-1] == ">" and len(lines) > 2)
         terminal.type("/replay\r")
         terminal.wait_for("exact: 1 turn, 5 tokens")
         terminal.wait_for_end(">")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
-        assert any(line.startswith("resume with: niels-chat --session chat-") for line in terminal.lines)
+        assert any(line.startswith("resume with: niels-chat --session hello") for line in terminal.lines)
     assert list((tmp_path / "state" / "niels-gpt").iterdir())
+
+
+def test_in_a_shell_early_lines_suspension_paste_branches_personas_and_files(
+    tmp_path: Path, placeholder: list[str]
+) -> None:
+    state = tmp_path / "state"
+    (state / "personas").mkdir(parents=True)
+    (state / "personas" / "poet.toml").write_text('system = "Rhyme."\ntemperature = 0.5\n', encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("all that is known", encoding="utf-8")
+    program = shlex.join([sys.executable, *SCRIPTED, *placeholder, "--store", str(tmp_path / "s.db")])
+    words = ["--norc", "--noprofile", "-i"]
+    terminal = Terminal(words, state, columns=80, program="bash", PS1="$ ", CHAT=f"{program} --session a")
+    with contextlib.closing(terminal):
+        terminal.wait_for_end("$")
+        # The second line is typed while the program starts, before there is a prompt.
+        terminal.type("clear; $CHAT\rearly line\r")
+        lines = terminal.wait_for_end("hello␛[31m there", ">")
+        assert lines.count("> early line") == 1
+        terminal.sing("sing")
+        assert terminal.bottom.endswith("| Esc stops")
+        terminal.type("\x1a")
+        terminal.wait_for_end("$")
+        terminal.type("clear; echo modes $(stty -a | grep -c ' icanon'); fg\r")
+        terminal.wait(lambda lines: lines[:1] == ["modes 1"] and re.search(r"la\d+ la\d+", lines[-1]))
+        terminal.type(ESC)
+        terminal.wait_for_end("(stopped)", ">")
+        terminal.wait(lambda _: terminal.bottom.startswith("a | "))
+        terminal.type("\x1b[200~one\ntwo\x1b[201~")
+        terminal.wait_for_end("> one", "  two")
+        terminal.type("\r")
+        terminal.wait_for_end("fine", ">")
+        terminal.type("\x0c/undo\r")
+        terminal.wait_for_end("back to before 'one two'; /redo brings it back", ">")
+        terminal.type("/redo\r")
+        terminal.wait_for_end("> /redo", "> one", "  two", "fine", ">")
+        terminal.type("/goto 3\r")
+        terminal.wait_for_end("> /goto 3", "> early line", "hello␛[31m there", ">")
+        terminal.type("/persona po")
+        terminal.wait(lambda lines: lines[-1].strip() == "poet")
+        terminal.type("\t\r")
+        terminal.wait_for_end("temperature: 0.5, was 0.9", "persona 'poet', from the next message on", ">")
+        terminal.wait(lambda _: terminal.bottom.endswith("temp 0.5"))
+        terminal.type(f"/read {tmp_path}/notes.txt\r")
+        terminal.wait_for_end("with your next message: notes.txt (17 bytes)", ">")
+        terminal.resize(60)
+        terminal.sing("sing")
+        terminal.type(CTRL_C)
+        terminal.wait_for_end("(stopped)", ">")
+        assert all(len(line) <= 60 for line in terminal.lines)
+        terminal.type("\x0c/history\r")
+        terminal.wait(lambda lines: "(system) Rhyme." in lines and lines[-2:] == ["(stopped)", ">"])
+        assert {"(system) Rhyme.", "> early line", "> sing", "  [notes.txt (17 bytes)]"} <= set(
+            terminal.lines
+        )
+        terminal.type(CTRL_D)
+        terminal.wait_for_end("$")
+    # The user's lines have a colour, the model's none.
+    assert "\x1b[36m> early line" in terminal.raw
+    assert "\x1b[36mhello" not in terminal.raw

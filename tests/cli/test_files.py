@@ -95,10 +95,10 @@ def test_an_export_that_cannot_be_written_leaves_nothing_behind(
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("words", [[], ["talk", "--all"]])
+@pytest.mark.parametrize("words", [[], ["talk", "--all"], ["talk", "-c"]])
 def test_what_to_export_must_be_said_in_one_way(command: Command, say: Say, words: list[str]) -> None:
     say("talk", "q", "a")
-    assert "give the names of sessions, or --all" in command("export", *words).err
+    assert "give the names of sessions, -c for the one used last, or --all" in command("export", *words).err
 
 
 def test_a_bad_line_at_the_end_keeps_the_whole_file_out(

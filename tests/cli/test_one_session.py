@@ -281,3 +281,33 @@ def test_a_very_long_line_is_wrapped_in_linear_time() -> None:
     lines = list(wrapped(text, 40))
     assert max(map(len, lines)) == 40
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("name", ["show", "verify"])
+def test_c_stands_for_the_session_used_last(command: Command, say: Say, name: str) -> None:
+    say("older", "q", "a")
+    say("newer", "q", "a")
+    assert command(name, "-c").out == command(name, "newer").out
+    assert command(name).status == 2
+    assert command(name, "-c", "older").status == 2
+
+
+def test_without_sessions_there_is_no_last_one(command: Command, store: Store) -> None:
+    del store
+    assert (command("show", "-c").status, command("last").status) == (1, 1)
+    assert "there are no sessions yet" in command("last").err
+
+
+def test_last_prints_the_last_reply_and_nothing_else(command: Command, say: Say) -> None:
+    say("talk", "q", "first")
+    say("talk", "q", "so:\n~~~ py\nx = 1\n  y\n~~~\nend")
+    assert command("last").out == "so:\n~~~ py\nx = 1\n  y\n~~~\nend\n"
+    assert command("last", "talk", "-x").out == "x = 1\n  y\n"
+    say("plain", "q", "no code")
+    assert "the last reply of 'plain' has no code block" in command("last", "-x").err
+
+
+def test_export_takes_the_session_used_last(command: Command, say: Say) -> None:
+    say("older", "q", "a")
+    say("newer", "q", "a")
+    assert command("export", "-c").out == command("export", "newer").out

@@ -96,16 +96,29 @@ async def test_without_a_message_no_session_is_made(store: Store, scripted: Any)
         store.session("a")
 
 
-async def test_sessions_without_a_name_are_called_by_the_date(store: Store, scripted: Any, ear: Any) -> None:
+@pytest.mark.parametrize(
+    ("message", "title"),
+    [
+        ("What is RoPE, and why?", "what-is-rope-and-why"),
+        ("hi\nsecond line", "hi"),
+        ("Über_straße: 日本語で", "über-straße-日本語で"),
+        ("word " * 20, "word-word-word-word-word-word-word-word"),
+        ("w" * 50, "w" * 40),
+        ("?!", "chat-2026-11-21"),
+    ],
+)
+async def test_a_session_without_a_name_is_called_by_its_first_words(
+    message: str, title: str, store: Store, scripted: Any, ear: Any
+) -> None:
     names = []
     for _ in range(3):
         async with talking(store, scripted(), now=lambda: datetime(2026, 11, 21, tzinfo=UTC)) as (
             session,
             conversation,
         ):
-            await conversation.send("hi", ear())
+            await conversation.send(message, ear())
             names.append(session.name)
-    assert names == ["chat-2026-11-21", "chat-2026-11-21-2", "chat-2026-11-21-3"]
+    assert names == [title, f"{title}-2", f"{title}-3"]
 
 
 async def test_a_cancelled_reply_keeps_what_was_said(store: Store, scripted: Any, ear: Any) -> None:

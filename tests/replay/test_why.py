@@ -15,7 +15,7 @@ import pytest
 
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.decoding.backend import Backend
-from niels_gpt.replay.explain import Explained, explain, explain_last, step_lines
+from niels_gpt.replay.explain import Explained, certainty, explain, explain_last, step_lines
 from niels_gpt.replay.html_report import Attention, to_html, to_svg
 from niels_gpt.replay.reconstruct import ask
 from niels_gpt.replay.replay import Replay
@@ -64,7 +64,19 @@ def test_forced_tokens_are_named(replayed: Callable[..., Replay], model: Backend
     fork = explain(model, ask(model, replayed("talk at 7").questions[-1]))
     assert [step.forced for step in fork.steps] == [True] * 7 + [False] * 17
     assert fork.same_bits
-    assert "forced" in next(step_lines(fork))
+    lines = list(step_lines(fork))
+    assert ["forced" in line for line in lines[1:-2]] == [step.forced for step in fork.steps]
+
+
+def test_every_token_has_its_runner_up_and_a_scale(explained: list[Explained]) -> None:
+    header, *lines, legend, _ = step_lines(explained[0])
+    at = header.index("|")
+    assert "ten times more certain" in legend
+    for step, line in zip(explained[0].steps, lines, strict=True):
+        second = next(each for each in step.candidates if each.token_id != step.chosen.token_id)
+        assert repr(second.text) in line[at:] or "(end)" in line[at:]
+        assert line[at] == "|"
+        assert line[at - 4 : at].count("-") + line[at : at + 5].count("+") == abs(round(certainty(step)))
 
 
 def test_the_chat_explains_its_last_reply(store_path: Path, model: Backend) -> None:

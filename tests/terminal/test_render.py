@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+from typing import Any
 
 import pytest
 
@@ -105,3 +107,61 @@ def test_style_needs_a_terminal_that_can_and_a_user_who_wants() -> None:
     assert not may_style(Terminal(), {"TERM": "dumb"})
     assert not may_style(Terminal(), {"TERM": "xterm", "NO_COLOR": "1"})
     assert not may_style(io.StringIO(), {"TERM": "xterm"})
+
+
+def test_a_footer_keeps_the_last_line_and_gives_the_screen_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyte = pytest.importorskip("pyte")
+    size = os.terminal_size((30, 8))
+    monkeypatch.setattr("niels_gpt.terminal.render._size", lambda _: size)
+    seen, out = pyte.Screen(30, 8), io.StringIO()
+    screen = Screen(out, out, styled=True, columns=lambda: 30)
+
+    def shown() -> list[str]:
+        pyte.Stream(seen).feed(out.getvalue().replace("\n", "\r\n"))
+        out.seek(0)
+        out.truncate()
+        return [line.rstrip() for line in seen.display]
+
+    for number in range(7):
+        screen.say(f"line {number}")
+    shown()
+    assert seen.cursor.y == 7  # at the bottom, where the footer needs room
+    with screen.footer("the \x1b[31mfooter" + "." * 40):
+        screen.text("one two")
+        assert shown()[-2:] == ["one two", "the ␛[31mfooter.............."]
+        for number in range(20):
+            screen.text(f"\nline {number}")
+            assert shown()[-1] == "the ␛[31mfooter.............."
+        # As Ctrl-Z does.
+        screen.erase_footer()
+        assert shown()[-1] == ""
+        assert seen.margins is None
+        screen.draw_footer()
+        screen.text(" more")
+        assert shown()[-3:-1] == ["line 18", "line 19 more"]
+    screen.end_reply()
+    screen.say("end")
+    assert shown()[-3:] == ["line 19 more", "end", ""]
+    assert seen.margins is None
+    assert seen.cursor.y == 7
+
+
+def test_after_a_resize_nothing_at_the_bottom_is_erased(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [os.terminal_size((30, 8)), os.terminal_size((20, 8))]
+    monkeypatch.setattr("niels_gpt.terminal.render._size", lambda _: sizes[0])
+    out = io.StringIO()
+    with Screen(out, out, styled=True, columns=lambda: 30).footer("x"):
+        sizes.pop(0)
+        before = len(out.getvalue())
+    assert "\x1b[2K" not in out.getvalue()[before:]
+
+
+@pytest.mark.parametrize("kept", [{"styled": False}, {"quiet": True}, {"columns": None}])
+def test_where_it_cannot_or_must_not_be_there_is_no_footer(
+    kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("niels_gpt.terminal.render._size", lambda _: os.terminal_size((30, 8)))
+    out = io.StringIO()
+    with Screen(out, out, **{"styled": True, "columns": lambda: 30, **kept}).footer("x"):
+        pass
+    assert out.getvalue() == ""

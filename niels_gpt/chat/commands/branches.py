@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from niels_gpt.chat.commands.base import Command, takes_nothing, whole_number
+from niels_gpt.chat.commands.base import Command, of_store, takes_nothing, whole_number
 from niels_gpt.conversation.errors import SessionTrouble
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ async def _retry(chat: Controller, text: str) -> None:
     earlier = await branching.same_as(session, result.message) if result.stored else None
     if earlier is not None:
         greedy = session.settings.temperature == 0
-        advice = "/temp is 0, so it always is" if greedy else "a higher /temp varies more"
+        advice = "/temperature is 0, so it always is" if greedy else "a higher /temperature varies more"
         chat.say(f"(the same text as version {earlier}; {advice})")
 
 
@@ -123,8 +123,6 @@ def _last_turn(messages: list) -> list:
 
 
 async def _tree(chat: Controller, text: str) -> None:
-    import anyio.to_thread  # noqa: PLC0415
-
     from niels_gpt.terminal.message_tree import tree_lines  # noqa: PLC0415
 
     if not takes_nothing("/tree", chat, text):
@@ -132,7 +130,7 @@ async def _tree(chat: Controller, text: str) -> None:
     session, store = await chat.open_session(), await chat.store()
     if session.stored is None:
         raise SessionTrouble("no messages yet")
-    archive = await anyio.to_thread.run_sync(store.export_session, session.stored.id)
+    archive = await of_store(store.export_session, session.stored.id)
     on_path = {message.id for message in session.messages}
     chat.say("\n".join(tree_lines(archive.messages, on_path, session.stored.head_id, chat.columns() - 1)))
     chat.say("/goto ID continues from the message with that number")
@@ -168,6 +166,44 @@ def _variant(chat: Controller, number: int, variant: Variant, found: list[Varian
     return begin + cut(f"{cut(asked, room // 2)}{one_line(variant.reply.content)}", room) + end
 
 
+async def _diff(chat: Controller, text: str) -> None:
+    from niels_gpt.conversation import branching  # noqa: PLC0415
+
+    found = await branching.variants(await chat.open_session())
+    if len(found) < 2:
+        raise SessionTrouble("there is only one version of this turn to compare; /retry makes another")
+    words = text.split()
+    numbers = [whole_number(word) for word in words]
+    known = [n for n in numbers if n is not None and 1 <= n <= len(found)]
+    if len(words) > 2 or len(known) != len(words):
+        raise SessionTrouble(f"usage: /diff [N [M]], versions from 1 to {len(found)}, got {text!r}")
+    now = next((n for n, each in enumerate(found, start=1) if each.current), len(found))
+    if len(known) < 2:
+        before = known[0] if known else now - 1 or 2
+        known = [before, now]
+    old, new = (found[n - 1].reply.content for n in known)
+    if old == new:
+        chat.say(f"versions {known[0]} and {known[1]} have the same text")
+        return
+    chat.say(f"from version {known[0]} to version {known[1]}:")
+    chat.say_difference(old, new)
+
+
+async def _copy(chat: Controller, text: str) -> None:
+    from niels_gpt.terminal.markdown import first_code_block  # noqa: PLC0415
+
+    if text not in {"", "code"}:
+        raise SessionTrouble(f"usage: /copy, or /copy code for the first code block, got {text!r}")
+    replies = [each for each in (await chat.open_session()).messages if each.role == "assistant"]
+    if not replies:
+        raise SessionTrouble("no reply to copy yet")
+    wanted = first_code_block(replies[-1].content) if text else replies[-1].content
+    if wanted is None:
+        raise SessionTrouble("the last reply has no code block; /copy copies all of it")
+    way = chat.copy(wanted)
+    chat.say(f"copied {len(wanted):,} characters {way}")
+
+
 def _texts(variant: Variant) -> tuple[str, str]:
     return variant.user.content, variant.reply.content
 
@@ -191,29 +227,59 @@ async def _why(chat: Controller, text: str) -> None:
 
 
 BRANCH_COMMANDS: tuple[Command, ...] = (
-    Command(name="/retry", value="", help="make another reply; the old one is kept", run=_retry),
+    Command(
+        name="/retry",
+        value="",
+        help="make another reply; the old one is kept",
+        group="conversation",
+        run=_retry,
+    ),
     Command(
         name="/alt",
         value="N",
         help="continue from another version of the last turn",
+        group="conversation",
         allowed="a number",
         run=_alt,
     ),
-    Command(name="/undo", value="", help="go back to before the last message", run=_undo),
-    Command(name="/redo", value="", help="bring back what /undo or /reset left", run=_redo),
-    Command(name="/tree", value="", help="show every message with its number", run=_tree),
+    Command(
+        name="/diff",
+        value="N M",
+        help="show where two versions of the last reply differ",
+        group="conversation",
+        allowed="one or two numbers of /alt; without them the version before this one",
+        run=_diff,
+    ),
+    Command(
+        name="/undo", value="", help="go back to before the last message", group="conversation", run=_undo
+    ),
+    Command(
+        name="/redo", value="", help="bring back what /undo or /reset left", group="conversation", run=_redo
+    ),
+    Command(
+        name="/tree", value="", help="show every message with its number", group="conversation", run=_tree
+    ),
     Command(
         name="/goto",
         value="ID",
         help="continue from any message of /tree",
+        group="conversation",
         allowed="the number of a message",
         run=_goto,
     ),
-    Command(name="/edit", value="TEXT", help="ask something else instead", allowed="any text", run=_edit),
+    Command(
+        name="/edit",
+        value="TEXT",
+        help="ask something else instead",
+        group="conversation",
+        allowed="any text",
+        run=_edit,
+    ),
     Command(
         name="/fork",
         value="NAME|@K",
         help="continue in a new session, from here or from a token",
+        group="conversation",
         allowed=_FORK_FORMS,
         run=_fork,
     ),
@@ -221,7 +287,17 @@ BRANCH_COMMANDS: tuple[Command, ...] = (
         name="/why",
         value="K",
         help="show what else the reply could have said",
+        group="conversation",
         allowed="a token, from 0",
         run=_why,
+    ),
+    Command(
+        name="/copy",
+        value="code",
+        help="copy the last reply, or its first code block",
+        group="conversation",
+        allowed="nothing, or the word code",
+        examples=("code",),
+        run=_copy,
     ),
 )

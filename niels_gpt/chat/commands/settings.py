@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from niels_gpt.chat.commands.base import Command
+from niels_gpt.cli.personas import persona_names, personas_folder, read_persona
 from niels_gpt.cli.preferences import DEFAULTS, PREFERENCES
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, show
 
 if TYPE_CHECKING:
     from niels_gpt.chat.controller import Controller
+    from sessions import Store
 
 
 async def _setting(setting: Setting, chat: Controller, text: str) -> None:
@@ -51,6 +54,30 @@ async def _system(chat: Controller, text: str) -> None:
         chat.say(session.system or "there is no system prompt")
 
 
+async def _persona(chat: Controller, text: str) -> None:
+    if not text:
+        found = persona_names()
+        chat.say(
+            f"personas: {', '.join(found)}"
+            if found
+            else f"no personas yet: put NAME.toml into {personas_folder()}"
+        )
+        return
+    persona, session = read_persona(text), await chat.open_session()
+    if persona.system is not None:
+        await session.set_system(persona.system)
+    for key, value in persona.settings.items():
+        now: Value = getattr(session.settings, key)
+        await session.change(key, value)
+        chat.say(_changed(SETTINGS[key], value, now))
+    chat.say(f"persona {text!r}, from the next message on")
+
+
+def _names(store: Store | None, prefix: str) -> Iterable[str]:
+    del store
+    return (name for name in persona_names() if name.startswith(prefix))
+
+
 def described(key: str, value: Value) -> str:
     """Return a value as a user would type it, with what it means where that is not plain."""
     return show(value) + (" (greedy)" if key == "temperature" and value == 0 else "")
@@ -64,6 +91,8 @@ def _changed(setting: Setting, value: Value, before: Value) -> str:
 def _of_setting(setting: Setting) -> Command:
     return Command(
         name=setting.command,
+        group="settings",
+        aliases=setting.aliases,
         value=setting.placeholder,
         help=f"{setting.meaning} ({show(getattr(Settings(), setting.key))})",
         allowed=setting.allowed,
@@ -75,6 +104,7 @@ def _of_setting(setting: Setting) -> Command:
 def _of_preference(preference: Setting) -> Command:
     return Command(
         name=preference.command,
+        group="screen",
         value=preference.placeholder,
         help=f"{preference.meaning} ({show(DEFAULTS[preference.key])})",
         allowed=preference.allowed,
@@ -85,7 +115,23 @@ def _of_preference(preference: Setting) -> Command:
 
 SETTING_COMMANDS: tuple[Command, ...] = (
     *map(_of_setting, SETTINGS.values()),
-    Command(name="/system", value="TEXT", help="the system prompt", allowed="any text", run=_system),
+    Command(
+        name="/system",
+        value="TEXT",
+        help="the system prompt",
+        group="model",
+        allowed="any text",
+        run=_system,
+    ),
+    Command(
+        name="/persona",
+        value="NAME",
+        help="a system prompt and settings by name",
+        group="model",
+        allowed="the name of a file in the folder personas",
+        complete=_names,
+        run=_persona,
+    ),
 )
 PREFERENCE_COMMANDS: tuple[Command, ...] = tuple(
     _of_preference(row) for row in PREFERENCES.values() if row.command

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import itertools
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +19,8 @@ from typing import cast
 from niels_gpt.cli.exit_codes import USAGE, run_to_status
 from niels_gpt.cli.parser import OneLineParser
 from niels_gpt.conversation.errors import ChatError
+
+_ALMOST, _MOST_WORDS = 0.75, 2  # how like a name a first word must be, in a line of how many words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,9 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     for command in (
         Subcommand(name="sessions", summary="list the sessions", module=f"{__name__}.sessions"),
         Subcommand(name="show", summary="print a session, or all of its branches", module=f"{__name__}.show"),
+        Subcommand(
+            name="last", summary="print the last reply, or its first code block", module=f"{__name__}.last"
+        ),
         Subcommand(name="search", summary="find messages by their words", module=f"{__name__}.search"),
         Subcommand(name="rename", summary="give a session another name", module=f"{__name__}.rename"),
         Subcommand(
@@ -97,17 +104,15 @@ SUBCOMMANDS: dict[str, Subcommand] = {
 
 
 class UnknownSubcommand(ChatError):  # noqa: N818 - named for what happened, as everywhere in this project
-    """The first word is neither a flag nor the name of a subcommand."""
+    """The first word is almost the name of a subcommand."""
 
     exit_status = USAGE
 
-    def __init__(self, name: str) -> None:
-        near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
-        if any(map(str.isspace, name)) or not near:
-            hint = "to ask the model: niels-chat -p TEXT; niels-chat --help lists the commands"
-        else:
-            hint = f"did you mean {near[0]!r}? (niels-chat --help lists the commands)"
-        super().__init__(f"unknown command {name!r}: {hint}")
+    def __init__(self, words: Sequence[str], near: str) -> None:
+        text = shlex.quote(" ".join(words))
+        super().__init__(
+            f"unknown command {words[0]!r}: did you mean {near!r}? (to ask the model: niels-chat -p {text})"
+        )
 
 
 def listing() -> str:
@@ -118,22 +123,37 @@ def listing() -> str:
 
 
 def is_subcommand(argv: Sequence[str]) -> bool:
-    """Return whether a command line calls a subcommand: its first word is not a flag."""
-    return bool(argv) and not argv[0].startswith("-")
+    """Return whether a command line calls a subcommand: its first word is the name of one."""
+    return bool(argv) and argv[0] in SUBCOMMANDS
+
+
+def check_first_word(argv: Sequence[str]) -> None:
+    """Raise UnknownSubcommand for what looks like a mistyped subcommand rather than a question.
+
+    That is one word, or two, of which the first is almost a name.
+    """
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    if 0 < len(words) <= _MOST_WORDS:
+        near = difflib.get_close_matches(words[0], SUBCOMMANDS, n=1, cutoff=_ALMOST)
+        if near:
+            raise UnknownSubcommand(words, near[0])
 
 
 def run_subcommand(argv: Sequence[str]) -> int:
     """Run the subcommand that `argv[0]` names and return its exit status.
 
-    Raises UnknownSubcommand; what goes wrong in the command itself has become a line and a status.
+    What goes wrong in the command has become a line and a status.
     """
     name, *rest = argv
-    if name not in SUBCOMMANDS:
-        raise UnknownSubcommand(name)
     command = SUBCOMMANDS[name]
     module = importlib.import_module(command.module)
     program = f"niels-chat {name}"
-    parser = OneLineParser(prog=program, description=f"{command.summary.capitalize()}.", allow_abbrev=False)
+    parser = OneLineParser(
+        prog=program,
+        description=f"{command.summary.capitalize()}.",
+        allow_abbrev=False,
+        advice=f"to ask the model: niels-chat -p {shlex.quote(' '.join(argv))}",
+    )
     add_arguments = cast("Callable[[argparse.ArgumentParser], None]", module.add_arguments)
     run = cast("Callable[[argparse.Namespace], int]", module.run)
     add_arguments(parser)

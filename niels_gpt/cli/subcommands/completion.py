@@ -108,13 +108,23 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
             )
 
 
-_BASH_SESSIONS = """\
-_niels_chat_sessions() {
+_BASH_NAMES = """\
+_niels_chat_names() {
   local name
   while IFS= read -r name; do
     COMPREPLY+=("$(printf %q "$name")")
-  done < <(niels-chat sessions --names="$1" 2>/dev/null)
-}"""
+  done
+}
+_niels_chat_sessions() { _niels_chat_names < <(niels-chat sessions --names="$1" 2>/dev/null); }
+_niels_chat_personas() { _niels_chat_names < <(niels-chat config --personas 2>/dev/null | grep "^$1"); }"""
+_NAMED = {"--session": "sessions --names", "--persona": "config --personas"}
+"""Flags whose values are names, and the command that prints them."""
+
+
+def _named(flag: Flag) -> str | None:
+    """Return what the values of a flag are the names of, None where they are none: "sessions", "personas"."""
+    found = [name for name in flag.names if name in _NAMED]
+    return f"{found[0][2:]}s" if found else None
 
 
 def _how(program: Program, shell: str) -> str:
@@ -127,7 +137,7 @@ def _how(program: Program, shell: str) -> str:
 def _bash(program: Program) -> Iterator[str]:
     yield f"# {_how(program, 'bash')} >> ~/.bash_completion"
     if program.summaries:
-        yield _BASH_SESSIONS
+        yield _BASH_NAMES
     yield f"{program.function}() {{"
     yield '  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""'
     yield "  COMPREPLY=()"
@@ -142,8 +152,8 @@ def _bash(program: Program) -> Iterator[str]:
             if flag.values:
                 yield f"    {patterns})"
                 yield f'      COMPREPLY=($(compgen -W "{" ".join(flag.values)}" -- "$word")); return ;;'
-            elif "--session" in flag.names:
-                yield f'    {patterns}) _niels_chat_sessions "$word"; return ;;'
+            elif (named := _named(flag)) is not None:
+                yield f'    {patterns}) _niels_chat_{named} "$word"; return ;;'
             elif flag.takes_value:
                 yield f"    {patterns}) return ;;"
     yield "  esac"
@@ -164,10 +174,11 @@ def _zsh(program: Program) -> Iterator[str]:
     yield f"#compdef {program.name}"
     yield f"# {_how(program, 'zsh')} > ~/.zfunc/_{program.name}, with fpath+=~/.zfunc before compinit"
     if program.summaries:
-        yield "_niels_chat_sessions() {"
-        yield '  local -a names=("${(@f)$(niels-chat sessions --names 2>/dev/null)}")'
-        yield "  _describe session names"
-        yield "}"
+        for flag, command in _NAMED.items():
+            yield f"_niels_chat_{flag[2:]}s() {{"
+            yield f'  local -a names=("${{(@f)$(niels-chat {command} 2>/dev/null)}}")'
+            yield f"  _describe {flag[2:]} names"
+            yield "}"
     yield f"{program.function}() {{"
     if program.summaries:
         yield '  if (( CURRENT == 2 )) && [[ "$PREFIX" != -* ]]; then'
@@ -183,7 +194,8 @@ def _zsh(program: Program) -> Iterator[str]:
         yield f"    {name or '*'}) _arguments -S \\"
         for flag in program.flags[name]:
             for each in flag.names:
-                files = "_niels_chat_sessions" if each == "--session" else "_files"
+                named = _named(flag)
+                files = "_files" if named is None else f"_niels_chat_{named}"
                 value = f":value:({' '.join(flag.values)})" if flag.values else f":value:{files}"
                 meaning = flag.meaning.replace("[", "(").replace("]", ")").replace(":", " ")
                 yield f"      {_quoted(f'{each}[{meaning}]' + (value if flag.takes_value else ''))} \\"
@@ -209,8 +221,9 @@ def _fish(program: Program) -> Iterator[str]:
             names = " ".join(
                 f"-l {each[2:]}" if each.startswith("--") else f"-s {each[1:]}" for each in flag.names
             )
-            if "--session" in flag.names:
-                values = f" -xa {sessions}"
+            named = next((_NAMED[each] for each in flag.names if each in _NAMED), None)
+            if named is not None:
+                values = f" -xa {_quoted(f'(niels-chat {named} 2>/dev/null)')}"
             elif flag.values:
                 values = f" -xa {_quoted(' '.join(flag.values))}"
             else:

@@ -10,6 +10,7 @@ import argparse
 from niels_gpt.cli.config import config_file
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.options import add_configurable, found
+from niels_gpt.cli.personas import persona_names, personas_folder
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT
 from niels_gpt.conversation.settings import Value, show
@@ -22,6 +23,7 @@ _COLUMNS = (Column(title="KEY"), Column(title="VALUE"), Column(title="FROM"))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     helpers.add_json(parser)
+    parser.add_argument("--personas", action="store_true", help="print the names of the personas, one a line")
     add_configurable(parser)
 
 
@@ -34,6 +36,10 @@ def _shown(key: str, value: Value) -> Value:
 
 def run(flags: argparse.Namespace) -> int:
     """Print the values."""
+    if flags.personas:
+        for name in persona_names():
+            helpers.emit(name)
+        return OK
     everything = found(vars(flags))
     if flags.json:
         for key, each in everything.items():
@@ -42,6 +48,7 @@ def run(flags: argparse.Namespace) -> int:
         rows = [[key, _text(key, each.value), each.source] for key, each in everything.items()]
         print("\n".join(table(_COLUMNS, rows, width_of_output())))
     path = config_file()
+    helpers.remark(f"personas: {', '.join(persona_names()) or 'none'}, in {personas_folder()}")
     helpers.remark(f"configuration file: {path}" + ("" if path.is_file() else " (does not exist)"))
     return OK
 

@@ -34,6 +34,7 @@ _BY_SUFFIX = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("names", metavar="NAME", nargs="*", help="sessions")
+    helpers.add_latest(parser)
     parser.add_argument("--all", action="store_true", help="every session, archived ones too")
     parser.add_argument(
         "--format",
@@ -49,11 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Write the sessions."""
-    if bool(flags.names) == flags.all:
-        raise SessionTrouble("give the names of sessions, or --all")
+    if [bool(flags.names), flags.all, flags.latest].count(True) != 1:
+        raise SessionTrouble("give the names of sessions, -c for the one used last, or --all")
     with helpers.opened_store(flags) as store:
         # All names are looked up before anything is written.
         named = [store.session(name) for name in flags.names]
+        named += [helpers.latest_session(store)] if flags.latest else []
         chosen = store.sessions(archived=True) if flags.all else named
         archives = _Stored(store, [each.id for each in chosen])
         if flags.output == "-":

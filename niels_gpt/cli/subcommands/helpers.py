@@ -6,18 +6,23 @@ Imports the store only when it is opened, so that a wrong flag or `--help` costs
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from niels_gpt.cli.config import configured
 from niels_gpt.conversation.errors import LoadFailed, SessionTrouble
 from niels_gpt.paths import user_path
+from niels_gpt.program import as_started
 from niels_gpt.text.control_characters import harmless
 
 if TYPE_CHECKING:
-    from sessions import Store
+    from sessions import Session, Store
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +33,28 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:
-    """Add the name of a session."""
-    parser.add_argument("name", metavar="NAME", help="the session")
+    """Add the name of a session, and the flag for the one used last."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", metavar="NAME", nargs="?", help="the session")
+    add_latest(which)
+
+
+def add_latest(parser: argparse._ActionsContainer) -> None:
+    """Add `-c`, as the chat has it."""
+    parser.add_argument("-c", "--continue", dest="latest", action="store_true", help="the session used last")
+
+
+def chosen_session(flags: argparse.Namespace, store: Store) -> Session:
+    """Return the session that NAME or `-c` stands for. Raises StoreError, SessionTrouble."""
+    return store.session(flags.name) if flags.name is not None else latest_session(store)
+
+
+def latest_session(store: Store) -> Session:
+    """Return the session used last. Raises SessionTrouble where there is none."""
+    found = store.last_used()
+    if found is None:
+        raise SessionTrouble("there are no sessions yet")
+    return found
 
 
 def add_page(parser: argparse.ArgumentParser, what: str, *, limit: int | None) -> None:
@@ -99,6 +124,24 @@ def emit(text: str) -> None:
     sys.stdout.write(harmless(text) + "\n")
 
 
+def print_page(lines: Sequence[str]) -> None:
+    """Print lines that are safe to print; on a terminal that they do not fit on, in $PAGER or less."""
+    text = "\n".join(lines) + "\n"
+    pager = _pager() if sys.stdout.isatty() and len(lines) >= shutil.get_terminal_size().lines else None
+    if pager is None:
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    # Colours pass, and what is on the screen stays there.
+    environ = {**os.environ, "LESS": os.environ.get("LESS", "FRX")}
+    subprocess.run(pager, input=text.encode(errors="replace"), check=False, env=environ)  # noqa: S603 - the user's
+
+
+def _pager() -> list[str] | None:
+    words = shlex.split(os.environ.get("PAGER", "less"))
+    return words if words and words != ["cat"] and shutil.which(words[0]) is not None else None
+
+
 def emit_json(value: object) -> None:
     """Print one value as a JSON line."""
     sys.stdout.write(json_line(value) + "\n")
@@ -106,7 +149,7 @@ def emit_json(value: object) -> None:
 
 def remark(text: str) -> None:
     """Print a line that is not part of the result, on standard error."""
-    sys.stderr.write(harmless(text) + "\n")
+    sys.stderr.write(harmless(as_started(text)) + "\n")
 
 
 def confirmed(question: str) -> bool:

@@ -34,7 +34,7 @@ _BAR = 24
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("name", metavar="NAME", help="the session")
+    helpers.add_name(parser)
     helpers.add_store(parser)
     helpers.add_json(parser)
     add("--turn", type=int, metavar="N", help="only this turn, counted from 1")
@@ -68,15 +68,14 @@ def run(flags: argparse.Namespace) -> int:
     )
     chosen = {"turn": flags.turn, "every_branch": flags.every_branch, "batch": flags.batch}
     with helpers.opened_store(flags) as store, _Bar() as bar:
-        other = other_model(store, flags.name, options, open_model) if flags.ckpt is not None else None
+        name = helpers.chosen_session(flags, store).name
+        other = other_model(store, name, options, open_model) if flags.ckpt is not None else None
         if other is not None:
             with closing(other):
-                compared = asyncio.run(
-                    compare_session(store, flags.name, other, **chosen, on_progress=bar.show)
-                )
+                compared = asyncio.run(compare_session(store, name, other, **chosen, on_progress=bar.show))
             bar.hide()
             return _print_compared(compared, as_json=flags.json)
-        found = asyncio.run(replay(store, flags.name, options, open_model, **chosen, on_progress=bar.show))
+        found = asyncio.run(replay(store, name, options, open_model, **chosen, on_progress=bar.show))
         bar.hide()
         if flags.watch:
             _watch(found, speed=flags.speed)

@@ -56,7 +56,7 @@ def run(flags: argparse.Namespace) -> int:
         for each in shown:
             helpers.emit_json(each)
     elif shown:
-        print("\n".join(table(_COLUMNS, [_row(each) for each in shown], width_of_output())))
+        helpers.print_page(table(_COLUMNS, [_row(each) for each in shown], width_of_output()))
     elif not found:
         helpers.remark("there are no sessions here" if flags.offset else "there are no sessions yet")
     if len(found) > len(shown):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from niels_gpt.cli.exit_codes import DIVERGED, OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.terminal.message_tree import tree_lines
-from niels_gpt.terminal.render import BOLD, DIM
+from niels_gpt.terminal.render import ASKED, BOLD, DIM
 from niels_gpt.terminal.table import (
     counted,
     local_time,
@@ -41,7 +41,7 @@ def run(flags: argparse.Namespace) -> int:
     with helpers.opened_store(flags) as store:
         from sessions.formats.builder import path_of  # noqa: PLC0415 - heavy, as the store is
 
-        session = store.session(flags.name)
+        session = helpers.chosen_session(flags, store)
         archive = store.export_session(session.id)
         faults = store.verify(session.id).faults
     if faults:
@@ -55,13 +55,13 @@ def run(flags: argparse.Namespace) -> int:
         helpers.emit_json(archive if flags.tree else _only(archive, path))
         return status
     width = width_of_output()
-    lines = list(_heading(archive, width))
+    lines = list(_heading(archive, path, width))
     if flags.tree:
         on_path = {message.id for message in path}
         lines += ["", *tree_lines(archive.messages, on_path, archive.session.head_id, width)]
     else:
         lines += _transcript(path, width)
-    print("\n".join(lines))
+    helpers.print_page(lines)
     return status
 
 
@@ -72,12 +72,13 @@ def _only(archive: SessionArchive, path: Sequence[Message]) -> SessionArchive:
     return replace(archive, messages=tuple(path), generations=generations)
 
 
-def _heading(archive: SessionArchive, width: int) -> Iterator[str]:
+def _heading(archive: SessionArchive, path: Sequence[Message], width: int) -> Iterator[str]:
     session = archive.session
     yield from (styled(line, BOLD) for line in wrapped(one_line(session.name), width))
-    questions = sum(message.role == "user" for message in archive.messages)
+    questions = sum(message.role == "user" for message in path)
+    elsewhere = sum(message.role == "user" for message in archive.messages) - questions
     facts = [
-        counted(questions, "turn"),
+        counted(questions, "turn") + (f" (and {elsewhere} in other branches)" if elsewhere else ""),
         f"last used {local_time(session.last_used)}",
         f"begun {local_time(session.created)}",
         f"seed {session.seed}",
@@ -96,7 +97,7 @@ def _transcript(path: Sequence[Message], width: int) -> Iterator[str]:
         match message.role:
             case "user":
                 for number, line in enumerate(wrapped(text, width - 2)):
-                    yield ("  " if number else "> ") + line
+                    yield styled(("  " if number else "> ") + line, ASKED)
             case "system":
                 yield from (styled(line, DIM) for line in wrapped(f"(system) {text}", width))
             case "assistant":

@@ -15,7 +15,7 @@ from niels_gpt.terminal.table import counted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("name", metavar="NAME", help="the session")
+    helpers.add_name(parser)
     helpers.add_store(parser)
     helpers.add_json(parser)
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Print the digest of the session's path, and the faults of its whole tree."""
     with helpers.opened_store(flags) as store:
-        session = store.session(flags.name)
+        session = helpers.chosen_session(flags, store)
         found = store.verify(session.id)
     if flags.json:
         helpers.emit_json({"session": session.name, **asdict(found)})

@@ -68,7 +68,7 @@ def run(flags: argparse.Namespace) -> int:
         device=flags.device,
     )
     with helpers.opened_store(flags) as store:
-        session = store.session(flags.name)
+        session = helpers.chosen_session(flags, store)
         found = questions(store, session, every_branch=False)
         question = chosen_turns(found, len(found) if flags.turn is None else flags.turn)[0]
         generation = question.recorded.generation
