@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from niels_gpt.cli.exit_codes import USAGE
+from niels_gpt.program import report
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -60,7 +61,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line instead of the whole usage: the flag at fault is what the user needs to see."""
-        self.exit(USAGE, f"{self.prog}: {message} ({self.prog} --help lists every flag)\n")
+        report(self.prog, f"{message} ({self.prog} --help lists every flag)")
+        self.exit(USAGE)
 
 
 class VersionAction(argparse.Action):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -41,8 +42,17 @@ def words(pieces: list[Piece], kind: Kind) -> int:
     return sum(len(piece.text.split()) for piece in pieces if piece.kind == kind)
 
 
+def _touches(before: Piece, piece: Piece) -> bool:
+    return not before.text[-1:].isspace() and not piece.text[:1].isspace()
+
+
 def parts(pieces: list[Piece], *, styled: bool) -> list[tuple[str, str]]:
     """Return the pieces as texts with their styles: struck red and green, or `[-gone-]` and `{+new+}`."""
+    # What replaces the first words has no blank of its own before it.
+    pieces = [
+        Piece(kind=piece.kind, text=f" {piece.text}" if _touches(before, piece) else piece.text)
+        for before, piece in itertools.pairwise([Piece(kind="same", text=" "), *pieces])
+    ]
     if styled:
         styles = {"same": "", "gone": _RED, "new": _GREEN}
         return [(piece.text, styles[piece.kind]) for piece in pieces]

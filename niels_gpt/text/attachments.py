@@ -13,7 +13,7 @@ from pathlib import Path
 
 from niels_gpt.text.files import UnreadableTextError, read_text
 
-_MARKED = re.compile(r"\n*^--- (?P<name>[^\n]+) ---\n(?P<text>.*?)\n?^--- end of (?P=name) ---$", re.M | re.S)
+_MARKED = re.compile(r"\n*^--- (?P<name>[^\n]+) ---\n(?P<text>.*?\n)^--- end of (?P=name) ---$", re.M | re.S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ def with_attachments(message: str, attachments: Sequence[Attachment]) -> str:
     """Return a message followed by the texts, each between two lines with its name."""
     parts = [message] if message else []
     for each in attachments:
-        text = each.text.rstrip("\n")
-        parts.append(f"--- {each.name} ---\n{text}\n--- end of {each.name} ---")
+        text = each.text if each.text.endswith("\n") else f"{each.text}\n"
+        parts.append(f"--- {each.name} ---\n{text}--- end of {each.name} ---")
     return "\n\n".join(parts)
 
 

@@ -83,7 +83,7 @@ def test_read_attaches_a_file_to_the_next_message_alone(tmp_path: Path, scripted
     assert (fine, replies) == (True, "notes\nnothing\n")
     assert "with your next message: notes.txt (10 bytes)\n" in notices
     assert notices.count("(attached: notes.txt (10 bytes))\n") == 1
-    assert "> what is it?\n  [notes.txt (9 bytes)]\n" in notices
+    assert "> what is it?\n  [notes.txt (10 bytes)]\n" in notices
     assert asked(tmp_path, 1) == "what is it?\n\n--- notes.txt ---\nall of it\n--- end of notes.txt ---"
     assert asked(tmp_path, 3) == "and now?"
 
@@ -116,7 +116,7 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_folding_shows_names_and_sizes_and_nothing_else_changes(tmp_path: Path) -> None:
     (tmp_path / "x.md").write_text("--- y ---\nmore\n--- end of y ---\n" * 2, encoding="utf-8")
     whole = with_attachments("why?", [attach(tmp_path / "x.md")])
-    assert folded(whole) == "why?\n[x.md (63 bytes)]"
+    assert folded(whole) == "why?\n[x.md (64 bytes)]"
     assert folded("--- a ---\nno end") == "--- a ---\nno end"
 
 

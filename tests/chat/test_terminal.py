@@ -327,7 +327,7 @@ def test_in_a_shell_early_lines_suspension_paste_branches_personas_and_files(
         assert all(len(line) <= 60 for line in terminal.lines)
         terminal.type("\x0c/history\r")
         terminal.wait(lambda lines: "(system) Rhyme." in lines and lines[-2:] == ["(stopped)", ">"])
-        assert {"(system) Rhyme.", "> early line", "> sing", "  [notes.txt (17 bytes)]"} <= set(
+        assert {"(system) Rhyme.", "> early line", "> sing", "  [notes.txt (18 bytes)]"} <= set(
             terminal.lines
         )
         terminal.type(CTRL_D)
