@@ -10,7 +10,7 @@ _niels_chat_personas() { _niels_chat_names < <(niels-chat config --personas 2>/d
 _niels_chat() {
   local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command=""
   COMPREPLY=()
-  (( COMP_CWORD > 1 )) && case "${COMP_WORDS[1]}" in sessions|show|last|search|rename|delete|restore|export|import|replay|verify|why|models|backup|doctor|config|completion)
+  (( COMP_CWORD > 1 )) && case "${COMP_WORDS[1]}" in sessions|show|last|search|rename|delete|restore|export|import|replay|audit|verify|why|models|backup|doctor|config|completion)
     command="${COMP_WORDS[1]}" ;;
   esac
   case "$command $before" in
@@ -66,6 +66,16 @@ _niels_chat() {
     "replay --device")
       COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
     "replay --batch") return ;;
+    "audit --output"|"audit -o") return ;;
+    "audit --shard") return ;;
+    "audit --sample") return ;;
+    "audit --sample-key") return ;;
+    "audit --ckpt") return ;;
+    "audit --device")
+      COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
+    "audit --threads") return ;;
+    "audit --batch") return ;;
+    "audit --ray") return ;;
     "verify --store") return ;;
     "why --store") return ;;
     "why --turn") return ;;
@@ -104,7 +114,7 @@ _niels_chat() {
   esac
   case "$command" in
     "")
-      COMPREPLY+=($(compgen -W "-h --help --session -c --continue --pick -p --prompt -f --file --no-session --json --version --temperature --top-k --top-p --repetition-penalty --min-p --typical-p --frequency-penalty --presence-penalty --max-new-tokens --seed --keep-stopped --ckpt --store --system --device --weights --threads --markdown --no-markdown --vi --no-vi --quiet --no-quiet --greedy --persona --system-file --no-kv-cache sessions show last search rename delete restore export import replay verify why models backup doctor config completion" -- "$word")) ;;
+      COMPREPLY+=($(compgen -W "-h --help --session -c --continue --pick -p --prompt -f --file --no-session --json --version --temperature --top-k --top-p --repetition-penalty --min-p --typical-p --frequency-penalty --presence-penalty --max-new-tokens --seed --keep-stopped --ckpt --store --system --device --weights --threads --markdown --no-markdown --vi --no-vi --quiet --no-quiet --greedy --persona --system-file --no-kv-cache sessions show last search rename delete restore export import replay audit verify why models backup doctor config completion" -- "$word")) ;;
     sessions)
       COMPREPLY+=($(compgen -W "-h --help --store --json --limit --offset --archived --names" -- "$word")) ;;
     show)
@@ -131,6 +141,8 @@ _niels_chat() {
     replay)
       [[ "$word" == -* ]] || _niels_chat_sessions "$word"
       COMPREPLY+=($(compgen -W "-h --help -c --continue --store --json --turn --every-branch --watch --speed --ckpt --device --batch" -- "$word")) ;;
+    audit)
+      COMPREPLY+=($(compgen -W "-h --help --output -o --force --shard --merge --sample --sample-key --ckpt --device --threads --batch --ray" -- "$word")) ;;
     verify)
       [[ "$word" == -* ]] || _niels_chat_sessions "$word"
       COMPREPLY+=($(compgen -W "-h --help -c --continue --store --json" -- "$word")) ;;

@@ -14,6 +14,7 @@ _niels_generate() {
     " --system") return ;;
     " --output") return ;;
     " --shard") return ;;
+    " --ray") return ;;
     " --format")
       COMPREPLY=($(compgen -W "text jsonl" -- "$word")); return ;;
     " --temperature") return ;;
@@ -38,7 +39,7 @@ _niels_generate() {
   esac
   case "$command" in
     "")
-      COMPREPLY+=($(compgen -W "-h --help --model --checkpoint_path --interactive --prompt --prompts --input_format --prompt_tokens --num_return_sequences --num_samples --max_new_tokens --raw --chat --system --output --force --shard --merge --format --stream --temperature --top_k --top_p --min_p --typical_p --repetition_penalty --frequency_penalty --presence_penalty --eos_token_id --stop --ban --num_beams --length_penalty --seed --device --batch_size --threads --vocab_size" -- "$word")) ;;
+      COMPREPLY+=($(compgen -W "-h --help --model --checkpoint_path --interactive --prompt --prompts --input_format --prompt_tokens --num_return_sequences --num_samples --max_new_tokens --raw --chat --system --output --force --shard --merge --ray --format --stream --temperature --top_k --top_p --min_p --typical_p --repetition_penalty --frequency_penalty --presence_penalty --eos_token_id --stop --ban --num_beams --length_penalty --seed --device --batch_size --threads --vocab_size" -- "$word")) ;;
   esac
 }
 complete -o default -F _niels_generate niels-generate

@@ -15,6 +15,7 @@ complete -c niels-generate -n true -l output -r -d 'write here instead of to sta
 complete -c niels-generate -n true -l force -d 'replace an existing --output'
 complete -c niels-generate -n true -l shard -r -d 'do part I of N of --prompts, counted from 0, and write OUTPUT.I-of-N'
 complete -c niels-generate -n true -l merge -d 'join the outputs of all shards into --output; nothing is generated'
+complete -c niels-generate -n true -l ray -r -d 'run the shards on a Ray cluster and merge them'
 complete -c niels-generate -n true -l format -xa 'text jsonl' -d 'default: jsonl for an --output that ends so, else text'
 complete -c niels-generate -n true -l stream -d 'show the text as it is generated'
 complete -c niels-generate -n true -l temperature -r -d '0 is greedy'
