@@ -11,14 +11,14 @@ N sequences that draw, V vocabulary, T context window.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from niels_gpt.decoding.pacing import PrefillBudget, StepThreads
+from niels_gpt.decoding.pacing import StepThreads
 from niels_gpt.decoding.prefix_cache import PrefixCache, State
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
+from niels_gpt.decoding.row_decoder import RELEASED, RowBatch, RowDecoder, RowSequence
 from niels_gpt.decoding.sequence import SequenceState, row_multipliers
 from niels_gpt.kernels.barrier import release
 from niels_gpt.kernels.bdh_packing import PackedBDH
@@ -41,7 +41,6 @@ from niels_gpt.text.tokenizer import Tokenizer
 CALL_SECONDS = 0.001
 MOST_STEPS = 8
 CHUNK = 64
-RELEASED = -1  # the slot of a released sequence
 NO_STATE = State(np.zeros(0, np.float32), 0)
 PREFIX_CACHE_TOKENS = 8192
 LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 64 * 2**20, 512 * 2**20
@@ -49,64 +48,15 @@ LEAST_REUSED = 8  # copying the keys and values of fewer tokens costs as much as
 
 
 @dataclass(eq=False)
-class KernelSequence:
-    """A reply, its slot, and its keys and values."""
+class KernelSequence(RowSequence):
+    """A reply, and its keys and values."""
 
-    reply: SequenceState
-    slot: int
-    state: State
-    prompt: np.ndarray
-    """(tokens known before the first draw,) int32."""
-    read: int = 0
-    """Tokens whose keys and values are in the state, those of the step that runs included."""
-    committed: int = 0
-    """Tokens whose keys and values are in the state for certain: no step that failed wrote them."""
-    reused: int = 0
-    """How many of these came from the prefix cache."""
+    state: State = NO_STATE
     pinned: int | None = None
     """The argument of `PrefixCache.unpin`, once the state is in the prefix cache."""
-    draft: list[int] = field(default_factory=list)
-    """Expected next tokens; they are read ahead as a prompt is."""
-
-    @property
-    def unread(self) -> int:
-        """Tokens that the model has not seen: 1 for a running reply, more while the prompt is being read."""
-        return len(self.reply.ids) + len(self.draft) - self.read
-
-    def agreed(self, drawn: Sequence[int]) -> int:
-        """Return how many of these draws count: up to the first unexpected one, which ends the draft."""
-        for n, (token_id, expected) in enumerate(zip(drawn, self.draft, strict=False)):
-            if token_id != expected:
-                self.draft = []
-                return n + 1
-        self.draft = self.draft[len(drawn) :]
-        return len(drawn)
 
 
-@dataclass(eq=False)
-class _Batch:
-    """The rows of one step, as lists: a token each, with its position and its sequence's slot."""
-
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    wanted: list[int] = field(default_factory=list)
-    """The rows that are drawn from, and their sequences."""
-    drawing: list[KernelSequence] = field(default_factory=list)
-
-    def add(self, sequence: KernelSequence, count: int) -> None:
-        """Add the next `count` unread tokens; the sequence draws after its last one and after its draft's."""
-        reply_ids, first, row = sequence.reply.ids, sequence.read, len(self.ids)
-        sequence.read += count
-        self.ids += (reply_ids + sequence.draft if sequence.draft else reply_ids)[first : sequence.read]
-        self.positions += range(first, sequence.read)
-        self.slots += [sequence.slot] * count
-        for position in range(max(first, len(reply_ids) - 1), sequence.read):
-            self.wanted.append(row + position - first)
-            self.drawing.append(sequence)
-
-
-class KernelDecoder:
+class KernelDecoder(RowDecoder[KernelSequence]):
     """Decodes requests with a packed GPT on the CPU."""
 
     def __init__(
@@ -133,16 +83,10 @@ class KernelDecoder:
             DecoderError: The tokenizer does not fit, or a number is below 1.
 
         """
-        if tokenizer.vocab_size != model.shape.V:
-            raise DecoderError(
-                f"the tokenizer has {tokenizer.vocab_size} ids, expected the model's V={model.shape.V}"
-            )
-        if (prefill_chunk is not None and prefill_chunk < 1) or (threads is not None and threads < 1):
-            raise DecoderError(f"got {prefill_chunk=!r} and {threads=!r}, expected at least 1")
+        super().__init__(tokenizer, V=model.shape.V, prefill_chunk=prefill_chunk, usual_chunk=CHUNK)
+        if threads is not None and threads < 1:
+            raise DecoderError(f"got {threads=!r}, expected at least 1")
         self._model = model
-        self._tokenizer = tokenizer
-        self._chunk = prefill_chunk or CHUNK
-        self._prefill_budget = PrefillBudget(CHUNK) if prefill_chunk is None else None
         self._threads = StepThreads(threads if model.may_split else 1)
         self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._threads.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
@@ -187,7 +131,7 @@ class KernelDecoder:
         for flags, ids in ((slots.banned, request.banned_ids), (slots.stops, request.stop_ids)):
             flags[slot] = False
             flags[slot, list(ids)] = True
-        sequence = KernelSequence(reply, slot, state, np.array(reply.ids, np.int32))
+        sequence = KernelSequence(reply, slot, np.array(reply.ids, np.int32), state=state)
         if request.use_cache and self.reads_drafts:
             sequence.draft = list(request.draft_ids[: new_tokens - 1])
         self._reuse(sequence)
@@ -208,57 +152,13 @@ class KernelDecoder:
         """End the threads that share steps."""
         self._threads.close()
 
-    def advance(self, sequences: Sequence[KernelSequence]) -> list[Step]:
-        """Run one step or more for each sequence, in order; none may have finished or failed before."""
-        if not sequences:
-            return []
-        batch, shares = _Batch(), self._shares(sequences)
-        for sequence in sequences:
-            if not sequence.reply.request.use_cache:
-                sequence.read = 0  # read everything again
-            batch.add(sequence, shares.get(sequence, sequence.unread))
-        results = self._run(batch)
-        for sequence in sequences:
-            sequence.committed = sequence.read
-        if self._prefix_cache is not None:
-            for sequence in shares:
-                if sequence.committed >= len(sequence.prompt):
-                    sequence.pinned = self._prefix_cache.pin(sequence.prompt, sequence.state)
-        return [results.get(sequence, Step()) for sequence in sequences]
-
-    def _shares(self, sequences: Sequence[KernelSequence]) -> dict[KernelSequence, int]:
-        """Return how many tokens of this step's chunk each prompt in prefill gets.
-
-        Half of the chunk is for the prompt that came first, so that none starves; the rest goes to those with
-        the least left, so that a short prompt never waits until a long one has been read.
-        """
-        reading = [s for s in sequences if s.reply.request.use_cache and s.unread > 1]
-        shares, budget = dict.fromkeys(reading, 0), self._chunk
-        if self._prefill_budget is not None and len(sequences) > 1:
-            budget = self._prefill_budget.shared
-        if self._prefill_budget is not None and len(reading) == len(sequences) == 1:
-            self._reuse(reading[0])
-            budget = self._prefill_budget.next(reading[0].unread)
-
-        def give(sequence: KernelSequence, most: int) -> int:
-            self._reuse(sequence)  # other sequences may have read it since this one was admitted
-            share = min(self._readable(sequence) - shares[sequence], most)
-            shares[sequence] += share
-            return share
-
-        if len(reading) > 1:
-            budget -= give(reading[0], -(-budget // 2))
-        for sequence in sorted(reading, key=lambda s: s.unread - shares[s]):
-            if budget == 0:
-                break
-            budget -= give(sequence, budget)
-        return shares
-
-    def _readable(self, sequence: KernelSequence) -> int:
-        """Return how many unread tokens can be read now: of a draft as many as there are draws for."""
+    def _draws_left(self, sequence: KernelSequence) -> int:
         used = self._slots.used[sequence.slot]
-        draws = UNIFORMS - (0 if used == UNIFORMS else int(used))
-        return min(sequence.unread, len(sequence.reply.ids) - 1 + draws - sequence.read)
+        return UNIFORMS - (0 if used == UNIFORMS else int(used))
+
+    def _offer_prompt(self, sequence: KernelSequence) -> None:
+        if self._prefix_cache is not None:
+            sequence.pinned = self._prefix_cache.pin(sequence.prompt, sequence.state)
 
     def _reuse(self, sequence: KernelSequence) -> None:
         """Copy the longest cached prefix of the prompt, except the last token, whose logits are needed."""
@@ -272,7 +172,7 @@ class KernelDecoder:
             sequence.reused += length - sequence.read
             sequence.read = sequence.committed = length
 
-    def _run(self, batch: _Batch) -> dict[KernelSequence, Step]:
+    def _run(self, batch: RowBatch[KernelSequence]) -> dict[KernelSequence, Step]:
         slots, drawing = self._slots, np.array([sequence.slot for sequence in batch.drawing], np.int64)
         for sequence in batch.drawing:
             self._refill(sequence)
@@ -285,8 +185,7 @@ class KernelDecoder:
         )
         slots.position[drawing] = rows.positions[batch.wanted]
         steps = 1
-        if len(batch.ids) == len(batch.drawing) and not any(each.draft for each in batch.drawing):
-            # No sequence reads a prompt or a draft.
+        if batch.only_draws:
             steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
         done = self._share(

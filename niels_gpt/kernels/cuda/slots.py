@@ -24,7 +24,6 @@ SCRATCH = {"scaled": 4, "weights": 4, "ids": 4, "sums": 8, "keys": 8}
 """Bytes that a draw needs for each id, see `Scratch` in sampler.cu."""
 MOST_BLOCKS = 256
 """Draws that run side by side; more wait."""
-LARGE_V = 8192
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class DeviceSlots:
         self._places = {name: driver.allocate(array.nbytes) for name, array in fields.items()}
         self._table = self._uploaded(np.array(list(self._places.values()), np.uint64))
         self._blocks = min(count, MOST_BLOCKS)
+        self._threads = 128 if V <= 1024 else 256 if V <= 8192 else 1024
         self._scratch = [driver.allocate(self._blocks * row * size) for size in SCRATCH.values()]
 
     @staticmethod
@@ -127,7 +127,7 @@ class DeviceSlots:
         i32 = np.int32
         numbers = (i32(draws.sequences), i32(draws.rows), i32(feed))
         self._driver.launch(
-            "sample", (min(draws.sequences, self._blocks), 1), 1024 if self._V > LARGE_V else 256,
+            "sample", (min(draws.sequences, self._blocks), 1), self._threads,
             (logits, i32(self._row), i32(self._V), multipliers, self._table, draws.slots, draws.first,
              draws.wanted, ids, positions, draws.steps, *numbers, *self._scratch, draws.ids, draws.margins,
              draws.sums),

@@ -17,7 +17,6 @@
 #include <cstdlib>
 #include <tuple>
 #include <utility>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -31,29 +30,47 @@
 struct Dim { int x, y, z; };
 struct alignas(16) float4 { float x, y, z, w; };
 enum Wait { RUNNING, AT_BLOCK, AT_WARP, ENDED };
-struct Fiber { jmp_buf at; ucontext_t first; std::vector<char> stack; Wait wait; };
+constexpr int MOST = 1024, STACK = (1 << 14) + 192;  // not a power of two: stacks share no sets of the cache
+struct Fiber { jmp_buf at; char* stack; };
 static struct {
   Dim thread, block, threads, blocks;
   alignas(256) char dynamic[1 << 18];
-  std::vector<Fiber> fibers;
+  Fiber fibers[MOST];
+  Wait wait[MOST];
+  int queue[MOST], head, tail;  // fibers that can run
   jmp_buf scheduler;
-  ucontext_t entry;
   int current;
-  uint64_t slots[2][1024];  // what warp operations exchange, in two places by turns
-  unsigned turn[1024];
+  uint64_t slots[2][MOST];  // what warp operations exchange, in two places by turns
+  unsigned turn[MOST];
   void (*call)(void**);
   void** arguments;
-  int descending;
+  int descending, shared;
 } shim;
 #define threadIdx shim.thread
 #define blockIdx shim.block
 #define blockDim shim.threads
 #define gridDim shim.blocks
 
-inline void shim_wait(Wait wait) {
-  Fiber& own = shim.fibers[shim.current];
-  own.wait = wait;
-  if (!_setjmp(own.at)) _longjmp(shim.scheduler, 1);
+static void shim_thread();
+// Go on with the next fiber of the queue, or with the scheduler.
+[[noreturn]] static void shim_next() {
+  if (shim.head == shim.tail) _longjmp(shim.scheduler, 1);
+  int i = shim.current = shim.queue[shim.head++];
+  Fiber& next = shim.fibers[i];
+  shim.thread = {i, 0, 0};
+  shim.wait[i] = RUNNING;
+  if (next.stack) _longjmp(next.at, 1);
+  next.stack = (char*)malloc(STACK);
+  ucontext_t first;
+  getcontext(&first);
+  first.uc_stack.ss_sp = next.stack, first.uc_stack.ss_size = STACK, first.uc_link = nullptr;
+  makecontext(&first, shim_thread, 0);
+  setcontext(&first);
+  abort();
+}
+static void shim_wait(Wait wait) {
+  shim.wait[shim.current] = wait;
+  if (!_setjmp(shim.fibers[shim.current].at)) shim_next();
 }
 static void shim_thread() {
   for (;;) {
@@ -61,49 +78,37 @@ static void shim_thread() {
     shim_wait(ENDED);
   }
 }
-static void shim_resume(int i) {
-  Fiber& next = shim.fibers[i];
-  shim.current = i;
-  shim.thread = {i, 0, 0};
-  next.wait = RUNNING;
-  if (_setjmp(shim.scheduler)) return;
-  if (!next.stack.empty()) _longjmp(next.at, 1);
-  next.stack.resize(1 << 16);
-  getcontext(&next.first);
-  next.first.uc_stack.ss_sp = next.stack.data();
-  next.first.uc_stack.ss_size = next.stack.size();
-  next.first.uc_link = nullptr;
-  makecontext(&next.first, shim_thread, 0);
-  swapcontext(&shim.entry, &next.first);
+// Run the fibers from `first` to `last` - 1 if all of them wait there; return whether they did.
+static bool shim_run_all(int first, int last, Wait from) {
+  for (int i = first; i < last; i++)
+    if (shim.wait[i] != from) return false;
+  shim.head = shim.tail = 0;
+  for (int i = first; i < last; i++) shim.queue[shim.tail++] = shim.descending ? last - 1 - (i - first) : i;
+  if (!_setjmp(shim.scheduler)) shim_next();
+  return true;
 }
-// Run one block to its end; return 0, or 1 if its threads wait for each other for ever.
+// Run one block to its end; return 0, or 1 if its threads wait for each other permanently.
 static int shim_block() {
   int count = shim.threads.x;
-  if ((int)shim.fibers.size() < count) shim.fibers.resize(1024);
-  memset(shim.dynamic, 0xff, sizeof shim.dynamic / 4);  // NaN, as nothing may rely on what is there
+  memset(shim.dynamic, 0xff, shim.shared);  // NaN, as nothing may rely on what is there
   memset(shim.turn, 0, sizeof shim.turn);
-  auto run = [&](int first, int last, Wait from) {  // those that wait there, if all do; whether any did
-    for (int i = first; i < last; i++)
-      if (shim.fibers[i].wait != from) return false;
-    for (int i = first; i < last; i++) shim_resume(shim.descending ? last - 1 - (i - first) : i);
-    return true;
-  };
-  for (int i = 0; i < count; i++) shim_resume(shim.descending ? count - 1 - i : i);
+  std::fill_n(shim.wait, count, ENDED);
+  shim_run_all(0, count, ENDED);
   for (;;) {
     bool moved = false;
     for (int i = 0; i < count; i += 32)
-      while (run(i, std::min(i + 32, count), AT_WARP)) moved = true;
-    moved |= run(0, count, AT_BLOCK);
-    if (std::all_of(&shim.fibers[0], &shim.fibers[0] + count, [](Fiber& f) { return f.wait == ENDED; })) return 0;
-    if (!moved) return 1;
+      while (shim_run_all(i, std::min(i + 32, count), AT_WARP)) moved = true;
+    moved |= shim_run_all(0, count, AT_BLOCK);
+    if (moved) continue;
+    return std::count(shim.wait, shim.wait + count, ENDED) != count;
   }
 }
 template <class... A, size_t... I>
 void shim_apply(void (*kernel)(A...), void** a, std::index_sequence<I...>) { kernel(*(std::decay_t<A>*)a[I]...); }
 template <class... A>
 void shim_apply(void (*kernel)(A...), void** a) { shim_apply(kernel, a, std::index_sequence_for<A...>()); }
-static int shim_launch(void (*call)(void**), void** arguments, int gx, int gy, int threads, int descending) {
-  shim.call = call, shim.arguments = arguments, shim.descending = descending;
+static int shim_launch(void (*call)(void**), void** arguments, int gx, int gy, int threads, int shared, int descending) {
+  shim.call = call, shim.arguments = arguments, shim.shared = shared, shim.descending = descending;
   shim.blocks = {gx, gy, 1}, shim.threads = {threads, 1, 1};
   for (int y = 0; y < gy; y++)
     for (int x = 0; x < gx; x++) {

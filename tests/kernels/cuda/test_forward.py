@@ -10,12 +10,12 @@ from niels_gpt.kernels.cuda import model as cuda_model
 from niels_gpt.kernels.cuda.model import PAGE, CudaModel, Pages, Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_state
 from niels_gpt.model.weights import Weight
-from tests.kernels.cuda.shim import COMPILER, Edit, HostDriver
+from tests.kernels.cuda.shim import Edit, HostDriver, needs_compiler
 from tests.kernels.golden import CONFIGS, state_of
 from tests.kernels.models import read_in
 from tests.kernels.test_forms import FORMS, ids_of, packed, weights_of
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the GPU's kernels with")
+pytestmark = needs_compiler
 
 
 def read_on_gpu(driver: HostDriver, model: PackedModel, ids: list[int], portions: list[int]) -> np.ndarray:

@@ -8,9 +8,9 @@ import pytest
 from niels_gpt.kernels.gpt import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU, activate
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.row_ops import cap_row
-from tests.kernels.cuda.shim import COMPILER, HostDriver
+from tests.kernels.cuda.shim import HostDriver, needs_compiler
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the GPU's kernels with")
+pytestmark = needs_compiler
 
 # Numbers of every size and both signs, subnormal ones, zeros, infinities.
 GRID = np.arange(0, 2**32, 65521, dtype=np.uint64).astype(np.uint32).view(np.float32)

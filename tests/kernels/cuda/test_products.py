@@ -19,9 +19,9 @@ from niels_gpt.kernels.linear import (
     pack_int8,
     padded,
 )
-from tests.kernels.cuda.shim import COMPILER, Edit, HostDriver
+from tests.kernels.cuda.shim import Edit, HostDriver, needs_compiler
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the GPU's kernels with")
+pytestmark = needs_compiler
 
 KINDS = {"float32": FLOAT32, "int8": INT8, "bf16": BF16, "f16": F16}
 ROWS = {"few_1": (1,), "few_8": (2, 8), "some_32": (9, 33), "some_64": (65,), "many": (129,)}

@@ -13,9 +13,9 @@ from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.sampler import NON_FINITE, NOTHING_LEFT, OVERFLOW, new_settings, sample, set_slot
 from niels_gpt.sampling import Sampling
-from tests.kernels.cuda.shim import COMPILER, HostDriver
+from tests.kernels.cuda.shim import HostDriver, needs_compiler
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to run the GPU's kernels with")
+pytestmark = needs_compiler
 
 PLAIN = Sampling(temperature=1.0, top_k=None)
 SAMPLINGS = {
