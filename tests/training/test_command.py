@@ -139,7 +139,14 @@ def test_metrics_that_cannot_be_written_end_the_run_after_it_is_saved(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
-def test_a_closed_terminal_saves(config_file: ConfigFile, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("handler", "status", "steps"),
+    [(signal.SIG_DFL, 129, 1), (signal.SIG_IGN, 0, 4)],
+    ids=["closed", "nohup"],
+)
+def test_a_closed_terminal_saves_unless_that_signal_is_ignored(
+    config_file: ConfigFile, tmp_path: Path, handler: signal.Handlers, status: int, steps: int
+) -> None:
     stepped = LineProgress.stepped
 
     def hang_up(self: LineProgress, report: StepReport) -> None:
@@ -148,11 +155,15 @@ def test_a_closed_terminal_saves(config_file: ConfigFile, tmp_path: Path) -> Non
             signal.raise_signal(signal.SIGHUP)
 
     out = tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(LineProgress, "stepped", hang_up)
-        assert main(["--config", str(config_file()), "--out", str(out)]) == 129
-    assert load_checkpoint(out / "latest.pt", device="cpu")["step"] == 1
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(LineProgress, "stepped", hang_up)
+            assert main(["--config", str(config_file()), "--out", str(out)]) == status
+        assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert load_checkpoint(out / "latest.pt", device="cpu")["step"] == steps
 
 
 def test_a_folder_of_another_run_is_refused_and_replaced_only_by_force(
