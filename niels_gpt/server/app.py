@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine import Engine
 from niels_gpt.conversation.settings import Settings
-from niels_gpt.server import native_api, openai_api
+from niels_gpt.server import native_api, native_turns, openai_api
 from niels_gpt.server.errors import HANDLERS
 from niels_gpt.server.guard import Guard
 from niels_gpt.server.metrics import Metrics
@@ -118,6 +118,7 @@ def make_app(
     )
     app.include_router(openai_api.router)
     app.include_router(native_api.router, prefix="/api")
+    app.include_router(native_turns.router, prefix="/api")
     _add_own(app)
     app.add_middleware(_SecurityHeaders)
     if options.allowed_origins:

@@ -1,4 +1,4 @@
-"""The native surface: sessions, their trees, turns, replies, files, replays and explanations.
+"""The native surface: sessions, their trees, files, replays and explanations; `native_turns` has the rest.
 
 Everything works on the store that the terminal uses too. A session that another program moves meanwhile, or
 that waits for a reply, is refused with 409 and left as it is.
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
 
@@ -24,16 +24,8 @@ from niels_gpt.conversation.settings import SETTINGS, Settings, show
 from niels_gpt.server import judging
 from niels_gpt.server.errors import ApiError
 from niels_gpt.server.event_stream import EventStream, Frames
-from niels_gpt.server.forms import ReplyInfo
-from niels_gpt.server.openai_api import continued, event_id
-from niels_gpt.server.replies import Choice, Reply
 from niels_gpt.server.requests import (
-    EditRequest,
-    ForkRequest,
-    HeadRequest,
     NewSession,
-    NewTurn,
-    RetryRequest,
     SessionChange,
 )
 from niels_gpt.server.state import ServerState, state_of
@@ -41,7 +33,6 @@ from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import (
     Generation,
     Message,
-    ReplyPending,
     Session,
     SessionArchive,
     SessionExists,
@@ -53,7 +44,6 @@ from sessions.formats import FORMATS, WRITABLE, Limits, Source, read_sessions, w
 router = APIRouter()
 State = Annotated[ServerState, Depends(state_of)]
 SessionId = Annotated[int, InPath(ge=0, lt=2**63)]
-ReplyId = Annotated[str, InPath(max_length=100)]
 Limit = Annotated[int, Query(ge=0, le=1000)]
 Offset = Annotated[int, Query(ge=0, lt=2**31)]
 
@@ -154,7 +144,7 @@ async def create_session(body: NewSession, state: State) -> dict[str, Any]:
             if body.name is not None:
                 raise
         else:
-            return await _view(state, session.id)
+            return await view(state, session.id)
     raise AssertionError("the names never end")
 
 
@@ -191,10 +181,11 @@ def _as_text(value: object) -> str:
 @router.get("/sessions/{session_id}")
 async def get_session(session_id: SessionId, state: State) -> dict[str, Any]:
     """Return a session, the messages of its path, and the reply that it waits for."""
-    return await _view(state, session_id)
+    return await view(state, session_id)
 
 
-async def _view(state: ServerState, session_id: int) -> dict[str, Any]:
+async def view(state: ServerState, session_id: int) -> dict[str, Any]:
+    """Return a session as clients see it."""
     # The pending reply first: if there is none, what follows holds every reply.
     pending = await state.replies.call(state.store.pending, session_id)
     session = await state.replies.call(state.store.session_by_id, session_id)
@@ -261,7 +252,7 @@ async def change_session(session_id: SessionId, body: SessionChange, state: Stat
     session = await call(store.session_by_id, session_id)
     settings = None
     if body.settings or body.seed is not None:
-        settings = _changed(_settings_of(session), body.settings or {}, body.seed)
+        settings = _changed(settings_of(session), body.settings or {}, body.seed)
     if body.name is not None and body.name != session.name:
         session = await call(store.rename, session_id, body.name)
     if settings is not None:
@@ -272,230 +263,15 @@ async def change_session(session_id: SessionId, body: SessionChange, state: Stat
         session = await call(store.set_system, session_id, body.system, expected_head=session.head_id)
     if body.archived is not None:
         session = await call(store.archive, session_id, body.archived)
-    return await _view(state, session.id)
+    return await view(state, session.id)
 
 
-def _settings_of(session: Session) -> Settings:
+def settings_of(session: Session) -> Settings:
+    """Return a session's settings. Raises ApiError if they are damaged."""
     try:
         return Settings.from_stored(session.settings, seed=session.seed)
     except ValueError as error:
         raise ApiError(409, f"the session's settings are damaged: {error}") from error
-
-
-@router.post("/sessions/{session_id}/turns", status_code=202)
-async def create_turn(session_id: SessionId, body: NewTurn, state: State) -> dict[str, Any]:
-    """Send a message; its reply is followed at `/api/replies/ID/events`."""
-    session = await _ready(state, session_id)
-    if body.expected_head is not None and body.expected_head != session.head_id:
-        raise ApiError(409, "another program continued this session; read it again", code="head_moved")
-    return await _send(state, session, body.content)
-
-
-async def _ready(state: ServerState, session_id: int) -> Session:
-    """Return a session that waits for no reply; one that was interrupted is finished first."""
-    pending = await state.replies.call(state.store.pending, session_id)
-    if pending is not None:
-        reply_id = str(pending.generation.id)
-        if state.replies.is_running(reply_id):
-            raise ReplyPending(
-                pending.session.name,
-                generation_id=pending.generation.id,
-                since=f"{pending.generation.created:%F %T} UTC",
-            )
-        reply = await state.replies.find(reply_id)
-        await reply.ended.wait()
-    return await state.replies.call(state.store.session_by_id, session_id)
-
-
-async def _send(state: ServerState, session: Session, content: str) -> dict[str, Any]:
-    path = await state.replies.call(state.store.path, session.id)
-    settings = _settings_of(session)
-    plan = state.planner.plan(path, content, settings)
-    state.replies.check_room(1)
-    begun = await state.replies.call(
-        state.store.begin_turn,
-        session.id,
-        content=content,
-        expected_head=session.head_id,
-        generation=plan.generation,
-    )
-    return _begun(await _start(state, begun, plan.request, settings.seed), begun)
-
-
-async def _start(state: ServerState, turn: Turn, request: Any, seed: int) -> Reply:
-    generation = turn.generation
-    heading = ReplyInfo(
-        id=str(generation.id),
-        form="native",
-        created=int(generation.created.timestamp()),
-        model=state.model_id,
-        fingerprint=state.planner.fingerprint,
-    )
-    return await state.replies.begin(heading, [Choice(request=request, turn=turn, seed=seed)])
-
-
-def _begun(reply: Reply, turn: Turn) -> dict[str, Any]:
-    return {
-        "reply": reply.info.id,
-        "session": turn.session.id,
-        "name": turn.session.name,
-        "user": turn.user.id,
-        "events": f"/api/replies/{reply.info.id}/events",
-    }
-
-
-async def _again(
-    state: ServerState,
-    session: Session,
-    user: Message,
-    *,
-    attempt: int,
-    session_seed: int,
-    forced_ids: tuple[int, ...] = (),
-) -> dict[str, Any]:
-    """Ask for another reply to a message of the session's path."""
-    path = await state.replies.call(state.store.path_to, user.id)
-    settings = _settings_of(session)
-    plan = state.planner.plan(
-        path[:-1],
-        user.content,
-        settings,
-        attempt=attempt,
-        session_seed=session_seed,
-        forced_ids=forced_ids,
-    )
-    state.replies.check_room(1)
-    turn = await state.replies.call(
-        state.store.begin_retry,
-        session.id,
-        user_message_id=user.id,
-        generation=plan.generation,
-        expected_head=session.head_id,
-    )
-    return _begun(await _start(state, turn, plan.request, session_seed), turn)
-
-
-async def _next_attempt(state: ServerState, session: Session, user: Message) -> int:
-    made = await state.replies.call(state.store.generations, session.id)
-    shared = await state.replies.call(state.store.recorded_turns, session.id, every_branch=True)
-    known = [*made, *(turn.generation for turn in shared)]
-    return max((each.attempt for each in known if each.user_message_id == user.id), default=-1) + 1
-
-
-@router.post("/sessions/{session_id}/retry", status_code=202)
-async def retry(session_id: SessionId, body: RetryRequest, state: State) -> dict[str, Any]:
-    """Ask for another reply to the last user message of the path, or to the one that is named."""
-    session = await _ready(state, session_id)
-    path = await state.replies.call(state.store.path, session.id)
-    asked = [each for each in path if each.role == "user" and body.message in {None, each.id}]
-    if not asked:
-        raise ApiError(404, "the session's path has no such user message", param="message")
-    user = asked[-1]
-    attempt = await _next_attempt(state, session, user)
-    return await _again(state, session, user, attempt=attempt, session_seed=session.seed)
-
-
-@router.post("/sessions/{session_id}/edit", status_code=202)
-async def edit(session_id: SessionId, body: EditRequest, state: State) -> dict[str, Any]:
-    """Send another text in place of a user message; the old one stays in the tree."""
-    session = await _ready(state, session_id)
-    path = await state.replies.call(state.store.path, session.id)
-    user = next((each for each in path if each.id == body.message and each.role == "user"), None)
-    if user is None:
-        raise ApiError(404, "the session's path has no such user message", param="message")
-    moved = await state.replies.call(
-        state.store.move_head, session.id, to=user.parent_id, expected_head=session.head_id
-    )
-    return await _send(state, moved, body.content)
-
-
-@router.post("/sessions/{session_id}/head")
-async def move_head(session_id: SessionId, body: HeadRequest, state: State) -> dict[str, Any]:
-    """Continue from another message of the tree; nothing is lost."""
-    session = await _ready(state, session_id)
-    moved = await state.replies.call(
-        state.store.move_head, session.id, to=body.message, expected_head=session.head_id
-    )
-    return await _view(state, moved.id)
-
-
-@router.post("/sessions/{session_id}/fork", status_code=201)
-async def fork(session_id: SessionId, body: ForkRequest, state: State) -> dict[str, Any]:
-    """Fork after a message, or inside of a reply: its first `keep` tokens, then another continuation."""
-    session = await state.replies.call(state.store.session_by_id, session_id)
-    if body.reply is None:
-        forked = await _fork(state, session, body.name, at=body.at, seed=body.seed)
-        return {"session": forked.id, "name": forked.name, "reply": None}
-    turns = await state.replies.call(state.store.recorded_turns, session.id, every_branch=True)
-    turn = next((each for each in turns if each.generation.id == body.reply), None)
-    if turn is None:
-        raise ApiError(404, "the session's tree has no such reply", param="reply")
-    ids, keep = turn.reply.token_ids or (), body.keep or 0
-    most = len(ids) - (turn.generation.finish_reason == "stop")
-    if keep > most:
-        raise ApiError(400, f"the reply has {most} tokens before its end, cannot keep {keep}", param="keep")
-    forced_ids = ids[:keep] + (() if body.token is None else (body.token,))
-    if not set(forced_ids).isdisjoint(state.model.template.stop_ids):
-        raise ApiError(400, "this token ends the reply, so nothing is left to generate", param="token")
-    seed = session.seed if body.seed is None else body.seed
-    if body.token is not None:
-        attempt = turn.generation.attempt  # with the old draws behind the other token
-    elif body.seed is not None:
-        attempt = 0
-    else:
-        attempt = await _next_attempt(state, session, turn.user)
-    path = await state.replies.call(state.store.path_to, turn.user.id)
-    # Before the fork: what cannot be generated leaves no session behind.
-    settings = _settings_of(session)
-    state.planner.plan(
-        path[:-1], turn.user.content, settings, attempt=attempt, session_seed=seed, forced_ids=forced_ids
-    )
-    forked = await _fork(state, session, body.name, at=turn.user.id, seed=body.seed)
-    return await _again(state, forked, turn.user, attempt=attempt, session_seed=seed, forced_ids=forced_ids)
-
-
-async def _fork(
-    state: ServerState, session: Session, name: str | None, *, at: int | None, seed: int | None
-) -> Session:
-    numbered = (f"{session.name}-{number}" for number in itertools.count(1))
-    for tried in [name] if name is not None else numbered:
-        try:
-            return await state.replies.call(state.store.fork, session.id, name=tried, at=at, seed=seed)
-        except SessionExists:
-            if name is not None:
-                raise
-    raise AssertionError("the names never end")
-
-
-@router.get("/replies/{reply_id}")
-async def get_reply(reply_id: ReplyId, state: State) -> dict[str, Any]:
-    """Return what there is of a reply, whole or not."""
-    reply = await state.replies.find(reply_id)
-    if reply.failure is not None:
-        raise reply.failure
-    return {**reply.form.body(reply.outcomes), "whole": reply.whole, "events": len(reply.frames)}
-
-
-@router.get("/replies/{reply_id}/events")
-async def reply_events(
-    reply_id: ReplyId,
-    state: State,
-    after: Annotated[int, Query(ge=-1, lt=2**31)] = -1,
-    last_event_id: Annotated[str | None, Header(alias="last-event-id")] = None,
-) -> Response:
-    """Stream a reply's events from the beginning, or behind the number `after` or Last-Event-ID."""
-    if last_event_id is not None:
-        after = event_id(last_event_id)[1]
-    return await continued(state, reply_id, after)
-
-
-@router.delete("/replies/{reply_id}")
-async def stop_reply(reply_id: ReplyId, state: State) -> dict[str, Any]:
-    """Stop a reply; what was said until then stays stored."""
-    reply = await state.replies.find(reply_id)
-    reply.cancel()
-    await reply.ended.wait()
-    return {"reply": reply_id, "reasons": [outcome.reason for outcome in reply.outcomes]}
 
 
 @router.get("/sessions/{session_id}/export")

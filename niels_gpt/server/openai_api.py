@@ -7,26 +7,28 @@ no conversation and is not stored.
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio
-import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.types import Receive
 
 from niels_gpt.conversation.context import TextMessage
-from niels_gpt.conversation.planning import Plan
-from niels_gpt.conversation.settings import Settings
+from niels_gpt.server.answers import (
+    answer,
+    begin,
+    choices_of,
+    continued,
+    event_id,
+    info_of,
+    loose_choices,
+    new_id,
+)
 from niels_gpt.server.errors import ApiError
-from niels_gpt.server.event_stream import EventStream
-from niels_gpt.server.forms import CompletionForm, EchoedPrompt, Outcome, ReplyInfo
+from niels_gpt.server.forms import Outcome
 from niels_gpt.server.logprobs import TokenLogprobs
-from niels_gpt.server.replies import Asked, Choice, Reply, choice_names
+from niels_gpt.server.openai_forms import CompletionForm, EchoedPrompt
+from niels_gpt.server.reply import Asked
 from niels_gpt.server.requests import (
     ChatMessage,
     ChatRequest,
@@ -39,7 +41,7 @@ from niels_gpt.server.state import ServerState, state_of
 from sessions import Message, SessionNotFound
 
 if TYPE_CHECKING:
-    from niels_gpt.decoding.request import GenerationRequest
+    pass
 
 router = APIRouter()
 State = Annotated[ServerState, Depends(state_of)]
@@ -47,11 +49,6 @@ LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 
 _DEFAULT_COMPLETION = 16  # tokens, as OpenAI documents
 _MOST_RUNS = 1024  # choices of one request
-
-
-def new_id(prefix: str) -> str:
-    """Return an id that nothing else has."""
-    return prefix + secrets.token_hex(12)
 
 
 @router.get("/v1/models")
@@ -110,120 +107,9 @@ async def create_chat_completion(
         for attempt in range(count)
     ]
     reply_id = new_id("chatcmpl-")
-    choices = await _chosen(state, reply_id, messages, settings, plans, stored=body.store is not False)
-    reply = await _begin(state, reply_id, asked, choices)
-    return await _answer(reply, request, stream=bool(body.stream))
-
-
-async def _chosen(
-    state: ServerState,
-    reply_id: str,
-    messages: Sequence[tuple[str, str]],
-    settings: Settings,
-    plans: Sequence[Plan],
-    *,
-    stored: bool,
-) -> list[Choice]:
-    """Return the planned replies, each stored as a session of its own if they are to be stored."""
-    if not stored:
-        return _loose([plan.request for plan in plans], settings)
-    found: list[Choice] = []
-    state.replies.check_room(len(plans))
-    for name, plan in zip(choice_names(reply_id, len(plans)), plans, strict=True):
-        turn = await state.replies.call(
-            state.store.begin_session,
-            name,
-            seed=settings.seed,
-            settings=settings.stored(),
-            messages=messages,
-            generation=plan.generation,
-            archived=True,
-        )
-        found.append(Choice(request=plan.request, turn=turn, seed=settings.seed))
-    return found
-
-
-def _loose(requests: Sequence[GenerationRequest], settings: Settings) -> list[Choice]:
-    return [Choice(request=request, seed=settings.seed) for request in requests]
-
-
-async def _begin(
-    state: ServerState,
-    reply_id: str,
-    asked: Asked,
-    choices: Sequence[Choice],
-    echoed: Sequence[EchoedPrompt] = (),
-) -> Reply:
-    first = choices[0].turn
-    info = _info(
-        state, reply_id, asked, created=None if first is None else first.generation.created.timestamp()
-    )
-    form = CompletionForm(info, state.replies.vocabulary, echoed) if echoed else None
-    return await state.replies.begin(info, choices, form)
-
-
-def _info(state: ServerState, reply_id: str, asked: Asked, *, created: float | None) -> ReplyInfo:
-    return ReplyInfo(
-        id=reply_id,
-        form=asked.form,
-        created=int(time.time() if created is None else created),
-        model=asked.model,
-        fingerprint=state.planner.fingerprint,
-        choices=asked.choices,
-        include_usage=asked.include_usage,
-        top_logprobs=asked.top_logprobs,
-        instructions=asked.instructions,
-        previous=asked.previous,
-        stored=created is not None,
-    )
-
-
-async def _answer(reply: Reply, request: Request, *, stream: bool) -> Response:
-    headers = {"X-Niels-Reply": reply.info.id}
-    if stream:
-        return EventStream(reply.frames, following=reply.following, headers=headers)
-    with ExitStack() as stack:
-        stack.enter_context(reply.following())
-        await _ended_or_gone(reply, request.receive)
-    if reply.failure is not None:
-        raise reply.failure
-    if not reply.whole:
-        raise ApiError(503, "the server is shutting down; ask for this reply again", code="shutting_down")
-    return JSONResponse(reply.form.body(reply.outcomes), headers=headers)
-
-
-async def _ended_or_gone(reply: Reply, receive: Receive) -> None:
-    """Wait for a reply's end, or until its client is gone."""
-
-    async def watch(scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch, tasks.cancel_scope)
-        await reply.ended.wait()
-        tasks.cancel_scope.cancel()
-
-
-def event_id(last_event_id: str) -> tuple[str, int]:
-    """Return the reply and the number behind an event's id. Raises ApiError."""
-    reply_id, _, number = last_event_id.rpartition(":")
-    if not reply_id or not number.isascii() or not number.isdecimal() or len(number) > 12:
-        raise ApiError(
-            400,
-            f"Last-Event-ID is {last_event_id[:80]!r}, expected the id of an event of a reply, REPLY:NUMBER",
-            param="Last-Event-ID",
-        )
-    return reply_id, int(number)
-
-
-async def continued(state: ServerState, reply_id: str, after: int) -> Response:
-    """Return the rest of a reply's stream, behind the event number `after`."""
-    reply = await state.replies.find(reply_id)
-    return EventStream(
-        reply.frames, start=after + 1, following=reply.following, headers={"X-Niels-Reply": reply.info.id}
-    )
+    choices = await choices_of(state, reply_id, messages, settings, plans, stored=body.store is not False)
+    reply = await begin(state, reply_id, asked, choices)
+    return await answer(reply, request, stream=bool(body.stream))
 
 
 def _merged(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
@@ -267,10 +153,10 @@ async def create_completion(body: CompletionRequest, request: Request, state: St
             Outcome(prompt_tokens=len(each.prompt_ids), seed=settings.seed, reason="length")
             for each in requests
         ]
-        info = _info(state, reply_id, asked, created=None)
+        info = info_of(state, reply_id, asked, created=None)
         return JSONResponse(CompletionForm(info, state.replies.vocabulary, echoed).body(outcomes))
-    reply = await _begin(state, reply_id, asked, _loose(requests, settings), echoed)
-    return await _answer(reply, request, stream=bool(body.stream))
+    reply = await begin(state, reply_id, asked, loose_choices(requests, settings), echoed)
+    return await answer(reply, request, stream=bool(body.stream))
 
 
 def _prompts(state: ServerState, body: CompletionRequest) -> list[tuple[int, ...]]:
@@ -323,8 +209,8 @@ async def create_response(
     path = [TextMessage(role=role, content=text) for role, text in messages[:-1]]
     plan = state.planner.plan(path, messages[-1][1], settings, asked=asked.model_dump(exclude_defaults=True))
     reply_id = new_id("resp_")
-    choices = await _chosen(state, reply_id, messages, settings, [plan], stored=body.store is not False)
-    return await _answer(await _begin(state, reply_id, asked, choices), request, stream=bool(body.stream))
+    choices = await choices_of(state, reply_id, messages, settings, [plan], stored=body.store is not False)
+    return await answer(await begin(state, reply_id, asked, choices), request, stream=bool(body.stream))
 
 
 async def _before(state: ServerState, response_id: str) -> list[ChatMessage]:
@@ -364,7 +250,7 @@ async def get_response(  # noqa: PLR0917 - FastAPI passes them by name
     if stream:
         return await continued(state, response_id, max(-1, starting_after))
     reply = await state.replies.find(response_id)
-    return await _answer(reply, request, stream=False)
+    return await answer(reply, request, stream=False)
 
 
 @router.post("/v1/responses/{response_id}/cancel")
@@ -374,7 +260,7 @@ async def cancel_response(response_id: str, request: Request, state: State) -> R
         raise ApiError(404, f"there is no response {response_id[:80]!r}")
     reply = await state.replies.find(response_id)
     reply.cancel()
-    return await _answer(reply, request, stream=False)
+    return await answer(reply, request, stream=False)
 
 
 @router.post("/tokenize")

@@ -9,33 +9,32 @@ bytes that the first client saw. For the event loop's thread; the store is calle
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
-from pydantic import BaseModel, Field, ValidationError
 
 from engine import Engine, EngineClosed, EngineFull, GenerationFailed, Job, Result, TokenGenerated
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.decoding.rescoring import logits_rows
 from niels_gpt.errors import NielsGptError
 from niels_gpt.server.errors import ApiError, as_api_error, logger
-from niels_gpt.server.event_stream import Frames
-from niels_gpt.server.forms import FORMS, Form, FormName, Outcome, ReplyInfo, Token, Vocabulary
+from niels_gpt.server.forms import Form, Outcome, ReplyInfo, Token, Vocabulary
 from niels_gpt.server.logprobs import TokenLogprobs, Watcher, token_logprobs
 from niels_gpt.server.metrics import Metrics
+from niels_gpt.server.openai_forms import FORMS
 from niels_gpt.server.plans import ServerPlanner
+from niels_gpt.server.reply import Asked, Choice, Reply
 from niels_gpt.text.detokenizer import Detokenizer
 from sessions import Generation, GenerationFinished, RecordNotFound, SessionNotFound, Store, StoreError, Turn
 
 if TYPE_CHECKING:
-    from niels_gpt.decoding.request import GenerationRequest
+    pass
 
 T = TypeVar("T")
 
@@ -43,119 +42,6 @@ REMEMBERED = 128  # finished replies whose frames stay in memory
 STORE_THREADS = 4
 RESCORING_THREADS = 1
 _RESPONSE_ID = re.compile(r"(chatcmpl-|resp_)[0-9a-f]{24}")
-
-
-class Asked(BaseModel):
-    """What is stored with a reply of how it was asked for; read back with care: imports hold anything."""
-
-    form: FormName = "native"
-    model: Annotated[str, Field(max_length=500)] = ""
-    choices: Annotated[int, Field(ge=1, le=32)] = 1
-    include_usage: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    instructions: str | None = None
-    previous: Annotated[str, Field(max_length=200)] | None = None
-
-    @classmethod
-    def of(cls, generation: Generation) -> Asked:
-        """Return what a generation holds of it; nothing for one that a terminal asked for."""
-        try:
-            return cls.model_validate(generation.environment.get("asked", {}))
-        except ValidationError:
-            return cls()
-
-
-@dataclass(kw_only=True)
-class Choice:
-    """One of the replies of a response: its request, and its record if it is stored."""
-
-    request: GenerationRequest
-    turn: Turn | None = None
-    seed: int
-
-
-class Reply:
-    """A response, as its clients see it: frames, and outcomes once it is whole."""
-
-    def __init__(self, info: ReplyInfo, form: Form, outcomes: list[Outcome]) -> None:
-        self.info = info
-        self.form = form
-        self.frames = Frames(info.id)
-        self.outcomes = outcomes
-        self.failure: ApiError | None = None
-        self.ended = anyio.Event()
-        self.jobs: list[Job] = []
-        self.followers = 0
-        # Choices are generated side by side but sent in turn, a token of each, so that the stream does not
-        # depend on which was faster.
-        self._waiting: list[deque[Token | str]] = [deque() for _ in outcomes]
-        self._next = 0
-        self._open(form.opening(outcomes))
-
-    def _open(self, payloads: Any) -> None:
-        for event, data in payloads:
-            self.frames.append(data, event)
-
-    def add(self, choice: int, token: Token) -> None:
-        """Take the next token of a choice."""
-        self._waiting[choice].append(token)
-        self._advance()
-
-    def end(self, choice: int, reason: str) -> None:
-        """Take the end of a choice, once it is stored."""
-        self._waiting[choice].append(reason)
-        self._advance()
-
-    def close(self) -> None:
-        """End the stream."""
-        if self.failure is not None:
-            self._open(self.form.failure(self.failure))
-        elif all(outcome.reason for outcome in self.outcomes):
-            self._open(self.form.closing(self.outcomes))
-        self.frames.close()
-        self.ended.set()
-
-    @property
-    def whole(self) -> bool:
-        """Whether every choice came to its end."""
-        return all(outcome.reason for outcome in self.outcomes)
-
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Count a client; a reply that is not stored is cancelled when its last one is gone."""
-        self.followers += 1
-        try:
-            yield
-        finally:
-            self.followers -= 1
-            if self.followers == 0 and not self.info.stored:
-                self.cancel()
-
-    def cancel(self) -> None:
-        """Stop what is still being generated."""
-        for job in self.jobs:
-            job.cancel()
-
-    def _advance(self) -> None:
-        count = len(self.outcomes)
-        while not self.whole:
-            choice = self._next
-            if self.outcomes[choice].reason is None:
-                if not self._waiting[choice]:
-                    return
-                self._send(choice, self._waiting[choice].popleft())
-            self._next = (choice + 1) % count
-
-    def _send(self, choice: int, item: Token | str) -> None:
-        outcome = self.outcomes[choice]
-        if isinstance(item, str):
-            outcome.reason = item
-            self._open(self.form.ending(choice, outcome))
-            return
-        outcome.tokens.append(item)
-        payload = self.form.token(choice, item)
-        if payload is not None:
-            self.frames.append(payload[1], payload[0])
 
 
 class Replies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from niels_gpt.text.hf_bpe import SPACE, BPESpec
+from niels_gpt.text.bpe_spec import SPACE, BPESpec
 from niels_gpt.text.split_patterns import GPT4O, LLAMA3, QWEN2
 from niels_gpt.text.tokenizer import TokenizerError
 

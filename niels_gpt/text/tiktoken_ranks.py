@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from niels_gpt.text.bpe import BYTE_OF_LETTER
+from niels_gpt.text.bpe_spec import LARGEST_VOCABULARY, BPESpec
 from niels_gpt.text.gguf_vocabulary import LETTERS
-from niels_gpt.text.hf_bpe import LARGEST_VOCABULARY, BPESpec
 from niels_gpt.text.safe_pickle import EncodingState
 from niels_gpt.text.split_patterns import pattern_fault
 from niels_gpt.text.tokenizer import TokenizerError

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from niels_gpt.text.bpe import BYTE_OF_LETTER
+from niels_gpt.text.bpe_spec import spec_of
 from niels_gpt.text.gguf_vocabulary import gguf_spec
-from niels_gpt.text.hf_bpe import HFBPETokenizer, from_stored, spec_of
+from niels_gpt.text.hf_bpe import HFBPETokenizer, from_stored
 from niels_gpt.text.load import tokenizer_from_json
 from niels_gpt.text.safe_pickle import EncodingState, read_pickle
 from niels_gpt.text.split_patterns import GPT4O, LLAMA3, QWEN2, pattern_fault

@@ -17,10 +17,11 @@ from niels_gpt.model.gguf_file import GGUFFile, read_gguf
 from niels_gpt.model.safetensors_file import read_folder_tensors
 from niels_gpt.model.stored import CheckpointError, StoredTensors
 from niels_gpt.model.weights import Weights
+from niels_gpt.text.bpe_spec import BPESpec, spec_of
 from niels_gpt.text.char_tokenizer import CharTokenizer
 from niels_gpt.text.chat_template import Template
 from niels_gpt.text.gguf_vocabulary import gguf_end_ids, gguf_spec, gguf_token_texts
-from niels_gpt.text.hf_bpe import BPESpec, HFBPETokenizer, spec_of
+from niels_gpt.text.hf_bpe import HFBPETokenizer
 from niels_gpt.text.model_template import JinjaTemplate, RawTemplate
 from niels_gpt.text.safe_pickle import read_pickle
 from niels_gpt.text.tiktoken_ranks import nanochat_spec
