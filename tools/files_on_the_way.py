@@ -2,8 +2,8 @@
 
 `python tools/files_on_the_way.py [--list]` runs the chat on a pipe with the shipped checkpoint, sends one
 line to warm up and then another, and records every file of this project whose functions run: from the second
-line to its stored reply, and while the reply's text streams. Compiled kernels count as the file that calls
-them.
+line to its stored reply, and while the reply's text streams, until it is handed to the store. Compiled kernels
+count as the file that calls them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ PACKAGES = ("engine", "niels_gpt", "sessions")
 class Recorder:
     """Collects the files of called functions while `into` is set; install it as a profile function."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: set[str], token: set[str]) -> None:
+        self.line, self.token = line, token
         self.into: set[str] | None = None
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
         """Note the file of a call."""
-        if self.into is not None and event == "call":
-            self.into.add(frame.f_code.co_filename)
+        if self.into is None or event != "call":
+            return
+        name = frame.f_code.co_filename
+        if self.into is self.token and name.startswith(str(REPO / "sessions")):
+            self.into = self.line  # the reply's last token is behind it
+        self.into.add(name)
 
 
 def project_files(names: set[str]) -> list[str]:
@@ -51,9 +56,9 @@ def main() -> int:
     chat_out, from_chat = os.pipe()
     screen = sys.stdout
     sys.stdin, sys.stdout = os.fdopen(chat_in, "r"), os.fdopen(from_chat, "w")
-    recorder = Recorder()
     line: set[str] = set()
     token: set[str] = set()
+    recorder = Recorder(line, token)
 
     def drive() -> None:
         os.write(to_chat, b"hello\n")
@@ -65,7 +70,7 @@ def main() -> int:
         recorder.into = token
         while not os.read(chat_out, 65536).endswith(b"\n"):
             pass
-        recorder.into = line | token
+        recorder.into = None
         os.close(to_chat)
 
     threading.setprofile(recorder)
@@ -77,7 +82,7 @@ def main() -> int:
     sys.setprofile(None)
     driver.join(10)
     sys.stdout = screen
-    whole = project_files(line | token | (recorder.into or set()))
+    whole = project_files(line | token)
     for what, files in (("line", whole), ("token", project_files(token))):
         print(f"one {what}: {len(files)} files")
         if flags.list:

@@ -14,8 +14,7 @@ from typing import Any
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.errors import NielsGptError
 from niels_gpt.sampling import Sampling
-from niels_gpt.text.chat_template import Template
-from niels_gpt.text.transcript import Message
+from niels_gpt.text.chat_template import Message, Template
 
 AHEAD = 4
 """Batches of replies that may be unfinished or wait for an earlier one, so that no slot stays empty behind a

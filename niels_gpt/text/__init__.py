@@ -1,1 +1,1 @@
-"""Tokenizers, chat templates, the transcript format and the detokenizer."""
+"""Tokenizers, chat templates and the detokenizer."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from niels_gpt.data.primer import DIALOGUE_DELIM
 from niels_gpt.data.splits import split_unique
+from niels_gpt.text.chat_template import ROLES
 from niels_gpt.text.files import UnreadableTextError, read_text
-from niels_gpt.text.transcript import ROLES
 from niels_gpt.train.errors import TrainingError
 
 Dialogue = tuple[dict[str, str], ...]  # {"role", "content"} messages, oldest first

@@ -17,9 +17,9 @@ from typing import Any
 
 from niels_gpt import program
 from niels_gpt.errors import NielsGptError
+from niels_gpt.text.chat_template import Message, checked
 from niels_gpt.text.files import UnreadableTextError, read_lines
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
-from niels_gpt.text.transcript import Message, checked
 
 _PROGRAM = "niels_gpt.train.evaluate"
 

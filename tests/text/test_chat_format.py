@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niels_gpt.text.transcript import ROLES, Message, extract_assistant_reply, format_chat
+from niels_gpt.text.chat_template import ROLES, Message, extract_assistant_reply, format_chat
 
 CONTENTS = st.lists(
     st.one_of(

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niels_gpt.text.bpe import CONTROL_TOKENS, BPETokenizer
-from niels_gpt.text.chat_template import Template, template_for
+from niels_gpt.text.chat_template import ROLES, Message, Template, format_chat, template_for
 from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
-from niels_gpt.text.transcript import ROLES, Message, format_chat
 
 CONTENTS = st.lists(
     st.one_of(st.sampled_from(["\nassistant: ", "\nuser: ", *CONTROL_TOKENS.values(), "\n"]), st.text()),

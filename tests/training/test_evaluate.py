@@ -9,8 +9,8 @@ import pytest
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import TrainConfig
 from niels_gpt.model.gpt import GPT
+from niels_gpt.text.chat_template import Message
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
-from niels_gpt.text.transcript import Message
 from niels_gpt.train.evaluate import (
     EvalItem,
     HeldOutError,

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from niels_gpt.errors import NielsGptError
-from niels_gpt.text.chat_template import Template
+from niels_gpt.text.chat_template import Message, Template, checked
 from niels_gpt.text.tokenizer import Tokenizer
-from niels_gpt.text.transcript import Message, checked
 
 
 class PromptError(NielsGptError):

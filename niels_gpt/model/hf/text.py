@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from niels_gpt.text.bpe import BYTE_OF_LETTER, CONTROL_TOKENS
+from niels_gpt.text.chat_template import REPLY_TAG, ROLES
 from niels_gpt.text.hf_bpe import HFBPETokenizer
 from niels_gpt.text.tokenizer import Tokenizer
-from niels_gpt.text.transcript import REPLY_TAG, ROLES
 
 _OPEN_REPLY = "loop.last and add_generation_prompt and m['role'] == 'assistant' and m['content'] == ''"
 _UNKNOWN = "{{ raise_exception('unknown role ' + m['role'] + '; expected " + ", ".join(ROLES) + "') }}"
