@@ -2,8 +2,8 @@
 
 `python tools/files_on_the_way.py [--list]` runs the chat on a pipe with the shipped checkpoint, sends one
 line to warm up and then another, and records every file of this project whose functions run: from the second
-line to its stored reply, and while the reply's text streams, until it is handed to the store. Compiled kernels
-count as the file that calls them.
+line to its stored reply, and while the reply's text streams, until it is handed to the store. Compiled
+kernels count as the file that calls them.
 """
 
 from __future__ import annotations
