@@ -208,13 +208,20 @@ def _kernels(
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.kernels.packing import check_supported, pack, pack_model, pack_state  # noqa: PLC0415
+    from niels_gpt.kernels.packing import (  # noqa: PLC0415
+        check_supported,
+        kind_for,
+        pack,
+        pack_model,
+        pack_state,
+    )
 
     stored = isinstance(loaded.cfg, Form)
     if stored:
         check_supported(loaded.form)
+    kind = kind_for(loaded.form, loaded.weights) if stored else weights
     # The forward pass of every form is that of a GPT.
-    compile_kernels(weights, arch="gpt" if stored else loaded.cfg.arch, on_progress=on_progress)
+    compile_kernels(kind, arch="gpt" if stored else loaded.cfg.arch, on_progress=on_progress)
     environment = Fingerprint.environment(device="cpu", path="kernels")
     fingerprint = loaded.fingerprint
     if weights == "int8":

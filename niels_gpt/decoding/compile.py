@@ -1,25 +1,31 @@
 """Compile the kernels for this processor, once: `python -m niels_gpt.decoding.compile [--weights int8]`.
 
-A chat compiles them behind its first prompt; this command does it beforehand. Kernels for int8 weights are
-compiled only on request.
+A chat compiles them behind its first prompt; this command does it beforehand. Kernels of other forms of
+weights than float32 are compiled only on request.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import get_args
 
 from niels_gpt import program
 from niels_gpt.kernels import WeightForm, why_unavailable
-from niels_gpt.kernels.cache import cache_folder, forget_other_versions, is_prepared, mark_prepared
-
-if TYPE_CHECKING:
-    from niels_gpt.kernels.bdh_packing import PackedBDH
-    from niels_gpt.kernels.gpt_packing import PackedModel
-    from niels_gpt.model.config import ModelConfig
+from niels_gpt.kernels.cache import (
+    cache_folder,
+    claim_folder,
+    forget_other_versions,
+    is_prepared,
+    mark_prepared,
+)
 
 PREPARING = "preparing the kernels for this processor (once)"
 
@@ -36,7 +42,15 @@ def _compile(argv: Sequence[str] | None) -> int:
     parser.add_argument(
         "--weights", choices=get_args(WeightForm), default="float32", help="default %(default)s"
     )
-    form: WeightForm = parser.parse_args(argv).weights
+    for hidden in ("--parts", "--kind", "--arch"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    for part in options.parts.split(",") if options.parts else ():
+        compile_part(part, options.kind, options.arch)
+        print(part, flush=True)
+    if options.parts:
+        return 0
+    form: WeightForm = options.weights
     if is_prepared(form):
         return 0
     fault = why_unavailable()
@@ -64,53 +78,108 @@ def _say(line: str) -> None:
 
 
 def compile_kernels(
-    form: WeightForm = "float32",
-    *,
-    arch: str = "gpt",
-    on_progress: Callable[[int, int], None] | None = None,
+    kind: str = "float32", *, arch: str = "gpt", on_progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Compile all kernels of an architecture by generating one token with a model of the smallest size.
+    """Compile the kernels of an architecture and a kind of weights, unless they are prepared.
 
-    `on_progress` is called with (large kernels compiled, large kernels in all), first with none compiled, and
-    not at all if none has to be compiled.
+    The parts compile side by side in processes of their own, as many as there are processors. Without a place
+    to keep them, this process compiles them.
+
+    Args:
+        kind: The kind of the model's matrices, as in `niels_gpt.kernels.matrices`.
+        arch: "gpt" or "bdh"; every transformer runs through the kernels of "gpt".
+        on_progress: Called with (parts compiled, parts in all), first with none compiled, and not at all if
+            none has to be compiled.
+
     """
-    from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.decoding.request import GenerationRequest  # noqa: PLC0415
-    from niels_gpt.kernels.compile_progress import compilation  # noqa: PLC0415
-    from niels_gpt.model.config import ModelConfig  # noqa: PLC0415 - numba, only when it is needed
-    from niels_gpt.sampling import Sampling  # noqa: PLC0415
-    from niels_gpt.text.tokenizer import ByteTokenizer  # noqa: PLC0415
-
-    packed = _smallest(ModelConfig(T=16, C=16, L=1, H=1, d_ff=16, arch=arch), form)
-    decoder = KernelDecoder(packed, ByteTokenizer(), threads=1)
-    request = GenerationRequest(
-        prompt_ids=(0,), max_new_tokens=1, sampling=Sampling(), seed=0,
-        stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
-    )  # fmt: skip
-    sequence = decoder.admit(request)
-    with compilation(arch, on_progress):
-        step = decoder.advance([sequence])[0]
-    decoder.release(sequence)
-    if step.error is not None:
-        raise step.error
-    if arch == "gpt":  # the architecture that `is_prepared` is about
-        mark_prepared(form)
+    if is_prepared(kind, arch):
+        return
+    report = on_progress or (lambda _done, _total: None)
+    report(0, len(PARTS))
+    if claim_folder() and sys.executable:
+        finished: SimpleQueue[str | None] = SimpleQueue()
+        shares = _shares(min(processors(), len(PARTS)))
+        for share in shares:
+            Thread(target=_in_a_process, args=(share, kind, arch, finished), daemon=True).start()
+        done, running = 0, len(shares)
+        while running:
+            part = finished.get()
+            running, done = running - (part is None), done + (part is not None)
+            report(done, len(PARTS))
+    for part in PARTS:  # what a process has compiled is loaded
+        compile_part(part, kind, arch)
+    report(len(PARTS), len(PARTS))
+    mark_prepared(kind, arch)
     forget_other_versions()
 
 
-def _smallest(cfg: ModelConfig, form: WeightForm) -> PackedModel | PackedBDH:
-    import numpy as np  # noqa: PLC0415
+PARTS = {"forward": 3.4, "sampler": 3.1, "attention": 2.2, "loop": 1.6, "products": 1.4}
+"""What is compiled, with about the seconds that each takes; they call each other by address."""
 
-    from niels_gpt.kernels.packing import pack_model, pack_state  # noqa: PLC0415
-    from niels_gpt.model.state import state_shapes  # noqa: PLC0415
 
-    if cfg.arch == "gpt":
-        return pack_state(
-            cfg, {name: np.ones(shape, np.float32) for name, shape in state_shapes(cfg).items()}, form
-        )
-    from niels_gpt.model.registry import build_model  # noqa: PLC0415 - torch
+def _shares(count: int) -> list[list[str]]:
+    """Divide the parts among processes so that all take about the same time."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    for part in PARTS:
+        min(shares, key=lambda share: sum(PARTS[each] for each in share)).append(part)
+    return shares
 
-    return pack_model(build_model(cfg), form)
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _in_a_process(parts: Sequence[str], kind: str, arch: str, finished: SimpleQueue[str | None]) -> None:
+    """Compile parts in a process of their own and name each when it is done, None at the end.
+
+    If the process fails, the caller compiles what is missing.
+    """
+    flags = ["--parts", ",".join(parts), "--kind", kind, "--arch", arch]
+    places = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(place for place in places if place)}
+    nothing = subprocess.DEVNULL
+    try:
+        with subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "niels_gpt.decoding.compile", *flags],
+            env=environment, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing, text=True,
+        ) as process:  # fmt: skip
+            for line in process.stdout or ():
+                finished.put(line.strip())
+    except OSError:
+        pass
+    finally:
+        finished.put(None)
+
+
+def compile_part(part: str, kind: str, arch: str) -> None:
+    """Compile one part in this process, for arguments of the types that decoding passes."""
+    import numpy as np  # noqa: PLC0415 - the parent of these processes needs none of them
+
+    from niels_gpt.decoding.sequence import row_multipliers  # noqa: PLC0415
+    from niels_gpt.kernels import bdh, decode_loop, gpt, gpt_packing, matrices  # noqa: PLC0415
+    from niels_gpt.kernels.jit import address_of  # noqa: PLC0415
+
+    shape = gpt.Shape if arch == "gpt" else bdh.BDHShape
+    if part == "attention" and arch == "gpt":
+        gpt_packing.attention_address()
+    elif part == "products" and arch == "gpt":
+        matrices.products(kind)
+    elif part == "forward":
+        decode_loop.forward_address(shape)
+    elif part == "sampler":
+        decode_loop.sampler_address()
+    elif part == "loop":
+        numbers, slots = np.zeros(1, np.int64), decode_loop.new_slots(1, 2)
+        scratch, drawn = decode_loop.new_scratch(2, 16), decode_loop.new_drawn(1, 1, 16)
+        address_of(
+            decode_loop.run,
+            (
+                decode_loop.Calls(0, 0), *decode_loop.EXAMPLES[shape](), numbers, numbers, slots, scratch,
+                row_multipliers(2), drawn, 1, 0, 1,
+            ),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

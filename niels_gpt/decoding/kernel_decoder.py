@@ -24,6 +24,7 @@ from niels_gpt.kernels.barrier import release
 from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.decode_loop import (
     UNIFORMS,
+    calls_of,
     doubled,
     new_drawn,
     new_scratch,
@@ -86,7 +87,7 @@ class KernelDecoder(RowDecoder[KernelSequence]):
         super().__init__(tokenizer, V=model.shape.V, prefill_chunk=prefill_chunk, usual_chunk=CHUNK)
         if threads is not None and threads < 1:
             raise DecoderError(f"got {threads=!r}, expected at least 1")
-        self._model = model
+        self._model, self._calls = model, calls_of(type(model.shape))
         self._threads = StepThreads(threads if model.may_split else 1)
         self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._threads.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
@@ -189,8 +190,8 @@ class KernelDecoder(RowDecoder[KernelSequence]):
             steps = max(1, min(MOST_STEPS, int(CALL_SECONDS / self._step_seconds)))
         self._make_room(len(batch.ids), int(rows.rooms.max()), steps, len(drawing))
         done = self._share(
-            len(batch.ids), steps, self._model.shape, self._model.weights, self._memory.work, rows,
-            np.array(batch.wanted, np.int64), drawing, slots, self._scratch,
+            len(batch.ids), steps, self._calls, self._model.shape, self._model.weights, self._memory.work,
+            rows, np.array(batch.wanted, np.int64), drawing, slots, self._scratch,
             row_multipliers(self._model.shape.V), self._drawn,
         )  # fmt: skip
         results: dict[KernelSequence, Step] = {}

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from niels_gpt.kernels.jit import ZERO, compiled
-from niels_gpt.kernels.linear import FLOAT32, VECTOR_BYTES, linear
+from niels_gpt.kernels.jit import ZERO, inner
+from niels_gpt.kernels.linear import VECTOR_BYTES
+from niels_gpt.kernels.matrices import float_product
 from niels_gpt.kernels.row_ops import (
     cap_row,
     copy_row,
@@ -43,7 +44,7 @@ HEAD_NORM, ROW_NORM, NORM_AFTER = 1, 2, 3
 NEGATIVE_INFINITY = np.float32(-np.inf)
 
 
-@compiled
+@inner
 def state_floats(KV, D, S):
     """Return the number of floats of one layer's keys and values."""
     return KV * S * (D + -(-D // LANES) * LANES)
@@ -60,7 +61,7 @@ def group_floats(shape, room: int) -> int:
     return rows * room + -(-rows // LANES) * LANES + 2 * rows * wide
 
 
-@compiled
+@inner
 def _norm_in_place(shape, x, scale, shift, count, spare):
     size = np.float32(count)
     if shape.rms:
@@ -70,13 +71,13 @@ def _norm_in_place(shape, x, scale, shift, count, spare):
     put_row(spare, x, count)
 
 
-@compiled
+@inner
 def _norm_heads(shape, x, scale, shift, heads, spare):
     for h in range(heads):
         _norm_in_place(shape, x + 4 * h * shape.D, scale, shift, shape.D, spare)
 
 
-@compiled
+@inner
 def remember(
     shape, cosine, sine, q_norm, q_shift, k_norm, k_shift, q, k, v, layer, position, state, S, first,
     last, spare,
@@ -117,13 +118,14 @@ def remember(
         scatter_vectors(v + 4 * h * D, values + 4 * (h * wide * S + position * LANES), D, S * LANES)
 
 
-@compiled
-def attend(shape, zeros, room, q, q_row, mixed, layer, window, position, positions, state, S, head):
+@inner
+def attend(shape, floats, zeros, room, q, q_row, mixed, layer, window, position, positions, state, S, head):
     """Attend with one key head and all its query heads, for `positions` consecutive rows of one sequence.
 
-    The first row is at `position`; `q` and `mixed` are its addresses. A row sees `window` positions, its
-    own included, or all up to its own where that is 0. `room` is the address of `group_floats` floats. Writes
-    what is left of each row's last vector, too, so heads go in order.
+    `floats` is that of `matrices.Products`. The first row is at `position`; `q` and `mixed` are its
+    addresses. A row sees `window` positions, its own included, or all up to its own where that is 0. `room`
+    is the address of `group_floats` floats. Writes what is left of each row's last vector, too, so heads go
+    in order.
     """
     D, wide = shape.D, -(-shape.D // LANES) * LANES
     each = shape.H // shape.KV
@@ -139,8 +141,8 @@ def attend(shape, zeros, room, q, q_row, mixed, layer, window, position, positio
         copy_row(at, queries + 4 * row * wide, D)
     own = position + 1  # where the keys of the first row end; each further row has one more
     first = _first_seen(own, window)
-    linear(
-        FLOAT32, queries, wide, keys, D * LANES, D, zeros, ZERO, room, S, rows,
+    float_product(
+        floats, queries, wide, keys, D * LANES, D, zeros, ZERO, room, S, rows,
         first // LANES, (position + positions - 1) // LANES + 1,
     )  # fmt: skip
     for row in range(rows):
@@ -152,32 +154,33 @@ def attend(shape, zeros, room, q, q_row, mixed, layer, window, position, positio
             cap_row(scores, end - base, shape.score_cap)
         fill_row(scores, begin - base, NEGATIVE_INFINITY)
         exp_row(scores, scores, end - base, largest_in_row(scores, end - base), sums + 4 * row)
-    _mix(room, S, values, zeros, out, wide, window, own, positions, each)
+    _mix(floats, room, S, values, zeros, out, wide, window, own, positions, each)
     for row in range(rows):
         divide_row(out + 4 * row * wide, D, sums + 4 * row)
         to = mixed + 4 * ((row // each) * shape.mixed_row + (head * each + row % each) * D)
         copy_row(out + 4 * row * wide, to, D)
 
 
-@compiled
+@inner
 def _first_seen(end, window):
     return max(ZERO, end - window) if window > 0 else ZERO
 
 
-@compiled
-def _mix(scores, S, values, zeros, out, wide, window, own, positions, each):
+@inner
+def _mix(floats, scores, S, values, zeros, out, wide, window, own, positions, each):
     """Mix the values: one product for positions that all rows see, further ones for the other positions."""
     together = _first_seen(own + positions - 1, window)
     if together > own:  # a window shorter than the group: no position that all rows see
         for r in range(positions):
             begin = _first_seen(own + r, window)
-            _pass(scores, S, values, zeros, ZERO, out, wide, begin, own + r, r * each, each)
+            _pass(floats, scores, S, values, zeros, ZERO, out, wide, begin, own + r, r * each, each)
         return
     start, stride = zeros, ZERO
     if together > 0:  # first the positions that have left the window of the last row
         start, stride = out, np.int64(wide)
         for r in range(positions):
             _pass(
+                floats,
                 scores,
                 S,
                 values,
@@ -190,15 +193,16 @@ def _mix(scores, S, values, zeros, out, wide, window, own, positions, each):
                 r * each,
                 each,
             )
-    _pass(scores, S, values, start, stride, out, wide, together, own, ZERO, positions * each)
+    _pass(floats, scores, S, values, start, stride, out, wide, together, own, ZERO, positions * each)
     # The rows' own last keys, which rows before them must not see: the same chains continue.
     t = ZERO
     while t < positions - 1:
         for r in range(t + 1, min(t + TAIL, positions)):
-            _pass(scores, S, values, out, wide, out, wide, own + t, own + r, r * each, each)
+            _pass(floats, scores, S, values, out, wide, out, wide, own + t, own + r, r * each, each)
         if t + TAIL < positions:
             rest = positions - t - TAIL
             _pass(
+                floats,
                 scores,
                 S,
                 values,
@@ -214,11 +218,11 @@ def _mix(scores, S, values, zeros, out, wide, window, own, positions, each):
         t += TAIL
 
 
-@compiled
-def _pass(scores, S, values, start, start_row, out, wide, begin, end, first, rows):
+@inner
+def _pass(floats, scores, S, values, start, start_row, out, wide, begin, end, first, rows):
     """Continue the chains of rows `first` to `first + rows - 1` over positions `begin` to `end` - 1."""
     at = scores + 4 * (first * S + begin)
-    linear(
-        FLOAT32, at, S, values + VECTOR_BYTES * begin, S * LANES, end - begin,
+    float_product(
+        floats, at, S, values + VECTOR_BYTES * begin, S * LANES, end - begin,
         start + 4 * first * start_row, start_row, out + 4 * first * wide, wide, rows, ZERO, wide // LANES,
     )  # fmt: skip

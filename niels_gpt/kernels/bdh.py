@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from niels_gpt.kernels.barrier import wait
-from niels_gpt.kernels.jit import compiled
+from niels_gpt.kernels.jit import compiled, inner
 from niels_gpt.kernels.linear import FLOAT32, linear
 from niels_gpt.kernels.rope_angles import phase_tables
 from niels_gpt.kernels.row_ops import (
@@ -125,12 +125,12 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
     wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def _norm(shape, weights, x, y):
     layer_norm_row(x, weights.ones, weights.zeros, y, shape.C, np.float32(shape.C), NORM_EPS)
 
 
-@compiled
+@inner
 def _heads(shape, weights, work, rows, layer, first, last, part):
     """Compute gated latents from the layer's input, for heads `first` to `last` - 1."""
     count, C, N, row = rows.ids.size, shape.C, shape.N, shape.row
@@ -158,7 +158,7 @@ def _heads(shape, weights, work, rows, layer, first, last, part):
         gate_row(work.latents + at, work.gates + at, (last - first) * N)
 
 
-@compiled
+@inner
 def _remember(shape, work, latents, r, memory, mixed, part):
     """Read the memory with the rotated latents of row r, then add the row to the memory."""
     N, indices = shape.N, np.int64(work.active[part].ctypes.data)
@@ -170,7 +170,7 @@ def _remember(shape, work, latents, r, memory, mixed, part):
     recall(turned, indices, active, memory, shape.row, work.x + 4 * r * shape.row, mixed)
 
 
-@compiled
+@inner
 def _decode(shape, weights, work, count, left, right, part):
     """Decode the gated latents into columns of vectors `left` to `right` - 1."""
     indices, width = np.int64(work.active[part].ctypes.data), shape.H * shape.N

@@ -9,13 +9,14 @@ L times the layer, H heads, N latents of a head, C width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from niels_gpt.kernels import KERNEL_VERSION
 from niels_gpt.kernels.barrier import BARRIER_INTEGERS
 from niels_gpt.kernels.bdh import BDHShape, BDHWeights, BDHWork
+from niels_gpt.kernels.gpt import Rows
 from niels_gpt.kernels.gpt_packing import aligned
 from niels_gpt.kernels.linear import pack, padded
 from niels_gpt.model.config import NO_LIMIT
@@ -107,6 +108,15 @@ class BDHMemory:
             barrier=barrier.ctypes.data,
             stop=np.zeros(1, np.int64),
         )
+
+
+def example_step() -> tuple[BDHShape, BDHWeights, BDHWork, Rows]:
+    """Return arguments of the types that the kernels take, for no computation."""
+    shape, numbers = BDHShape(L=1, H=1, N=16, C=16, V=16, row=16, head_row=16), np.zeros(1, np.int64)
+    numbers_or_arrays: dict[str, Any] = dict.fromkeys(BDHWeights._fields, 0)
+    numbers_or_arrays |= {"frequencies": np.zeros(16)}
+    weights = BDHWeights(**numbers_or_arrays)
+    return shape, weights, BDHMemory(shape, rows=1, parts=1).work, Rows(numbers, numbers, numbers, numbers)
 
 
 def pack_bdh(model: BDH) -> PackedBDH:

@@ -10,20 +10,27 @@ R rows of a step, N sequences that draw, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
+from numba import types
 
-from niels_gpt.kernels import bdh, gpt
+from niels_gpt.kernels import bdh, bdh_packing, gpt, gpt_packing
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
-from niels_gpt.kernels.jit import ZERO, compiled, inlined
+from niels_gpt.kernels.jit import ZERO, address_of, caller, compiled, inlined, inner
 from niels_gpt.kernels.sampler import Scratch, Settings, new_settings, sample
+from niels_gpt.kernels.simd_ir import LANES
 
-FORWARDS = {gpt.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
+FORWARDS: dict[type, Any] = {gpt.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
 """The forward pass of each architecture, by the type of the model's shape."""
+EXAMPLES: dict[type, Callable[[], tuple[Any, ...]]] = {
+    gpt.Shape: gpt_packing.example_step,
+    bdh.BDHShape: bdh_packing.example_step,
+}
+"""Arguments of a step, up to its rows."""
 
 
 class Slots(NamedTuple):
@@ -55,41 +62,59 @@ class Drawn(NamedTuple):
     sums: np.ndarray  # (steps, N) uint64: of the rows of logits, as in `niels_gpt.decoding.sequence`
 
 
-def forward(shape, weights, work, rows, wanted, logits, part, parts):
-    """Run all rows of a step through a model; see `gpt.forward` and `bdh.forward`.
+class Calls(NamedTuple):
+    """Addresses of what a step calls: the forward pass of an architecture and the sampler."""
 
-    Numba resolves the call when it compiles `run` for an architecture. So the dispatch costs nothing in a
-    step, and architectures that are not used are not compiled.
-    """
+    forward: int
+    sample: int
 
 
-@overload(forward)
-def _chosen(shape, weights, work, rows, wanted, logits, part, parts):  # noqa: ARG001 - Numba compares the names
-    chosen = FORWARDS[shape.instance_class]
+def calls_of(shape: type) -> Calls:
+    """Compile what steps of an architecture call, given by the type of its shape; or load it."""
+    return Calls(forward_address(shape), sampler_address())
 
-    def call(shape, weights, work, rows, wanted, logits, part, parts):
-        return chosen(shape, weights, work, rows, wanted, logits, part, parts)
 
-    return call
+@cache
+def forward_address(shape: type) -> int:
+    """Return the address of an architecture's compiled forward pass."""
+    number, numbers = 0, np.zeros(1, np.int64)
+    return address_of(FORWARDS[shape], (*EXAMPLES[shape](), numbers, number, number, number))
+
+
+@cache
+def sampler_address() -> int:
+    """Return the address of the compiled sampler."""
+    slots, logits = new_slots(1, 2), np.zeros(LANES, np.float32)
+    return address_of(
+        sample,
+        (logits, 2, slots.counts[0], slots.banned[0], slots.settings, 0, 0.5, new_scratch(2, LANES)),
+    )
+
+
+_call_forward = caller(8)
+_call_sample = caller(8, types.Tuple([types.int64, types.float64]))
 
 
 @compiled
-def run(shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers, drawn, steps, part, parts):
+def run(
+    calls, shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers, drawn, steps, part, parts
+):
     """Run up to `steps` steps and return how many were run.
 
-    `rows` are those of the first step, `drawing` (N,) the slots that draw in it. Later steps
-    feed each drawing sequence its last token, so `steps` above 1 requires that the rows are exactly those.
-    Part 0 draws, all parts compute. `multipliers` (V,) uint64 are those of the sums.
+    `calls` are those of the architecture. `rows` are those of the first step, `drawing` (N,) the slots that
+    draw in it. Later steps feed each drawing sequence its last token, so `steps` above 1 requires that the
+    rows are exactly those. Part 0 draws, all parts compute. `multipliers` (V,) uint64 are those of the sums.
     """
     done, modes = ZERO, plain_modes()
     while done < steps:
         logits = drawn.logits[done]
-        forward(shape, weights, work, rows, wanted, np.int64(logits.ctypes.data), part, parts)
+        at = np.int64(logits.ctypes.data)
+        _call_forward(calls.forward, shape, weights, work, rows, wanted, at, part, parts)
         if part == 0:
             ended = False
             for i in range(drawing.size):
                 drawn.sums[done, i] = _row_sum(logits[i], multipliers)
-                ended |= _draw(shape.V, logits[i], drawing[i], slots, scratch, drawn, done, i)
+                ended |= _draw(calls, shape.V, logits[i], drawing[i], slots, scratch, drawn, done, i)
             if not ended and done + 1 < steps:
                 for i in range(drawing.size):
                     rows.ids[i] = slots.last_id[drawing[i]]
@@ -104,7 +129,7 @@ def run(shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers
     return done
 
 
-@compiled
+@inner
 def _row_sum(logits, multipliers):
     """Return the sum of the numbers' bits times the multipliers, modulo 2**64; exact in any order."""
     words, total = logits.view(np.uint32), np.uint64(0)
@@ -114,14 +139,15 @@ def _row_sum(logits, multipliers):
 
 
 @inlined
-def _draw(V, logits, slot, slots, scratch, drawn, step, i):
+def _draw(calls, V, logits, slot, slots, scratch, drawn, step, i):
     """Draw for one sequence and advance it; return whether the call must end because of it."""
     uniform = 0.0
     if slots.settings.temperature[slot] > 0.0:
         uniform = slots.uniforms[slot, slots.used[slot]]
-    token_id, margin = sample(
-        logits, V, slots.counts[slot], slots.banned[slot], slots.settings, slot, uniform, scratch
-    )
+    token_id, margin = _call_sample(
+        calls.sample, logits, V, slots.counts[slot], slots.banned[slot], slots.settings, slot, uniform,
+        scratch,
+    )  # fmt: skip
     drawn.ids[step, i] = token_id
     drawn.margins[step, i] = margin
     if token_id < 0:

@@ -21,9 +21,9 @@ import numpy as np
 
 from niels_gpt.kernels.attention import ROW_NORM, attend, remember
 from niels_gpt.kernels.barrier import wait
-from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.jit import ONE, ZERO, addressed, caller, compiled, inner
 from niels_gpt.kernels.linear import VECTOR_BYTES
-from niels_gpt.kernels.matrices import Factor, embedding_row, product, to_integers
+from niels_gpt.kernels.matrices import Factor, Products, embedding_row, product, to_integers
 from niels_gpt.kernels.row_ops import (
     add_row,
     add_scaled_row,
@@ -116,8 +116,10 @@ class Shape(NamedTuple):
 class Weights(NamedTuple):
     """Addresses of one model's packed weights."""
 
-    product: int
-    """The address of the compiled product of linear layers and the head, see `matrices`."""
+    products: Products
+    """Addresses of the compiled products."""
+    attention: int
+    """The address of the compiled `attention`."""
     embedding: int
     embedding_code: int
     positions: int
@@ -171,6 +173,9 @@ class Rows(NamedTuple):
     rooms: np.ndarray
 
 
+_call_attention = caller(8)
+
+
 @compiled
 def forward(shape, weights, work, rows, wanted, logits, part, parts):
     """Run all rows through the model; logits of row wanted[i] go to row i of `logits`, `head_row` floats."""
@@ -180,7 +185,7 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
         w = weights.layers[layer]
         prepare(shape, work, w[ATTN_IN], w[ATTN_IN_SHIFT], work.x, shape.C, shape.row, count, part, parts)
         project(shape, weights, w, work, count, part, parts)
-        attention(shape, weights, w, work, rows, layer, part, parts)
+        _call_attention(weights.attention, shape, weights, w, work, rows, layer, part, parts)
         wait(work.barrier, parts)
         if shape.parallel == ONE_NORM:  # before the records of the norms are overwritten
             mlp_up(shape, weights, w, work, count, part, parts)
@@ -206,19 +211,19 @@ def forward(shape, weights, work, rows, wanted, logits, part, parts):
     wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def share(blocks, part, parts):
     """Return the range of `blocks` that belongs to this part."""
     return blocks * part // parts, blocks * (part + 1) // parts
 
 
-@compiled
+@inner
 def alone(count, parts):
     """Return whether each part computes the cheap operations of all rows for itself."""
     return parts == 1 or count < FEW_ROWS
 
 
-@compiled
+@inner
 def norm(rms, eps, scale, shift, x, y, count):
     """Norm one row of `count` floats; copy it if there is no norm."""
     if scale == 0:
@@ -229,7 +234,7 @@ def norm(rms, eps, scale, shift, x, y, count):
         layer_norm_row(x, scale, shift, y, count, np.float32(count), eps)
 
 
-@compiled
+@inner
 def embed(shape, weights, work, rows, part, parts):
     """Look up rows of the embedding; add learned positions and apply a norm if the model has them."""
     for r in range(part, rows.ids.size, parts):
@@ -253,7 +258,7 @@ def embed(shape, weights, work, rows, part, parts):
     wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def prepare(shape, work, scale, shift, x, width, x_row, count, part, parts):
     """Norm rows, and quantise them if products read integers: each part for itself, or divided."""
     own = alone(count, parts)
@@ -266,7 +271,7 @@ def prepare(shape, work, scale, shift, x, width, x_row, count, part, parts):
         wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def integers(shape, work, x, x_row, depth, count, part, parts):
     """Quantise rows if products read integers: each part for itself, or divided."""
     if shape.record_row != 0:
@@ -277,25 +282,25 @@ def integers(shape, work, x, x_row, depth, count, part, parts):
             wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def factor(shape, work, rows, row, which):
     """Return rows in the form that products read; the records are those of part `which`."""
     return Factor(rows, row, work.records[which], shape.record_row)
 
 
-@compiled
+@inner
 def bias_or(bias, zeros):
     """Return the address of the start values of a product."""
     return bias if bias != 0 else zeros
 
 
-@compiled
+@inner
 def by_heads(shape, parts):
     """Return whether each part computes its own heads from norms to mixed values."""
     return shape.KV % parts == 0 and shape.qk_norm != ROW_NORM
 
 
-@compiled
+@inner
 def project(shape, weights, w, work, count, part, parts):
     """Compute queries, keys and values of all rows: the columns of this part's heads, or an equal share."""
     which = part if alone(count, parts) else 0
@@ -315,12 +320,12 @@ def project(shape, weights, w, work, count, part, parts):
         elif matrix == 2:
             address, code, bias, y, y_row = w[V], w[V_CODE], w[V_BIAS], work.v, shape.kv_row
         product(
-            weights.product, code, x, address, shape.C, bias_or(bias, weights.zeros), ZERO, y, y_row, count,
+            weights.products, code, x, address, shape.C, bias_or(bias, weights.zeros), ZERO, y, y_row, count,
             begin, end,
         )  # fmt: skip
 
 
-@compiled
+@addressed
 def attention(shape, weights, w, work, rows, layer, part, parts):
     """Store keys and values in the states, and attend to them."""
     count = rows.ids.size
@@ -345,15 +350,15 @@ def attention(shape, weights, w, work, rows, layer, part, parts):
         for kv in range(first, last):
             if heads or unit % parts == part:
                 attend(
-                    shape, weights.zeros, work.scores[part], work.q + 4 * group * shape.q_row, shape.q_row,
-                    work.mixed + 4 * group * shape.mixed_row, layer, w[WINDOW], rows.positions[group], n,
-                    rows.states[group], rows.rooms[group], kv,
+                    shape, weights.products.floats, weights.zeros, work.scores[part],
+                    work.q + 4 * group * shape.q_row, shape.q_row, work.mixed + 4 * group * shape.mixed_row,
+                    layer, w[WINDOW], rows.positions[group], n, rows.states[group], rows.rooms[group], kv,
                 )  # fmt: skip
             unit += 1
         group += n
 
 
-@compiled
+@inner
 def leave(shape, weights, work, code, x, x_row, w, depth, bias, scale, shift, start, count, part, parts):
     """Multiply rows by a matrix and add the result to the residual stream, normed and scaled if configured.
 
@@ -371,8 +376,8 @@ def leave(shape, weights, work, code, x, x_row, w, depth, bias, scale, shift, st
     else:
         begin, begin_row = bias_or(bias, weights.zeros), ZERO
     product(
-        weights.product, code, factor(shape, work, x, x_row, which), w, depth, begin, begin_row, y, shape.row,
-        count, first, last,
+        weights.products, code, factor(shape, work, x, x_row, which), w, depth, begin, begin_row, y,
+        shape.row, count, first, last,
     )  # fmt: skip
     if not shape.from_residual:
         if scale != 0:
@@ -385,7 +390,7 @@ def leave(shape, weights, work, code, x, x_row, w, depth, bias, scale, shift, st
             add_scaled_row(row + own, x_at + own, width, shape.residual_scale)
 
 
-@compiled
+@inner
 def attention_out(shape, weights, w, work, count, part, parts):
     """Project mixed values into the residual stream, or keep them for an MLP that runs in parallel."""
     depth = shape.H * shape.D
@@ -394,7 +399,7 @@ def attention_out(shape, weights, w, work, count, part, parts):
         which = part if alone(count, parts) else 0
         first, last = share(-(-shape.C // LANES), part, parts)
         product(
-            weights.product, w[PROJ_CODE], factor(shape, work, work.mixed, shape.mixed_row, which), w[PROJ],
+            weights.products, w[PROJ_CODE], factor(shape, work, work.mixed, shape.mixed_row, which), w[PROJ],
             depth, bias_or(w[PROJ_BIAS], weights.zeros), ZERO, work.added, shape.row, count, first, last,
         )  # fmt: skip
     else:
@@ -405,19 +410,19 @@ def attention_out(shape, weights, w, work, count, part, parts):
     wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def mlp_up(shape, weights, w, work, count, part, parts):
     """Compute one part's columns of the MLP's inner rows, activation included."""
     which = part if alone(count, parts) else 0
     x = factor(shape, work, work.normed[which], shape.row, which)
     first, last = share(-(-shape.F // LANES), part, parts)
     product(
-        weights.product, w[UP_CODE], x, w[UP], shape.C, bias_or(w[UP_BIAS], weights.zeros), ZERO,
+        weights.products, w[UP_CODE], x, w[UP], shape.C, bias_or(w[UP_BIAS], weights.zeros), ZERO,
         work.up, shape.mlp_row, count, first, last,
     )  # fmt: skip
     if shape.gated:
         product(
-            weights.product, w[GATE_CODE], x, w[GATE], shape.C, bias_or(w[GATE_BIAS], weights.zeros), ZERO,
+            weights.products, w[GATE_CODE], x, w[GATE], shape.C, bias_or(w[GATE_BIAS], weights.zeros), ZERO,
             work.gate, shape.mlp_row, count, first, last,
         )  # fmt: skip
     width = (last - first) * LANES
@@ -432,7 +437,7 @@ def mlp_up(shape, weights, w, work, count, part, parts):
             activate(shape.mlp, work.up + at, width)
 
 
-@compiled
+@inner
 def activate(activation, x, count):
     """Apply the activation to one row in place."""
     if activation == GELU:
@@ -447,7 +452,7 @@ def activate(activation, x, count):
         positive_square_row(x, count)
 
 
-@compiled
+@inner
 def mlp_down(shape, weights, w, work, count, part, parts):
     """Project the MLP's inner rows into the residual stream."""
     integers(shape, work, work.up, shape.mlp_row, shape.F, count, part, parts)
@@ -459,7 +464,7 @@ def mlp_down(shape, weights, w, work, count, part, parts):
     wait(work.barrier, parts)
 
 
-@compiled
+@inner
 def head(shape, weights, work, wanted, logits, part, parts):
     """Compute one part's columns of the logits of the wanted rows."""
     count = wanted.size
@@ -482,7 +487,7 @@ def head(shape, weights, work, wanted, logits, part, parts):
         wait(work.barrier, parts)
     begin, end = share(-(-shape.V // LANES), part, parts)
     product(
-        weights.product, weights.head_code, factor(shape, work, normed, shape.row, which), weights.head,
+        weights.products, weights.head_code, factor(shape, work, normed, shape.row, which), weights.head,
         shape.C, bias_or(weights.head_bias, weights.zeros), ZERO, logits, shape.head_row, count, begin, end,
     )  # fmt: skip
     width = (end - begin) * LANES

@@ -9,7 +9,8 @@ memory; the kernels receive addresses only and do not keep it alive.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,13 +35,16 @@ from niels_gpt.kernels.gpt import (
     RELU_SQUARED,
     SILU,
     TWO_NORMS,
+    Rows,
     Shape,
     Weights,
     Workspace,
+    attention,
 )
 from niels_gpt.kernels.integer_rows import GROUP, record_bytes
+from niels_gpt.kernels.jit import address_of
 from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.matrices import ROWS, compiled_product
+from niels_gpt.kernels.matrices import ROWS, Products, products
 from niels_gpt.kernels.matrix_packing import CACHE_LINE, KIND_OF, MatrixPlan, Part, kind_of
 from niels_gpt.kernels.rope import rotary_tables
 from niels_gpt.kernels.simd_ir import LANES
@@ -75,7 +79,7 @@ class PackedModel:
         """Pack the planned arrays into one block of memory."""
         self.shape, self.T, self.kind = plan.shape, plan.form.T, plan.kind
         self.version = INTEGER_VERSION if plan.kind == "groups" else KERNEL_VERSION
-        self._product = compiled_product(plan.kind)
+        compiled, self._products = products(plan.kind)
         self._memory = aligned(sum(padded(part.floats) for part in plan.parts.values()))
         found: dict[str, int] = {}
         used = 0
@@ -94,7 +98,7 @@ class PackedModel:
                 layer[PLACES.index(place)] = found.get(f"{place} {plan.numbers[f'{i}.kind']}", 0)
         at |= {"head": at["head"] or at["embedding"], "layers": np.array(layers, np.int64)}
         codes = {name: plan.numbers[name] for name in ("embedding_code", "head_code")}
-        self.weights = Weights(**{**at, **codes, "product": self._product.address})
+        self.weights = Weights(**{**at, **codes, "products": compiled, "attention": attention_address()})
 
     @property
     def may_split(self) -> bool:
@@ -169,17 +173,22 @@ def check_supported(form: Form) -> None:
         raise UnsupportedFormError(f"the kernels do not compute {', '.join(found)}")
 
 
+def kind_for(form: Form, weights: Mapping[str, Weight], weight_form: GroupForm = "stored") -> str:
+    """Return the kind of the products that a model needs, as in `matrices`."""
+    names = [f"blocks.{i}.{matrix}.weight" for i in range(form.L) for matrix in MATRICES]
+    names.append("tok_emb.weight" if form.tied else "head.weight")
+    return kind_of((weights[name] for name in names if name in weights), weight_form)
+
+
 class _Plan:
     """The plan of a packed model: arrays by name and, by layer and place, codes and other numbers."""
 
     def __init__(
         self, form: Form, weights: Mapping[str, Weight], weight_form: GroupForm, *, from_residual: bool
     ) -> None:
-        names = [f"blocks.{i}.{matrix}.weight" for i in range(form.L) for matrix in MATRICES]
-        names.append("tok_emb.weight" if form.tied else "head.weight")
         self.form, self.weights = form, weights
-        self.kind = kind_of((weights[name] for name in names if name in weights), weight_form)
-        self.shape = _shape(form, self.kind, from_residual=from_residual)
+        self.kind = kind_for(form, weights, weight_form)
+        self.shape = shape_of(form, self.kind, from_residual=from_residual)
         self.parts: dict[str, Part] = {}
         self.numbers: dict[str, int] = {}
         self._matrices = MatrixPlan(kind=self.kind, weight_form=weight_form)
@@ -265,7 +274,8 @@ class _Plan:
         self.parts[f"sine {n}"] = Part(form.T * row, lambda: table(1))
 
 
-def _shape(form: Form, kind: str, *, from_residual: bool) -> Shape:
+def shape_of(form: Form, kind: str, *, from_residual: bool) -> Shape:
+    """Return what the kernels need to know of a form whose matrices are of one kind."""
     H, KV, D = form.heads
     widest = max(form.C, H * D, form.d_ff)
     # 1 / sqrt(D) as the kernels have always computed it.
@@ -356,6 +366,24 @@ class StepMemory:
             normed=normed, records=records, spare=spare, scores=scores, positions=group_positions(shape),
             barrier=barrier.ctypes.data, stop=np.zeros(1, np.int64),
         )  # fmt: skip
+
+
+def example_step() -> tuple[Shape, Weights, Workspace, Rows]:
+    """Return arguments of the types that the kernels take, for no computation."""
+    form = Form(V=16, T=16, C=16, L=1, H=1, KV=1, D=16, d_ff=16, norm="rmsnorm", mlp="gelu")
+    shape, numbers = shape_of(form, "float32", from_residual=True), np.zeros(1, np.int64)
+    numbers_or_arrays: dict[str, Any] = dict.fromkeys(Weights._fields, 0)
+    numbers_or_arrays |= {"products": Products(0, 0), "layers": np.zeros((1, len(PLACES)), np.int64)}
+    weights = Weights(**numbers_or_arrays)
+    work = StepMemory(shape, rows=1, room=16, parts=1).work
+    return shape, weights, work, Rows(numbers, numbers, numbers, numbers)
+
+
+@cache
+def attention_address() -> int:
+    """Return the address of the compiled `attention`, the same for all models."""
+    shape, weights, work, rows = example_step()
+    return address_of(attention, (shape, weights, weights.layers[0], work, rows, 0, 0, 1))
 
 
 def new_state(shape: Shape, positions: int) -> tuple[np.ndarray, int]:

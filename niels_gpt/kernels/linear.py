@@ -22,7 +22,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from niels_gpt.kernels.jit import FEATURES, ZERO, compiled
+from niels_gpt.kernels.jit import FEATURES, ZERO, compiled, inner
 from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, INT32, KIND, LANES, Emitter, Value, kernel, vector
 from niels_gpt.model.int8 import quantised
 
@@ -133,7 +133,7 @@ def linear(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, 
         j += 1
 
 
-@compiled
+@inner
 def _four_blocks(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
     m = ZERO
     if WIDE:  # all rows with two blocks, then with the other two
@@ -154,7 +154,7 @@ def _four_blocks(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, 
         tile_1x4(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, m, j)
 
 
-@compiled
+@inner
 def _one_block(kind, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, j):
     m = ZERO
     while not WIDE and m + 6 <= rows:

@@ -1,7 +1,8 @@
 """Multiply by a packed weight of any form, and read rows of an embedding.
 
-The forward pass is compiled once and calls products through an address, so that each form of weights costs
-only the compilation of its own tiles, when a model of it is packed.
+Products are compiled for themselves and called through an address. So each form of weights costs only the
+compilation of its own tiles, when a model of it is packed, and the tiles are not compiled again with every
+kernel that uses them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from numba import types
 from niels_gpt.kernels.integer import multiply
 from niels_gpt.kernels.integer_rows import quantise_row
 from niels_gpt.kernels.integer_weights import Q4, Q8, dequantise_column
-from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.jit import IS_STORED, ONE, ZERO, inner
 from niels_gpt.kernels.linear import BF16, F16, FLOAT32, INT8, block_floats, linear
 from niels_gpt.kernels.row_ops import copy_row
 from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, INT32, LANES, Emitter, Value, kernel
 
-ROWS, FLOATS, BF16S, F16S, FOUR_BITS, EIGHT_BITS = range(6)
+ROWS, FLOATS, BF16S, F16S, FOUR_BITS, EIGHT_BITS, INT8S = range(7)
 """Codes of matrices: float32 rows in torch's layout, and column blocks of 16 in each form."""
 HALF_WORD = ir.IntType(16)
 
@@ -37,8 +38,17 @@ class Factor(NamedTuple):
     record_row: int
 
 
-def _float32(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
-    linear(FLOAT32, x, x_row, w, depth * LANES, depth, start, start_row, y, y_row, rows, first, last)
+class Products(NamedTuple):
+    """Addresses of compiled products, see `products`."""
+
+    floats: int
+    """Of float32 weights in column blocks; attention uses it too."""
+    others: int
+    """Of the model's matrices in other forms, 0 if it has none."""
+
+
+def _float32(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
+    linear(FLOAT32, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last)
 
 
 def _int8(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
@@ -56,54 +66,61 @@ def _f16(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_r
     linear(F16, x, x_row, w, block, depth, start, start_row, y, y_row, rows, first, last)
 
 
-def _groups(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):
+def _groups(code, x, x_row, records, record_row, w, depth, start, start_row, y, y_row, rows, first, last):  # noqa: ARG001
     if code == FOUR_BITS:
         multiply(Q4, records, record_row, depth, w, start, start_row, y, y_row, rows, first, last)
-    elif code == EIGHT_BITS:
-        multiply(Q8, records, record_row, depth, w, start, start_row, y, y_row, rows, first, last)
     else:
-        linear(FLOAT32, x, x_row, w, depth * LANES, depth, start, start_row, y, y_row, rows, first, last)
+        multiply(Q8, records, record_row, depth, w, start, start_row, y, y_row, rows, first, last)
 
 
-PRODUCTS: dict[str, Callable[..., None]] = {
-    "float32": _float32,
-    "int8": _int8,
-    "bf16": _bf16,
-    "f16": _f16,
-    "groups": _groups,
-}
-"""The matrix codes of each kind of model; matrices of the kind "groups" may have different codes."""
-ARGUMENTS = 14
+OTHERS: dict[str, Callable[..., None]] = {"int8": _int8, "bf16": _bf16, "f16": _f16, "groups": _groups}
+"""The products of each kind of model, besides that of float32 weights."""
+FLOAT_ARGUMENTS, ARGUMENTS = 12, 14
 
 
 @cache
-def compiled_product(kind: str) -> Any:
-    """Compile the products of a kind once; `product` calls the `address` of the result."""
-    signature = types.void(*[types.int64] * ARGUMENTS)
-    return numba.cfunc(signature, cache=True, error_model="numpy", fastmath=False)(PRODUCTS[kind])
+def products(kind: str) -> tuple[Products, Any]:
+    """Compile the products of a kind once; return their addresses, and what keeps them alive."""
+    kept = [_compiled(_float32, FLOAT_ARGUMENTS)]
+    if kind in OTHERS:
+        kept.append(_compiled(OTHERS[kind], ARGUMENTS))
+    return Products(*(function.address for function in kept), *[0] * (2 - len(kept))), kept
+
+
+def _compiled(function: Callable[..., None], arguments: int) -> Any:
+    signature = types.void(*[types.int64] * arguments)
+    return numba.cfunc(signature, cache=IS_STORED, error_model="numpy", fastmath=False)(function)
 
 
 def _call(e: Emitter, address: Value, *values: Value) -> None:
-    function = ir.FunctionType(ir.VoidType(), [INT] * ARGUMENTS)
+    function = ir.FunctionType(ir.VoidType(), [INT] * len(values))
     e.b.call(e.b.inttoptr(address, ir.PointerType(function)), values)
 
 
-_call_product = kernel(_call, [ADDRESS, *[COUNT] * ARGUMENTS])
+float_product = kernel(_call, [ADDRESS, *[COUNT] * FLOAT_ARGUMENTS])
+"""Call `Products.floats`; the arguments are those of `linear` without its kind."""
+_other_product = kernel(_call, [ADDRESS, *[COUNT] * ARGUMENTS])
 
 
-@compiled
+@inner
 def product(address, code, x, w, depth, start, start_row, y, y_row, rows, first, last):
     """Compute column blocks `first` to `last` - 1 of rows times a packed weight, from the start values.
 
-    `address` is that of a `compiled_product`, `x` a `Factor`; strides in floats.
+    `address` is a `Products`, `x` a `Factor`; strides in floats.
     """
-    _call_product(
-        address, code, x.rows, x.row, x.records, x.record_row, w, depth, start, start_row, y, y_row, rows,
-        first, last,
-    )  # fmt: skip
+    if code == FLOATS:
+        float_product(
+            address.floats, x.rows, x.row, w, depth * LANES, depth, start, start_row, y, y_row, rows, first,
+            last,
+        )  # fmt: skip
+    else:
+        _other_product(
+            address.others, code, x.rows, x.row, x.records, x.record_row, w, depth, start, start_row, y,
+            y_row, rows, first, last,
+        )  # fmt: skip
 
 
-@compiled
+@inner
 def to_integers(x, x_row, records, record_row, depth, first, rows, step):
     """Quantise rows `first`, `first` + `step`, ... below `rows` into records, if products read records."""
     if record_row != 0:
@@ -130,7 +147,7 @@ gather = kernel(_gather, [ADDRESS, COUNT, ADDRESS])
 gather_halves = kernel(_gather_halves, [ADDRESS, COUNT, COUNT, ADDRESS])
 
 
-@compiled
+@inner
 def embedding_row(code, w, depth, row, column, y):
     """Read the `depth` weights of one token as floats; `row` is the stride of a matrix of rows."""
     block, lane = column // LANES, column % LANES

@@ -17,7 +17,7 @@ from niels_gpt.kernels.integer_packing import pack_q4, pack_q8, quantise_q4, qua
 from niels_gpt.kernels.integer_rows import GROUP
 from niels_gpt.kernels.integer_weights import Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
 from niels_gpt.kernels.linear import FLOAT32, INT8, pack, pack_halves, pack_int8, padded
-from niels_gpt.kernels.matrices import BF16S, EIGHT_BITS, F16S, FLOATS, FOUR_BITS
+from niels_gpt.kernels.matrices import BF16S, EIGHT_BITS, F16S, FLOATS, FOUR_BITS, INT8S
 from niels_gpt.kernels.simd_ir import LANES
 from niels_gpt.model.weights import Weight, dequantise
 
@@ -57,7 +57,7 @@ class MatrixPlan:
         N, K = weight.shape
         blocks = padded(N) // LANES
         if self.kind == "int8":
-            return FLOATS, Part(blocks * (LANES + LANES // 4 * K), lambda: pack_int8(dequantise(weight)))
+            return INT8S, Part(blocks * (LANES + LANES // 4 * K), lambda: pack_int8(dequantise(weight)))
         if self.kind in {"bf16", "f16"}:
             code = BF16S if self.kind == "bf16" else F16S
             return code, Part(blocks * K * LANES // 2, lambda: _halves(weight))

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
-from niels_gpt.kernels.gpt_packing import PackedModel, check_supported, pack_form, pack_gpt, pack_state
+from niels_gpt.kernels.gpt_packing import (
+    PackedModel,
+    check_supported,
+    kind_for,
+    pack_form,
+    pack_gpt,
+    pack_state,
+)
 
-__all__ = ["check_supported", "pack", "pack_model", "pack_state"]
+__all__ = ["check_supported", "kind_for", "pack", "pack_model", "pack_state"]
 
 if TYPE_CHECKING:
     from niels_gpt.model.form import Form

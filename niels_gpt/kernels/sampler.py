@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.jit import ONE, ZERO, compiled
+from niels_gpt.kernels.jit import ONE, ZERO, compiled, inner
 from niels_gpt.kernels.row_ops import exp_row, largest_in_row, spoiled_row
 from niels_gpt.kernels.simd_ir import LANES
 
@@ -142,12 +142,12 @@ def sample(logits, V, counts, banned, settings, slot, uniform, scratch):
     return _draw(scratch.weights, scratch.ids, kept, uniform)
 
 
-@compiled
+@inner
 def _at(array):
     return np.int64(array.ctypes.data)
 
 
-@compiled
+@inner
 def _rule_out(logits, V, counts, banned, settings, slot, scaled):
     """Apply penalties and bans; return whether a penalty overflowed float32."""
     overflow = False
@@ -165,7 +165,7 @@ def _rule_out(logits, V, counts, banned, settings, slot, scaled):
     return overflow
 
 
-@compiled
+@inner
 def _likeliest(scaled, V, largest):
     best, second = -1, NEGATIVE_INFINITY
     for i in range(V):
@@ -176,7 +176,7 @@ def _likeliest(scaled, V, largest):
     return np.int64(best), float(largest) - float(second)
 
 
-@compiled
+@inner
 def _largest_k(scaled, V, k, ids):
     """Store the ids of the k largest in ascending order; return how many (fewer if ids are ruled out)."""
     if k == V:
@@ -202,7 +202,7 @@ def _largest_k(scaled, V, k, ids):
     return _no_worse(scaled, V, ids[0], ids)
 
 
-@compiled
+@inner
 def _no_worse(scaled, V, worst, ids):
     """Store all ids that rank no lower than `worst`, in ascending order; return how many."""
     count = 0
@@ -213,7 +213,7 @@ def _no_worse(scaled, V, worst, ids):
     return count
 
 
-@compiled
+@inner
 def _possible(scaled, V, ids):
     """Store all ids that are not ruled out, in ascending order; return how many."""
     count = 0
@@ -224,7 +224,7 @@ def _possible(scaled, V, ids):
     return count
 
 
-@compiled
+@inner
 def _heap(values, numbers, size, top):
     """Arrange numbers[:size] as a heap with the BEST or the WORST on top."""
     node = size // 2
@@ -233,7 +233,7 @@ def _heap(values, numbers, size, top):
         _sink(values, numbers, size, node, top)
 
 
-@compiled
+@inner
 def _sink(values, numbers, size, node, top):
     while True:
         child = 2 * node + 1
@@ -247,7 +247,7 @@ def _sink(values, numbers, size, node, top):
         node = child
 
 
-@compiled
+@inner
 def _above(values, a, b, top):
     """Return whether a is better than b (or worse): its value is larger, or equal and its number lower."""
     if values[a] != values[b]:
@@ -255,7 +255,7 @@ def _above(values, a, b, top):
     return (a < b) == top
 
 
-@compiled
+@inner
 def _likely_enough(weights, ids, count, least):
     """Keep the ids whose weight is at least the threshold, in their order; return how many."""
     kept = 0
@@ -266,7 +266,7 @@ def _likely_enough(weights, ids, count, least):
     return kept
 
 
-@compiled
+@inner
 def _typical(scaled, weights, ids, count, p, order):
     """Move the ids whose surprise is nearest to the entropy to the front, in id order; return how many.
 
@@ -295,7 +295,7 @@ def _typical(scaled, weights, ids, count, p, order):
         reach *= 2.0
 
 
-@compiled
+@inner
 def _nucleus(weights, ids, count, p, order):
     """Move the nucleus to the front, in id order; return how many ids it has.
 
@@ -318,7 +318,7 @@ def _nucleus(weights, ids, count, p, order):
         bar = bar / np.float32(64.0) if bar > np.float32(1e-30) else np.float32(0.0)
 
 
-@compiled
+@inner
 def _reach(values, weights, order, count, target):
     """Take order[:count] by falling value, lowest first among equals, until their weights reach the target.
 
@@ -335,7 +335,7 @@ def _reach(values, weights, order, count, target):
     return last, running >= target
 
 
-@compiled
+@inner
 def _to_front(values, weights, ids, count, last):
     """Keep ids that rank no lower than `last` by value, in id order; return how many."""
     kept, bar = 0, values[last]
@@ -346,7 +346,7 @@ def _to_front(values, weights, ids, count, last):
     return kept
 
 
-@compiled
+@inner
 def _draw(weights, ids, count, uniform):
     total = 0.0
     for i in range(count):

@@ -9,7 +9,6 @@ intrinsic, inlined where it is called.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from niels_gpt.kernels.jit import FEATURES
+from niels_gpt.kernels.jit import FEATURES, intrinsic_of
 
 FLOAT, HALF = ir.FloatType(), ir.HalfType()
 INT8 = ir.IntType(8)
@@ -272,10 +270,5 @@ def kernel(
 
         return result(*(given[i] if kind is KIND else kind for i, kind in enumerate(arguments))), codegen
 
-    # Numba reads the number of arguments from the function's signature.
-    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    names = ["typing_context", *(f"a{i}" for i in range(len(arguments)))]
-    signature = inspect.Signature([inspect.Parameter(name, plain) for name in names])
-    typed.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     typed.__name__ = emit.__name__.strip("_")
-    return intrinsic(typed)
+    return intrinsic_of(typed, len(arguments))

@@ -16,7 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from niels_gpt.kernels.jit import compiled
+from niels_gpt.kernels.jit import inner
 from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, LANES, Emitter, Value, kernel
 
 
@@ -66,7 +66,7 @@ gather_8, gather_4, gather_1 = (_tile(blocks, learns=False) for blocks in (8, 4,
 recall_8, recall_4, recall_1 = (_tile(blocks, learns=True) for blocks in (8, 4, 1))
 
 
-@compiled
+@inner
 def gather(x, indices, count, m, m_row, y, first, last):
     """Compute column vectors `first` to `last` - 1 of y over the `count` indices found by `find_active`."""
     j = first
@@ -81,7 +81,7 @@ def gather(x, indices, count, m, m_row, y, first, last):
         j += 1
 
 
-@compiled
+@inner
 def recall(x, indices, count, m, m_row, v, y):
     """Compute all columns of y from m, then add the outer product of x and v to m."""
     j, last = 0, m_row // LANES

@@ -35,6 +35,15 @@ def test_each_form_of_weights_is_prepared_for_itself(elsewhere: Path) -> None:
     assert not is_prepared("int8")
     mark_prepared("int8")
     assert is_prepared("int8")
+    assert not is_prepared("float32", "bdh")
+
+
+def test_another_processor_is_not_prepared(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several machines may share the folder."""
+    assert claim_folder()
+    mark_prepared("float32")
+    monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
+    assert not is_prepared()
 
 
 def test_where_nothing_can_be_stored_nothing_is_prepared_and_nothing_fails(elsewhere: Path) -> None:
