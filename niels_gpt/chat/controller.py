@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from niels_gpt.chat.announcements import STOPPED, quoted, show_messages, who_answers, who_finishes
 from niels_gpt.chat.commands.registry import COMMANDS, Call, Say, Unknown, parse
 from niels_gpt.chat.stats import ChatStats, ReplyCost, status_line
 from niels_gpt.conversation.errors import ChatError, LoadFailed
@@ -25,7 +26,7 @@ from niels_gpt.errors import ReportedError
 from niels_gpt.program import as_started
 from niels_gpt.terminal.render import Screen, spinning
 from niels_gpt.terminal.table import counted
-from niels_gpt.text.attachments import Attachment, folded, with_attachments
+from niels_gpt.text.attachments import Attachment, with_attachments
 from niels_gpt.text.files import NOT_UTF8, replaced
 
 if TYPE_CHECKING:
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
     from niels_gpt.conversation.options import ChatOptions
     from niels_gpt.conversation.session import ConversationSession
     from niels_gpt.decoding.backend import Backend
-    from sessions import Generation, Message, Store, Turn
+    from sessions import Generation, Message, Store
 
 _ENDINGS = {
     "length": "(stopped at {n} tokens; /max_new_tokens sets how many)",
     "context": "(stopped: the context is full; /reset starts a new conversation)",
 }
-_STOPPED = "(stopped)"
 _FORGOTTEN = "(stopped; the model will not see this turn: /keep_stopped is off)"
 _NOT_SENT = "(not sent; Up brings it back)"
 _STOPS = " | Esc stops"
@@ -154,7 +154,7 @@ class Controller(Listener):
             return
         session = self._workspace.session
         kept = session is None or session.settings.keep_stopped
-        self._screen.notice(_STOPPED if kept else _FORGOTTEN)
+        self._screen.notice(STOPPED if kept else _FORGOTTEN)
 
     async def end(self) -> None:
         """Store what still waits for the store, and say how to resume, if there is something to resume."""
@@ -300,15 +300,7 @@ class Controller(Listener):
 
     def show_path(self, messages: Sequence[Message]) -> None:
         """Print messages as the chat shows them."""
-        for message in messages:
-            if message.role == "user":
-                self._screen.say_asked(quoted(message.content))
-            elif message.role == "system":
-                self._screen.notice(f"(system) {message.content}")
-            else:
-                self._screen.say_reply(message.content)
-                if message.status == "cancelled":
-                    self._screen.notice(_STOPPED)
+        show_messages(self._screen, messages)
 
     def error(self, text: str) -> None:
         """Print what went wrong with a line."""
@@ -419,29 +411,13 @@ class Controller(Listener):
         return conversation
 
     async def _name_other_checkpoint(self, session: ConversationSession, conversation: Conversation) -> None:
-        """Say so when the replies so far are by another checkpoint than the one that answers."""
-        if self._compared is not None and self._compared[0] is session:
-            return
-        self._compared = (session, self._workspace.options.checkpoint)
-        last = await session.last_turn()
-        if last is None:
-            return
-        before, now = place_of(last.generation.environment), place_of(conversation.model.environment)
-        if last.generation.checkpoint_id != await conversation.checkpoint_id():
-            old = await session.checkpoint(last.generation.checkpoint_id)
-            back = f", and /model {old.path} goes back" if before == now else ""
-            self._screen.notice(
-                f"(the replies so far are by {Path(old.path).name}{before}; "
-                f"{self._checkpoint_name(old.path, same=before == now)}{now} answers now{back})"
-            )
-        elif before != now:
-            name = self._workspace.options.checkpoint.name
-            self._screen.notice(f"(the replies so far are by {name}{before}; {name}{now} answers now)")
-
-    def _checkpoint_name(self, other: str, *, same: bool = True) -> str:
-        """Return a name of the checkpoint in use that distinguishes it from others on the `same` device."""
-        path = self._workspace.options.checkpoint
-        return f"{path.name} with other weights" if same and path.name == Path(other).name else path.name
+        """Say so, once, when the replies so far were made elsewhere than the next one will be."""
+        checkpoint = self._workspace.options.checkpoint
+        if self._compared is None or self._compared[0] is not session:
+            self._compared = (session, checkpoint)
+            notice = await who_answers(session, conversation, checkpoint)
+            if notice is not None:
+                self._screen.notice(notice)
 
     def _introduce(self, session: ConversationSession) -> None:
         options = self._workspace.options
@@ -453,56 +429,26 @@ class Controller(Listener):
         self._screen.notice(f"resumed {session.name!r}: {counted(session.turns, 'turn')}")
         if self._recall:
             asked = [n for n, message in enumerate(session.messages) if message.role == "user"]
-            for message in session.messages[asked[-1] :] if asked else ():
-                if message.role == "user":
-                    self._screen.say_asked(quoted(message.content), dim=True)
-                elif message.role == "assistant":
-                    self._screen.say_reply(message.content, dim=True)
-                    if message.status == "cancelled":
-                        self._screen.notice(_STOPPED)
+            show_messages(self._screen, session.messages[asked[-1] :] if asked else (), dim=True)
 
     async def _finish_pending(self, session: ConversationSession) -> None:
         turn = await session.pending()
         if turn is None:
             return
         conversation = await self._load_conversation()
-        await self._say_how_finished(session, conversation, turn)
+        checkpoint = self._workspace.options.checkpoint
+        notice, same = await who_finishes(session, conversation, checkpoint, turn)
+        if not same:
+            self._compared = (session, checkpoint)
+        self._screen.notice(notice)
         try:
-            with spinning(self._screen, lambda: "thinking"):
+            with self.footer(), spinning(self._screen, lambda: "thinking"):
                 await conversation.finish_pending(turn, self)
         except ReportedError as error:
             # The session can be used: the interrupted reply is stored as failed.
             self._screen.end_reply()
             self.error(f"the interrupted reply cannot be finished: {error}; /retry makes another")
 
-    async def _say_how_finished(
-        self, session: ConversationSession, conversation: Conversation, turn: Turn
-    ) -> None:
-        if turn.generation.checkpoint_id == await conversation.checkpoint_id():
-            self._screen.notice("(this reply was interrupted; finishing it)")
-            return
-        old = await session.checkpoint(turn.generation.checkpoint_id)
-        self._compared = (session, self._workspace.options.checkpoint)
-        self._screen.notice(
-            f"(this reply was interrupted under {Path(old.path).name}; {self._checkpoint_name(old.path)} "
-            "answers from the start)"
-        )
-
-
-def place_of(environment: Mapping[str, object]) -> str:
-    """Return what to add to a checkpoint's name where it runs unusually: the device, the form of weights."""
-    facts = [str(environment["device"])] if environment.get("device", "cpu") != "cpu" else []
-    if environment.get("weights") == "int8":
-        facts.append("int8 weights")
-    elif environment.get("path") == "torch" and not facts:
-        facts.append("torch")
-    return f" ({', '.join(facts)})" if facts else ""
-
 
 def _names(attached: Sequence[Attachment]) -> str:
     return ", ".join(each.described for each in attached)
-
-
-def quoted(text: str) -> str:
-    """Return a user's message as the chat shows it: a mark before it, its other lines indented."""
-    return "> " + folded(text).replace("\n", "\n  ")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_toolkit.utils import get_cwidth
 
+from niels_gpt.cli.subcommands import helpers
 from niels_gpt.terminal.table import Column, cut, packed, padded, table, wrapped
 from niels_gpt.text.control_characters import harmless
 
@@ -55,3 +60,25 @@ def test_wide_characters_take_two_columns() -> None:
 def test_nothing_in_a_cell_is_obeyed() -> None:
     lines = table((Column(title="A"), Column(title="B")), [["\x1b[31mred", "a\tb\nc\x07"]], 40)
     assert lines[1] == harmless("\x1b[31mred") + "  a b c\u2407"
+
+
+def test_what_does_not_fit_on_the_terminal_goes_to_the_pager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text(f"#!/bin/sh\n(echo $LESS; cat) > {tmp_path}/paged\n", encoding="utf-8")
+    pager.chmod(0o755)
+    monkeypatch.setenv("PAGER", str(pager))
+    monkeypatch.setenv("LINES", "3")
+    monkeypatch.delenv("LESS", raising=False)
+    helpers.print_page(["one", "two", "three"])  # standard output is no terminal
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    helpers.print_page(["one", "two"])
+    assert capsys.readouterr().out == "one\ntwo\n"
+    helpers.print_page(["one", "two", "thrée"])
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "paged").read_text("utf-8") == "FRX\none\ntwo\nthrée\n"
+    monkeypatch.setenv("PAGER", "cat")
+    helpers.print_page(["one", "two", "three"])
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
