@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
-from functools import partial
-from typing import Literal, TypeVar, cast, get_args
+from datetime import datetime
+from functools import cache, partial
+from types import NoneType
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from sessions.archive_validation import checked_archive
 from sessions.errors import InvalidName, InvalidValue
@@ -24,14 +26,14 @@ from sessions.integrity import generation_faults, message_faults, verified
 from sessions.records import (
     Checkpoint,
     Generation,
-    GenerationStatus,
     Message,
-    ReplyStatus,
-    Role,
     Session,
     SessionArchive,
 )
 from sessions.validation import checked_name
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT, VERSION = "niels-gpt sessions", 1
 
@@ -41,7 +43,9 @@ _ENVIRONMENT_TEXTS = ("weights", "device", "path", "dtype", "cpu", "torch", "num
 _ENVIRONMENT_NUMBERS = ("threads", "kernel_version", "context_rule")
 _LONGEST = 1e9  # seconds that a reply can have taken
 _SHORT = 1 << 12  # bytes of short strings: names, hashes, paths
+_LONG = ("content", "error")  # texts as long as a message
 T = TypeVar("T")
+R = TypeVar("R", bound="DataclassInstance")
 
 
 def write(archives: Sequence[SessionArchive], file: Output) -> None:
@@ -222,58 +226,65 @@ def _records(
 
 
 def _checkpoint(line: Fields) -> Checkpoint:
-    return Checkpoint(
-        id=line.integer("id"),
-        fingerprint=line.text("fingerprint", most=_SHORT),
-        parts=cast("Mapping[str, str]", line.mapping("parts")),
-        config=line.mapping("config"),
-        step=line.integer_or_none("step"),
-        path=line.text("path", most=_SHORT),
-        created=line.moment("created"),
-    )
+    return _record(Checkpoint, line)
 
 
 def _message(line: Fields) -> Message:
-    return Message(
-        id=line.integer("id"),
-        session_id=line.integer("session_id"),
-        parent_id=line.integer_or_none("parent_id"),
-        position=line.integer("position"),
-        role=cast("Role", line.one_of("role", get_args(Role))),
-        content=line.text("content"),
-        token_ids=line.integers("token_ids") if line.has("token_ids") else None,
-        status=cast("ReplyStatus", line.one_of("status", get_args(ReplyStatus))),
-        digest=line.text("digest", most=_SHORT),
-        created=line.moment("created"),
-    )
+    return _record(Message, line)
 
 
 def _generation(line: Fields) -> Generation:
-    return Generation(
-        id=line.integer("id"),
-        session_id=line.integer("session_id"),
-        user_message_id=line.integer("user_message_id"),
-        reply_id=line.integer_or_none("reply_id"),
-        checkpoint_id=line.integer("checkpoint_id"),
-        seed=line.integer("seed"),
-        attempt=line.integer("attempt"),
-        sampling=line.mapping("sampling"),
-        max_new_tokens=line.integer("max_new_tokens"),
-        prompt_hash=line.text("prompt_hash", most=_SHORT),
-        trimmed_turns=line.integer("trimmed_turns"),
+    return _record(
+        Generation,
+        line,
         environment=_environment(line),
-        forced_ids=line.integers("forced_ids"),
-        # Absent in files from before a generation had a path.
-        checkpoint_path=line.text_or_none("checkpoint_path", most=_SHORT),
-        status=cast("GenerationStatus", line.one_of("status", get_args(GenerationStatus))),
-        finish_reason=line.text_or_none("finish_reason", most=_SHORT),
         receipt=_receipt(line) if line.has("receipt") else None,
         timings=_timings(line) if line.has("timings") else None,
-        error=line.text_or_none("error"),
-        digest=line.text_or_none("digest", most=_SHORT),
-        created=line.moment("created"),
-        finished=line.moment_or_none("finished"),
     )
+
+
+def _record(record: type[R], line: Fields, **known: object) -> R:
+    """Read a record, each field by its type; one that may be None may be absent.
+
+    Args:
+        record: The type of the record.
+        line: The object to read.
+        known: Fields that are read already.
+
+    """
+    values = dict(known)
+    for name, kind, optional in _typed_fields(record):
+        if name not in known:
+            values[name] = None if optional and not line.has(name) else _value(line, name, kind)
+    return record(**values)
+
+
+@cache
+def _typed_fields(record: type[DataclassInstance]) -> tuple[tuple[str, object, bool], ...]:
+    """Return the name of each field, its type, and whether it may be None."""
+    found: list[tuple[str, object, bool]] = []
+    for name, hint in get_type_hints(record).items():
+        parts = get_args(hint)
+        optional = NoneType in parts
+        found.append(
+            (name, next(part for part in parts if part is not NoneType) if optional else hint, optional)
+        )
+    return tuple(found)
+
+
+def _value(line: Fields, name: str, kind: object) -> object:
+    if get_origin(kind) is Literal:
+        return line.one_of(name, get_args(kind))
+    if kind is str:
+        return line.text(name, most=None if name in _LONG else _SHORT)
+    readers: dict[object, Callable[[str], object]] = {
+        int: line.integer,
+        bool: line.truth,
+        datetime: line.moment,
+        tuple: line.integers,
+        Mapping: line.mapping,
+    }
+    return readers[get_origin(kind) or kind](name)
 
 
 def _plain(line: Fields, key: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sessions import Session, SessionArchive, SessionExists, Store, open_store
-from sessions.formats import ImportRefused, write_sessions
+from sessions import Generation, Session, SessionArchive, SessionExists, Store, open_store
+from sessions.fields import Count, FreeText
+from sessions.formats import ImportRefused, Limits, write_sessions
+from sessions.formats.field_validation import Fields
+from sessions.formats.native import _record
 
 from .conftest import Read, ask
 
@@ -154,3 +158,20 @@ def test_any_text_survives_the_way_out_and_back(
         ask(store, session, question, reply)
     archive = store.export_session(session.id)
     assert read(as_text(lines_of(archive))) == [archive]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterGeneration(Generation):
+    """A generation with two more columns: one record, its table and a migration name them, nothing else."""
+
+    mood: FreeText | None
+    retries: Count
+
+
+def test_a_column_is_read_by_its_type_and_named_nowhere(lines: list[dict[str, Any]]) -> None:
+    stored = next(line for line in lines[1:] if line["type"] == "generation")
+    line = Fields(where="line 1", values={**stored, "retries": 2}, limits=Limits())
+    later = _record(LaterGeneration, line)
+    assert (later.mood, later.retries, later.prompt_hash) == (None, 2, stored["prompt_hash"])
+    with pytest.raises(ImportRefused, match="retries: 'two' is not a whole number"):
+        _record(LaterGeneration, replace(line, values={**stored, "retries": "two"}))
