@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             audit(archive, folder / "ray.jsonl", "--ray")
             rows.append(("Ray", (folder / "ray.jsonl").read_bytes() == expected))
         said = {True: "equal", False: "DIFFERENT"}
-        print(table(["output of", "beside one process"], [[what, said[same]] for what, same in rows]))
+        print(table(["output of", "compared with one process"], [[what, said[same]] for what, same in rows]))
         changes = tampers(archive, folder, options.tampers, rng)
         print(table(["changed", "times", "found", "at its place"], changes))
     is_exact = summary["verdicts"] == {"exact": options.replies}

@@ -108,8 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact = pack_form(loaded.form, loaded.weights, "float32")
     found = compare(packed, exact, windows(loaded, tokens=options.tokens, window=options.window))
     print(
-        f"{options.tokens} tokens, {options.weights} beside float32: same token preferred {found.same:.2%}, "
-        f"mean divergence {found.divergence:.5f} nats, loss {found.loss:.5f} beside {found.exact_loss:.5f}"
+        f"{options.tokens} tokens, {options.weights} compared with float32: "
+        f"same token preferred {found.same:.2%}, mean divergence {found.divergence:.5f} nats, "
+        f"loss {found.loss:.5f} instead of {found.exact_loss:.5f}"
     )
     return int(not found.good)
 

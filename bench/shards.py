@@ -136,7 +136,7 @@ def report(campaign: Campaign) -> int:
     found, kills = campaign.killed()
     rows.append([f"a worker killed {kills} times", equal[found == expected]])
     print(f"verified for resuming in {campaign.resume_seconds(folder / 'killed.jsonl'):.3f} s\n")
-    print(table(["output of", "beside one process"], rows))
+    print(table(["output of", "compared with one process"], rows))
     return int(any(row[1] != "equal" for row in rows))
 
 

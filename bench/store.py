@@ -226,7 +226,7 @@ def medians(places: tuple[Path, Path], stores: tuple[Store, Store], runs: int) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Fill a store, measure, and print the table."""
-    parser = argparse.ArgumentParser(description="Measure a large store beside an empty one.")
+    parser = argparse.ArgumentParser(description="Measure a large store and an empty one.")
     parser.add_argument("--sessions", type=int, default=10_000)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=21)

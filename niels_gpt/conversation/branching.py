@@ -87,7 +87,7 @@ async def variants(session: ConversationSession) -> list[Variant]:
 
 
 async def choose(session: ConversationSession, number: int) -> Variant:
-    """Continue from one version of the last turn, counted from 1; SessionTrouble if there is no such one."""
+    """Continue from one version of the last turn, counted from 1; SessionTrouble if there is none."""
     found = await variants(session)
     if not 1 <= number <= len(found):
         raise SessionTrouble(

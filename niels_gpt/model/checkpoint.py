@@ -120,7 +120,7 @@ def _check_parts(path: Path) -> None:
 
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
-    msg = f"{str(path)!r} is no checkpoint, or is damaged: {reason}"
+    msg = f"{str(path)!r} is not a checkpoint, or is damaged: {reason}"
     return CheckpointError(f"{msg}; copy it again, or train a new one")
 
 
@@ -141,7 +141,7 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
     content = {"optimizer_state": None, "best_val_loss": None, **content}
     missing = [key for key in KEYS if key not in content]
     if missing:
-        raise CheckpointError(f"{str(path)!r} is no niels-gpt checkpoint: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"{str(path)!r} is not a niels-gpt checkpoint: it lacks {', '.join(missing)}")
     for key in ("model_cfg", "train_cfg", "model_state"):
         if not isinstance(content[key], Mapping):
             raise CheckpointError(

@@ -201,7 +201,7 @@ def _load_pt(path: Path, device: str) -> LoadedModel:
                 )
             return _opened(path, open_nanochat(path, tensors), device)
     keys = ", ".join(map(repr, list(content)[:4]))
-    raise CheckpointError(f"{str(path)!r} is no checkpoint of a known kind: it holds {keys}; give {KINDS}")
+    raise CheckpointError(f"{str(path)!r} is not a checkpoint of a known kind: it holds {keys}; give {KINDS}")
 
 
 def _stored(weights: Mapping[str, Any]) -> dict[str, Stored]:
@@ -230,7 +230,9 @@ def _own(path: Path, content: Mapping[str, Any], device: str) -> LoadedModel:
     """Load what `save_checkpoint` or `save_pretrained` wrote, or the original project."""
     for key in ("model_cfg", "model_state"):
         if not isinstance(content.get(key), Mapping):
-            raise CheckpointError(f"{str(path)!r} is no niels-gpt checkpoint: it has no dictionary {key!r}")
+            raise CheckpointError(
+                f"{str(path)!r} is not a niels-gpt checkpoint: it has no dictionary {key!r}"
+            )
     state = float32_state(content["model_state"], str(path))
     cfg = complete_config(content["model_cfg"], state, str(path))
     state = fitted_state(cfg, state, str(path))

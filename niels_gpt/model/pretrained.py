@@ -63,7 +63,7 @@ def read_pretrained(directory: Path) -> dict[str, Any]:
         model_cfg, step = _model_config(config)
         tensors = read_safetensors(directory / WEIGHTS)
     except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{str(directory)!r} is no model, or is damaged: {error}") from error
+        raise CheckpointError(f"{str(directory)!r} is not a model, or is damaged: {error}") from error
     wrong = [name for name, stored in tensors.items() if stored_bytes(stored.kind, stored.shape) is None]
     if wrong:
         raise CheckpointError(

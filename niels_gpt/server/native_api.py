@@ -163,7 +163,7 @@ def _changed(settings: Settings, values: Mapping[str, Any], seed: int | None) ->
         setting = SETTINGS.get(key)
         if setting is None:
             raise ApiError(
-                400, f"there is no setting {key[:80]!r}; there are {', '.join(SETTINGS)}", param=key[:80]
+                400, f"unknown setting {key[:80]!r}; expected one of {', '.join(SETTINGS)}", param=key[:80]
             )
         try:
             read[key] = setting.read(_as_text(value))

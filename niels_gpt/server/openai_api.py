@@ -216,13 +216,11 @@ async def create_response(
 async def _before(state: ServerState, response_id: str) -> list[ChatMessage]:
     """Return the conversation up to an earlier response; its instructions are not carried over."""
     if not response_id.startswith("resp_"):
-        raise ApiError(404, f"there is no response {response_id[:80]!r}", param="previous_response_id")
+        raise ApiError(404, f"unknown response {response_id[:80]!r}", param="previous_response_id")
     try:
         session = await state.replies.call(state.store.session, response_id)
     except SessionNotFound as error:
-        raise ApiError(
-            404, f"there is no response {response_id[:80]!r}", param="previous_response_id"
-        ) from error
+        raise ApiError(404, f"unknown response {response_id[:80]!r}", param="previous_response_id") from error
     path: list[Message] = await state.replies.call(state.store.path, session.id)
     if path[-1].role != "assistant":
         raise ApiError(409, "the earlier response is not whole yet", param="previous_response_id")
@@ -244,7 +242,7 @@ async def get_response(  # noqa: PLR0917 - FastAPI passes them by name
 ) -> Response:
     """Return a stored response, or the rest of its stream."""
     if not response_id.startswith("resp_"):
-        raise ApiError(404, f"there is no response {response_id[:80]!r}")
+        raise ApiError(404, f"unknown response {response_id[:80]!r}")
     if last_event_id is not None:
         starting_after = event_id(last_event_id)[1]
     if stream:
@@ -257,7 +255,7 @@ async def get_response(  # noqa: PLR0917 - FastAPI passes them by name
 async def cancel_response(response_id: str, request: Request, state: State) -> Response:
     """Stop a response; what was said until then stays stored."""
     if not response_id.startswith("resp_"):
-        raise ApiError(404, f"there is no response {response_id[:80]!r}")
+        raise ApiError(404, f"unknown response {response_id[:80]!r}")
     reply = await state.replies.find(response_id)
     reply.cancel()
     return await answer(reply, request, stream=False)

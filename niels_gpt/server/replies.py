@@ -218,7 +218,7 @@ class Replies:
             try:
                 turns = await self._stored(reply_id)
             except (SessionNotFound, RecordNotFound) as error:
-                raise ApiError(404, f"there is no reply {reply_id[:80]!r}", code="not_found") from error
+                raise ApiError(404, f"unknown reply {reply_id[:80]!r}", code="not_found") from error
             return await self._restore(reply_id, turns)
 
     async def _stored(self, reply_id: str) -> list[Turn]:

@@ -58,7 +58,7 @@ class ServerState:
         if name is not None and name != self.model_id:
             raise ApiError(
                 404,
-                f"there is no model {name[:80]!r} here; this server has {self.model_id!r}",
+                f"unknown model {name[:80]!r}; this server has {self.model_id!r}",
                 code="model_not_found",
                 param="model",
             )

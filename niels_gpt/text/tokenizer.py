@@ -102,7 +102,7 @@ def decode(ids: Iterable[int] | torch.Tensor) -> str:
         return bytes(values).decode("utf-8", errors="replace")
     except ValueError as error:
         bad = next(value for value in values if not 0 <= value < 256)
-        raise TokenizerError(f"token id {bad!r} is no byte; expected 0..255") from error
+        raise TokenizerError(f"token id {bad!r} is not a byte; expected 0..255") from error
 
 
 class ByteTokenizer:
@@ -128,7 +128,7 @@ class ByteTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """Return the byte itself."""
         if not 0 <= token_id < 256:
-            raise TokenizerError(f"token id {token_id!r} is no byte; expected 0..255")
+            raise TokenizerError(f"token id {token_id!r} is not a byte; expected 0..255")
         return bytes((token_id,))
 
     def special_token_ids(self) -> dict[str, int]:

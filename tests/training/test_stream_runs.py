@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_offered(
         (out / name).write_bytes(content[: len(content) // 2])
     assert run(config, out, "--resume", str(out / "latest.pt")) == 2
     said = capsys.readouterr().err
-    assert "latest.pt' is no checkpoint, or is damaged" in said
+    assert "latest.pt' is not a checkpoint, or is damaged" in said
     assert f"after step 4 with --resume {out / 'step_000004.pt'}" in said
 
 

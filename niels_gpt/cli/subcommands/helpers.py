@@ -155,9 +155,7 @@ def remark(text: str) -> None:
 def confirmed(question: str) -> bool:
     """Ask on the terminal and return whether the answer is yes. Raises SessionTrouble without a terminal."""
     if not sys.stdin.isatty():
-        raise SessionTrouble(
-            "refusing to go ahead without confirmation, and there is no terminal to ask on: pass --yes"
-        )
+        raise SessionTrouble("refusing to go ahead without confirmation; pass --yes")
     sys.stderr.write(f"{harmless(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
