@@ -25,7 +25,8 @@ from niels_gpt.conversation.planning import (
     recorded_settings,
     request_for,
 )
-from niels_gpt.conversation.session import ConversationSession, Reply
+from niels_gpt.conversation.reply_keeper import Reply
+from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.errors import ReportedError
 from sessions import Generation, Message, Turn
 

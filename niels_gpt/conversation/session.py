@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from niels_gpt.conversation.context import PathMessage, TextMessage, system_of
 from niels_gpt.conversation.errors import NotStoredYet, SessionTrouble
+from niels_gpt.conversation.reply_keeper import Outcome, Reply, ReplyKeeper, unsaved_message
 from niels_gpt.conversation.settings import Settings, Value
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 from sessions import (
@@ -41,46 +42,17 @@ from sessions import (
     Store,
     StoreClosed,
     StoreError,
-    StoreUnavailable,
     Turn,
 )
 
 T = TypeVar("T")
 
-UNSAVED_ID = 0
-"""The id of a reply in `messages` that is not stored yet."""
 _WORD = re.compile(r"[^\W_]+")
 _LONGEST_TITLE, _MOST_NAMES = 40, 100_000
 
 
 def _local_now() -> datetime:
     return datetime.now().astimezone()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """A reply as it came out of the engine; `reason` "cancelled" makes it a stopped one."""
-
-    content: str
-    token_ids: tuple[int, ...]
-    reason: str
-    receipt: Mapping[str, object]
-    timings: Mapping[str, object]
-
-    @property
-    def status(self) -> str:
-        """The status of its message."""
-        return "cancelled" if self.reason == "cancelled" else "complete"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What became of a generation, while the store does not know it: a reply, or why there is none."""
-
-    generation_id: int
-    reply: Reply | None
-    error: str
-    trouble: str
 
 
 def title_of(content: str) -> str:
@@ -123,7 +95,7 @@ class ConversationSession:
         self._limiter = anyio.CapacityLimiter(1)
         self._saving = anyio.Lock()
         self._stored: Session | None = None
-        self._unsaved: _Outcome | None = None
+        self._keeper = ReplyKeeper(store, self._limiter)
         self._left: list[int] = []
         self.settings = Settings().with_values(self._given_settings)
         self._system: str | None = DEFAULT_SYSTEM_PROMPT if system is None else system or None
@@ -161,7 +133,7 @@ class ConversationSession:
     @property
     def unsaved(self) -> str | None:
         """Why the last reply is not stored yet; None when everything is."""
-        return None if self._unsaved is None else self._unsaved.trouble
+        return None if self._keeper.kept is None else self._keeper.kept.trouble
 
     @property
     def turns(self) -> int:
@@ -283,19 +255,7 @@ class ConversationSession:
         If the store refuses the message, the session stays where it was.
         """
         await self.save()
-        session = self._required()
-
-        def work() -> Turn:
-            moved = self._store.move_head(session.id, to=user.parent_id, expected_head=session.head_id)
-            try:
-                return self._store.begin_turn(
-                    session.id, content=content, expected_head=moved.head_id, generation=generation
-                )
-            except StoreError:
-                with suppress(StoreError):  # the first error is the one to tell
-                    self._store.move_head(session.id, to=session.head_id, expected_head=moved.head_id)
-                raise
-
+        work = partial(replace_message, self._store, self._required(), user, content, generation)
         turn = await self._changing(work)
         self._take(turn.session, [*self.messages[: user.position], turn.user])
         self._left.clear()
@@ -387,13 +347,12 @@ class ConversationSession:
 
     async def finish(self, generation_id: int, reply: Reply) -> Message:
         """Store a reply, durably, or keep it in memory while the store cannot take it (see `unsaved`)."""
-        return await self._conclude(
-            _Outcome(generation_id=generation_id, reply=reply, error="", trouble="")
-        ) or self._unsaved_message(reply)
+        stored = await self._conclude(Outcome(generation_id=generation_id, reply=reply))
+        return stored or unsaved_message(reply, self.messages)
 
     async def fail(self, generation_id: int, error: str) -> None:
         """Store that no reply came of a generation; its message stays."""
-        await self._conclude(_Outcome(generation_id=generation_id, reply=None, error=error, trouble=""))
+        await self._conclude(Outcome(generation_id=generation_id, error=error))
 
     async def save(self) -> None:
         """Store the reply that was kept in memory; nothing where there is none.
@@ -402,68 +361,34 @@ class ConversationSession:
             NotStoredYet: The store still cannot take it.
         """
         async with self._saving:
-            if self._unsaved is None:
+            if self._keeper.kept is None:
                 return
-            await self._conclude(self._unsaved)
+            await self._conclude(self._keeper.kept)
             if self.unsaved is not None:
                 raise NotStoredYet(
                     f"the last reply is not stored yet ({self.unsaved}): it is kept and tried again, "
                     "nothing else was stored; repeat this in a moment"
                 )
 
-    async def _conclude(self, outcome: _Outcome) -> Message | None:
+    async def _conclude(self, outcome: Outcome) -> Message | None:
         """Store an outcome; None for a reply that is kept in memory, and for a failure."""
         try:
-            message = await self._call_store(partial(self._write, outcome))
+            message = await self._keeper.conclude(outcome)
         except StoreClosed as error:
             raise SessionTrouble(str(error)) from error
-        except StoreUnavailable as error:
-            self._unsaved = replace(outcome, trouble=str(error))
-            if outcome.reply is not None:
-                self._place(self._unsaved_message(outcome.reply))
-            self.on_unsaved()
-            return None
         except StoreError as error:
             # Another program finished or deleted it meanwhile: what the store has is what counts.
-            self._unsaved = None
             await self._reread()
             raise SessionTrouble(str(error)) from error
-        self._unsaved = None
-        if message is not None:
+        if self._keeper.kept is not None:
+            if outcome.reply is not None:
+                self._place(unsaved_message(outcome.reply, self.messages))
+            self.on_unsaved()
+        elif message is not None:
             self._place(message)
             if self._stored is not None:
                 self._stored = replace(self._stored, head_id=message.id)
         return message
-
-    def _write(self, outcome: _Outcome) -> Message | None:
-        reply = outcome.reply
-        if reply is None:
-            self._store.fail_generation(outcome.generation_id, error=outcome.error)
-            return None
-        return self._store.finish_reply(
-            outcome.generation_id,
-            content=reply.content,
-            token_ids=reply.token_ids,
-            status="cancelled" if reply.status == "cancelled" else "complete",
-            finish_reason=reply.reason,
-            receipt=reply.receipt,
-            timings=reply.timings,
-        )
-
-    def _unsaved_message(self, reply: Reply) -> Message:
-        asked = next(message for message in reversed(self.messages) if message.role == "user")
-        return Message(
-            id=UNSAVED_ID,
-            session_id=asked.session_id,
-            parent_id=asked.id,
-            position=asked.position + 1,
-            role="assistant",
-            content=reply.content,
-            token_ids=reply.token_ids,
-            status="cancelled" if reply.status == "cancelled" else "complete",
-            digest="",
-            created=datetime.now(UTC),
-        )
 
     def _place(self, message: Message) -> None:
         """Put a reply on the path, in the place of another attempt at it."""
@@ -572,3 +497,22 @@ class ConversationSession:
 
     async def _call_store(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function, limiter=self._limiter)
+
+
+def replace_message(
+    store: Store, session: Session, user: Message, content: str, generation: NewGeneration
+) -> Turn:
+    """Store another message in the place of one of a session's path, and the generation that it asks for.
+
+    Raises:
+        StoreError: The store refuses the message; the session stays where it was.
+    """
+    moved = store.move_head(session.id, to=user.parent_id, expected_head=session.head_id)
+    try:
+        return store.begin_turn(
+            session.id, content=content, expected_head=moved.head_id, generation=generation
+        )
+    except StoreError:
+        with suppress(StoreError):  # the first error is the one to tell
+            store.move_head(session.id, to=session.head_id, expected_head=moved.head_id)
+        raise

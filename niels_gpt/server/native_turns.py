@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Query
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
+from niels_gpt.conversation.session import replace_message
 from niels_gpt.server.answers import continued, event_id
 from niels_gpt.server.errors import ApiError
 from niels_gpt.server.forms import ReplyInfo
@@ -140,10 +141,13 @@ async def edit(session_id: SessionId, body: EditRequest, state: State) -> dict[s
     user = next((each for each in path if each.id == body.message and each.role == "user"), None)
     if user is None:
         raise ApiError(404, "the session's path has no such user message", param="message")
-    moved = await state.replies.call(
-        state.store.move_head, session.id, to=user.parent_id, expected_head=session.head_id
+    settings = settings_of(session)
+    plan = state.planner.plan(path[: user.position], body.content, settings)
+    state.replies.check_room(1)
+    begun = await state.replies.call(
+        replace_message, state.store, session, user, body.content, plan.generation
     )
-    return await _send(state, moved, body.content)
+    return _begun(await _start(state, begun, plan.request, settings.seed), begun)
 
 
 @router.post("/sessions/{session_id}/head")

@@ -56,6 +56,16 @@ def test_a_conversation_is_retried_edited_and_navigated_and_nothing_is_lost(
     assert moved["messages"] == session["messages"]
 
 
+def test_an_edit_that_does_not_fit_leaves_the_session_where_it_was(
+    server: ThreadServer, session: dict[str, Any]
+) -> None:
+    path, user = f"/api/sessions/{session['id']}", session["messages"][1]
+    edit = {"message": user["id"], "content": "long " * 900}
+    refused = server.json("POST", f"{path}/edit", edit, status=400)
+    assert refused["error"]["code"] == "context_length_exceeded"
+    assert server.json("GET", path)["messages"] == session["messages"]
+
+
 def test_a_fork_at_a_token_keeps_what_stands_before_it(server: ThreadServer, session: dict[str, Any]) -> None:
     number, reply = session["id"], session["messages"][-1]["reply"]
     why = server.json("GET", f"/api/sessions/{number}/why?reply={reply}")
