@@ -14,11 +14,15 @@ chat: $(VENV)/.chat
 	@$(if $(MODEL),$(BIN)/niels-chat models get $(MODEL) >/dev/null)
 	@$(BIN)/niels-chat $(if $(MODEL),--ckpt $(MODEL)) $(ARGS)
 
-# The kernels are compiled once, next to the static checks, and not by every test process for itself. Then one process
-# a core, one thread each: threads inside of processes that share the cores only wait for each other.
+# Many container images forbid Python to store bytecode; each of the many processes below would compile it again.
+test check: export PYTHONDONTWRITEBYTECODE :=
+
+# The kernels are compiled once, next to the static checks, and not by every test process for itself: for this
+# processor, and for those whose results must be the same. Then one process a core, one thread each: threads inside
+# of processes that share the cores only wait for each other.
 test: $(VENV)/.dev
-	@$(BIN)/python -m niels_gpt.decoding.compile --weights int8 & int8=$$!; \
-	$(BIN)/python -m niels_gpt.decoding.compile && $(MAKE) --no-print-directory check && wait $$int8
+	@$(BIN)/python -m tests.kernels.elsewhere & compiling=$$!; \
+	$(MAKE) --no-print-directory check && wait $$compiling
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -77,15 +74,6 @@ def test_phases_are_within_a_rounding_of_the_exact_ones():
 
 def test_this_processor_makes_the_golden_bits():
     assert golden() == GOLDEN
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the other processor is an x86-64 one")
-@pytest.mark.timeout(120)  # everything is compiled anew, and without FMA every one of them is a call
-def test_a_processor_without_fma_makes_the_golden_bits():
-    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    command = [sys.executable, "-m", "tests.bdh.golden"]
-    found = subprocess.run(command, env=environment, cwd=REPO, check=True, stdout=subprocess.PIPE).stdout
-    assert json.loads(found) == GOLDEN
 
 
 def test_another_token_makes_other_bits(packed: PackedBDH, whole: np.ndarray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -74,40 +75,55 @@ def test_what_can_be_seen_without_loading_is_one_line_and_status_1(flags: list[s
     assert done.stderr.count(b"\n") == 1
 
 
-def test_a_file_that_is_no_checkpoint_is_one_line_and_status_1(tmp_path: Path) -> None:
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the program in this process, on a line of input; gives status, replies and everything else."""
+
+    def run(*flags: object) -> tuple[int, str, str]:
+        (tmp_path / "input").write_text("hello\n")
+        with (tmp_path / "input").open() as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            status = run_chat_cli(list(map(str, flags)))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line_and_status_1(
+    tmp_path: Path, run_here: Callable[..., tuple[int, str, str]]
+) -> None:
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
-    done = run("--ckpt", str(tmp_path / "x.pt"), "--store", str(tmp_path / "s.db"), data=b"hi\n")
-    assert (done.returncode, done.stdout) == (1, b"")
-    *notices, error = done.stderr.decode().splitlines()
+    status, out, err = run_here("--ckpt", tmp_path / "x.pt", "--store", tmp_path / "s.db")
+    assert (status, out) == (1, "")
+    *notices, error = err.splitlines()
     assert "is not an archive of tensors" in error
     assert notices == [f"(created a new session store at {tmp_path / 's.db'})"]
 
 
-def test_a_store_that_is_none_is_one_line_and_status_1(tmp_path: Path, byte_checkpoint: Path) -> None:
+def test_a_store_that_is_none_is_one_line_and_status_1(
+    tmp_path: Path, byte_checkpoint: Path, run_here: Callable[..., tuple[int, str, str]]
+) -> None:
     (tmp_path / "s.db").write_bytes(b"no database " * 100)
-    done = run("--ckpt", str(byte_checkpoint), "--store", str(tmp_path / "s.db"), data=b"hi\n")
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert "s.db" in done.stderr.decode()
-    assert done.stderr.count(b"\n") == 1
+    status, out, err = run_here("--ckpt", byte_checkpoint, "--store", tmp_path / "s.db")
+    assert (status, out) == (1, "")
+    assert "s.db" in err
+    assert err.count("\n") == 1
     assert (tmp_path / "s.db").read_bytes() == b"no database " * 100
 
 
 @pytest.fixture
-def answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """Run the program here, on a line of input, and return the replies."""
+def answer(run_here: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Run the program here, and return the replies."""
 
-    def run_here(checkpoint: Path, *flags: str) -> str:
-        (tmp_path / "input").write_text("hello\n")
-        with (tmp_path / "input").open() as source:
-            monkeypatch.setattr(sys, "stdin", source)
-            assert run_chat_cli(["--ckpt", str(checkpoint), *flags]) == OK
-        printed = capsys.readouterr()
-        assert "resume with: niels-chat --session " in printed.err
-        return printed.out
+    def replies(checkpoint: Path, *flags: str) -> str:
+        status, out, err = run_here("--ckpt", checkpoint, *flags)
+        assert status == OK
+        assert "resume with: niels-chat --session " in err
+        return out
 
-    return run_here
+    return replies
 
 
 def test_int8_weights_are_recorded_as_another_model(
@@ -211,11 +227,8 @@ def test_a_reader_that_goes_away_is_no_error_message(scripted_flags: list[str]) 
     assert b"Exception" not in errors
 
 
-def test_no_collection_of_garbage_stops_the_chat_to_look_at_all_of_torch() -> None:
-    code = (
-        "import gc, niels_gpt.chat_cli as c; before = gc.get_freeze_count();"
-        "c.run_chat_cli(['--no-session', '-p', 'hello']); print(before, gc.get_freeze_count())"
-    )
-    before, after = map(int, run(code=code).stdout.decode().splitlines()[-1].split())
-    assert before == 0
-    assert after > 50_000
+def test_no_collection_of_garbage_stops_the_chat_to_look_at_all_of_torch(byte_checkpoint: Path) -> None:
+    gc.unfreeze()
+    flags = ["--ckpt", str(byte_checkpoint), "--no-session", "--max-new-tokens", "1", "-p", "hello"]
+    assert run_chat_cli(flags) == OK
+    assert gc.get_freeze_count() > 50_000

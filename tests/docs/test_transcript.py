@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -9,11 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from niels_gpt.chat_cli import run_chat_cli
+
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text("utf-8")
 SCREEN = re.search(r"^```\n(\$ niels-chat.*?)```", README, re.DOTALL | re.MULTILINE)
 NOTICES = re.compile(r"new session|resumed|\(this reply|resume with|Killed|/exit")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def scenes() -> list[tuple[list[str], list[str]]]:
@@ -23,15 +27,13 @@ def scenes() -> list[tuple[list[str], list[str]]]:
     return [(part.splitlines()[0].split()[1:], part.strip().splitlines()[1:]) for part in parts]
 
 
-def command(words: list[str], store: Path) -> list[str]:
-    return [sys.executable, "-m", "niels_gpt.chat_cli", *words, "--store", str(store)]
-
-
 def said(lines: list[str]) -> list[str]:
     return [line for line in lines if not line.startswith("> ") and not NOTICES.match(line)]
 
 
-def test_a_killed_conversation_resumes_and_replays_as_it_is_shown(tmp_path: Path) -> None:
+def test_a_killed_conversation_resumes_and_replays_as_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = tmp_path / "s.db"
     (talk, first), (again, second), (replay, verdicts) = scenes()
     assert (talk, again, replay) == (["--session", "trip"], ["--session", "trip"], ["replay", "trip"])
@@ -39,8 +41,9 @@ def test_a_killed_conversation_resumes_and_replays_as_it_is_shown(tmp_path: Path
     questions = [line[2:] for line in first if line.startswith("> ")]
     answer, beginning = said(first)
     with subprocess.Popen(
-        command(talk, store), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT, cwd=REPO,
+        [sys.executable, "-m", "niels_gpt.chat_cli", *talk, "--store", str(store)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as chat:  # fmt: skip
         assert chat.stdin is not None
         assert chat.stdout is not None
@@ -54,17 +57,16 @@ def test_a_killed_conversation_resumes_and_replays_as_it_is_shown(tmp_path: Path
 
     (whole,) = said(second)
     assert whole.startswith(beginning)
-    subprocess.run(
-        command(again, store), input=b"/history\n", check=True, capture_output=True, env=ENVIRONMENT, cwd=REPO
-    )
-    show = ["show", "trip"]
-    done = subprocess.run(command(show, store), check=True, capture_output=True, text=True, env=ENVIRONMENT)
-    stored = " ".join(done.stdout.split())
+
+    def run(*words: str) -> str:
+        assert run_chat_cli([*words, "--store", str(store)]) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/history\n"))
+    run(*again)
+    stored = " ".join(run("show", "trip").split())
     assert answer in stored
     assert whole in stored
-    done = subprocess.run(
-        command(replay, store), check=True, capture_output=True, text=True, env=ENVIRONMENT, cwd=REPO
-    )
     # A digest covers how each reply came about, the processor that it came from included.
-    assert done.stdout.splitlines()[:-1] == verdicts[:-1]
+    assert run(*replay).splitlines()[:-1] == verdicts[:-1]
     assert verdicts[-1].startswith("digest ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from niels_gpt.text.bpe import BPETokenizer, train_bpe
 from niels_gpt.text.tokenizer import ByteTokenizer, Tokenizer
 
 MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def transformers() -> Any:
+    """The library that is compared with; imported here, and not by every process that collects tests."""
+    with warnings.catch_warnings():  # of its own dependencies
+        warnings.simplefilter("ignore")
+        found = pytest.importorskip("transformers")
+    found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
+    return found
 
 
 @pytest.fixture(scope="session")

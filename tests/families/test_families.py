@@ -19,12 +19,9 @@ from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.model.weights import dequantise
 from niels_gpt.text.bpe import BYTE_OF_LETTER
 
-with warnings.catch_warnings():  # of their own dependencies, at import
+with warnings.catch_warnings():  # of its own dependencies, at import
     warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
     gguf = pytest.importorskip("gguf")
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -71,7 +68,7 @@ Made = tuple[Path, Any]
 IDS = torch.randint(0, 256, (2, 48), generator=torch.Generator().manual_seed(3))
 
 
-def random_model(kind: str, config: dict[str, Any]) -> Any:
+def random_model(transformers: Any, kind: str, config: dict[str, Any]) -> Any:
     text = "Text" if kind == "Gemma3" else ""
     made = getattr(transformers, f"{kind}{text}Config")(**config)
     made._attn_implementation = "eager"
@@ -87,13 +84,13 @@ def random_model(kind: str, config: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+def made(tmp_path_factory: pytest.TempPathFactory, transformers: Any) -> Callable[[str], Made]:
     """Return a maker of folders with tokenizers of bytes; each is made once."""
     root, found = tmp_path_factory.mktemp("families"), {}
 
     def make(name: str) -> Made:
         if name not in found:
-            model = random_model(*CASES[name])
+            model = random_model(transformers, *CASES[name])
             model.save_pretrained(root / name)
             (root / name / "tokenizer.json").write_text(byte_pieces(), encoding="utf-8")
             found[name] = (root / name, model)
@@ -132,9 +129,9 @@ def test_greedy_text_is_that_of_transformers(made: Callable[[str], Made], name: 
 
 @pytest.mark.parametrize(("dtype", "shard"), [(torch.bfloat16, None), (torch.float16, "60KB")])
 def test_half_precision_and_shards_are_widened_exactly(
-    made: Callable[[str], Made], tmp_path: Path, dtype: torch.dtype, shard: str | None
+    transformers: Any, tmp_path: Path, dtype: torch.dtype, shard: str | None
 ) -> None:
-    model = random_model(*CASES["smollm2"]).to(dtype)
+    model = random_model(transformers, *CASES["smollm2"]).to(dtype)
     model.save_pretrained(tmp_path, **({"max_shard_size": shard} if shard else {}))
     (tmp_path / "tokenizer.json").write_text(byte_pieces(), encoding="utf-8")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()

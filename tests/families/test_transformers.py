@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from niels_gpt.text.bpe import BPETokenizer
 from .conftest import MakeCheckpoint
 from .test_export import LLAMA, NEOX
 
-with warnings.catch_warnings():  # of its own dependencies, at import
-    warnings.simplefilter("ignore")
-    transformers = pytest.importorskip("transformers")
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
-
 NEW_TOKENS = 60
 
 
@@ -32,7 +25,7 @@ NEW_TOKENS = 60
     ids=["neox", "llama", "neox untied", "llama untied"],
 )
 def test_an_exported_model_has_the_same_logits_and_the_same_greedy_text(
-    make_checkpoint: MakeCheckpoint, tmp_path: Path, changes: dict[str, Any]
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, transformers: Any, changes: dict[str, Any]
 ) -> None:
     source = make_checkpoint(**changes)
     export(source, tmp_path / "folder")
@@ -49,7 +42,7 @@ def test_an_exported_model_has_the_same_logits_and_the_same_greedy_text(
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_the_exported_chat_template_renders_the_template(
-    make_checkpoint: MakeCheckpoint, tmp_path: Path, bpe: BPETokenizer, kind: str
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, transformers: Any, bpe: BPETokenizer, kind: str
 ) -> None:
     source = make_checkpoint(bpe if kind == "bpe" else None, **LLAMA)
     export(source, tmp_path / "folder")

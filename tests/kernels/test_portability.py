@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION
+from tests.kernels.elsewhere import POOREST, PROCESSORS, REPO, results
 from tests.kernels.golden import everything, forms
 
-REPO = Path(__file__).resolve().parents[2]
 GOLDEN, GOLDEN_FORMS = (
     json.loads(Path(__file__).with_name(f"{name}.json").read_text("utf-8"))
     for name in ("golden", "golden_forms")
 )
-
-PROCESSORS = {
-    "AVX2 with FMA, no AVX-512": ("haswell", "+avx2,+fma"),
-    "no FMA, no AVX": ("generic", ""),
-}
-if os.uname().machine != "x86_64":
-    PROCESSORS = {"no extensions": ("generic", "")}
-
-
-def elsewhere(name: str, features: str) -> dict[str, Any]:
-    environment = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    command = [sys.executable, "-m", "tests.kernels.golden"]
-    return json.loads(
-        subprocess.run(command, env=environment, cwd=REPO, check=True, stdout=subprocess.PIPE).stdout
-    )
+GOLDEN_BDH = json.loads((REPO / "tests/bdh/golden.json").read_text("utf-8"))
 
 
 def test_this_processor_makes_the_golden_bits():
@@ -41,10 +23,26 @@ def test_this_processor_makes_the_golden_bits():
     assert forms() == GOLDEN_FORMS
 
 
-@pytest.mark.timeout(120)  # everything is compiled anew, and without FMA every one of them is a call
-@pytest.mark.parametrize("processor", PROCESSORS)
+elsewhere = pytest.mark.parametrize("processor", PROCESSORS)
+may_compile = pytest.mark.timeout(240)  # everything, where `make test` did not: without FMA it is slow
+
+
+@may_compile
+@elsewhere
 def test_another_instruction_set_makes_the_golden_bits(processor: str):
-    assert elsewhere(*PROCESSORS[processor]) == {"golden": GOLDEN, "golden_forms": GOLDEN_FORMS}
+    assert results(processor)["transformer"] == GOLDEN
+    assert results(processor)["forms"] == GOLDEN_FORMS
+
+
+@may_compile
+@elsewhere
+def test_another_instruction_set_makes_the_golden_bits_of_a_bdh(processor: str):
+    assert results(processor)["bdh"] == GOLDEN_BDH
+
+
+@may_compile
+def test_a_golden_session_is_exact_on_a_processor_without_fma_or_avx():
+    assert results(POOREST)["session"] == ["exact"] * 11
 
 
 def test_the_golden_file_is_of_this_kernel_version():

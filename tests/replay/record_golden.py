@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,9 +16,13 @@ import anyio
 
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation
+from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.decoding.backend import Backend
 from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.replay.replay import Replay, replay
 from sessions import open_store
-from sessions.formats import write_sessions
+from sessions.formats import read_sessions, write_sessions
+from sessions.formats.json_reader import Source
 from tests.replay.recordings import Ear, loaded, record_session, say, tiny_checkpoint
 
 DATA = Path(__file__).parent / "data"
@@ -26,6 +31,25 @@ DATA = Path(__file__).parent / "data"
 def golden_file(version: int) -> Path:
     """Return where the session of a kernel version lies."""
     return DATA / f"kernel-{version}.jsonl"
+
+
+def replay_file(
+    path: Path, checkpoint: Path, folder: Path, load: Callable[[ChatOptions], Backend] | None = None
+) -> Replay:
+    """Import a golden session into a store in `folder` and replay it."""
+    with open_store(folder / "sessions.db") as store:
+        [archive] = read_sessions(Source(path), format_name="jsonl")
+        store.import_session(archive)
+        options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
+        return anyio.run(
+            lambda: replay(
+                store,
+                "golden",
+                options,
+                load or (lambda options: loaded(options.checkpoint)),
+                every_branch=True,
+            )
+        )
 
 
 def main() -> int:

@@ -6,13 +6,8 @@ reason into `KERNEL_HISTORY` and docs/arithmetic.md, and run `python -m tests.re
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import pytest
 import torch
 
@@ -21,33 +16,10 @@ from niels_gpt.decoding.backend import Backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.kernels import INTEGER_VERSION, KERNEL_HISTORY, KERNEL_VERSION
 from niels_gpt.kernels.gpt_packing import pack_gpt
-from niels_gpt.paths import REPO_ROOT
-from niels_gpt.replay.replay import Replay, replay
-from sessions import open_store
-from sessions.formats import read_sessions
-from sessions.formats.json_reader import Source
-from tests.replay.record_golden import DATA, golden_file
+from tests.replay.record_golden import DATA, golden_file, replay_file
 from tests.replay.recordings import integer_model, loaded
 
 RECORDED = sorted(DATA.glob("kernel-*.jsonl"))
-
-
-def replay_file(
-    path: Path, checkpoint: Path, folder: Path, load: Callable[[ChatOptions], Backend] | None = None
-) -> Replay:
-    with open_store(folder / "sessions.db") as store:
-        [archive] = read_sessions(Source(path), format_name="jsonl")
-        store.import_session(archive)
-        options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
-        return anyio.run(
-            lambda: replay(
-                store,
-                "golden",
-                options,
-                load or (lambda options: loaded(options.checkpoint)),
-                every_branch=True,
-            )
-        )
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
@@ -85,21 +57,3 @@ def test_an_arithmetic_that_differs_in_one_last_bit_is_noticed(checkpoint: Path,
 
     found = replay_file(golden_file(KERNEL_VERSION), checkpoint, tmp_path, load)
     assert "exact" not in {verdict.kind for verdict in found.verdicts}
-
-
-@pytest.mark.timeout(120)  # kernels are compiled again, and without FMA every one of them is a call
-def test_the_golden_session_is_exact_on_a_processor_without_fma_or_avx(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    code = (
-        "from pathlib import Path; from tests.replay.test_golden import *;"
-        f"places = Path({str(checkpoint)!r}), Path({str(tmp_path)!r});"
-        "found = replay_file(golden_file(KERNEL_VERSION), *places);"
-        "print(found.kind, len(found.verdicts))"
-    )
-    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO_ROOT, env=os.environ | generic, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert (done.stdout.split(), done.returncode) == (["exact", "11"], 0), done.stderr

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from niels_gpt.sampling import Sampling, ban, filtered_probs, penalize_repetition, top_k_filter
 
-process = pytest.importorskip(
-    "transformers.generation.logits_process", reason="the extra hf (transformers) is not installed"
-)
-
 ROWS = torch.randn(40, 97, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 3
 NO_IDS = torch.zeros(1, 0, dtype=torch.long)
+
+
+@pytest.fixture(scope="module")
+def process() -> Any:
+    """Their processors; imported here, and not by every process that collects tests."""
+    reason = "the extra hf (transformers) is not installed"
+    return pytest.importorskip("transformers.generation.logits_process", reason=reason)
 
 
 def theirs(row: torch.Tensor, *processors) -> torch.Tensor:
@@ -26,7 +30,7 @@ def theirs(row: torch.Tensor, *processors) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("k", [1, 7, 97])
-def test_temperature_and_top_k(temperature: float, k: int):
+def test_temperature_and_top_k(process: Any, temperature: float, k: int):
     for row in ROWS:
         ours = filtered_probs(row, Sampling(temperature=temperature, top_k=k))
         expected = theirs(
@@ -36,7 +40,7 @@ def test_temperature_and_top_k(temperature: float, k: int):
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
-def test_top_p_min_p_and_typical(p: float):
+def test_top_p_min_p_and_typical(process: Any, p: float):
     for row in ROWS:
         for setting, processor in (
             ("top_p", process.TopPLogitsWarper(top_p=p)),
@@ -47,7 +51,7 @@ def test_top_p_min_p_and_typical(p: float):
             assert torch.allclose(ours, theirs(row, processor), rtol=1e-12, atol=1e-15), setting
 
 
-def test_repetition_penalty():
+def test_repetition_penalty(process: Any):
     history = torch.tensor([[3, 5, 5, 80]])
     for penalty in (1.0, 1.3, 0.7):
         processor = process.RepetitionPenaltyLogitsProcessor(penalty=penalty)
@@ -56,13 +60,13 @@ def test_repetition_penalty():
             assert torch.equal(ours, processor(history, row[None])[0])
 
 
-def test_banned_ids():
+def test_banned_ids(process: Any):
     processor = process.SuppressTokensLogitsProcessor([2, 96])
     for row in ROWS:
         assert torch.equal(ban(row, [2, 96]), processor(NO_IDS, row[None])[0])
 
 
-def test_another_k_would_be_noticed():
+def test_another_k_would_be_noticed(process: Any):
     row = ROWS[0]
     assert not torch.equal(top_k_filter(row, 6), process.TopKLogitsWarper(top_k=7)(NO_IDS, row[None])[0])
     assert (top_k_filter(row, 6) > -math.inf).sum() == 6

@@ -60,16 +60,11 @@ class ServerProcess(Client):
     """`niels-serve` on a port that the system chose."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
-        self.folder = folder
-        self._flags = flags
-        self._start()
-
-    def _start(self) -> None:
-        store = str(self.folder / "sessions.db")
+        store = str(folder / "sessions.db")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "niels_gpt.serve_cli", "--port", "0", "--store", store, *self._flags],
+            [sys.executable, "-m", "niels_gpt.serve_cli", "--port", "0", "--store", store, *flags],
             stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "NIELS_CHAT_CONFIG": str(self.folder / "none.toml")},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "NIELS_CHAT_CONFIG": str(folder / "none.toml")},
         )
         assert self.process.stderr is not None
         said = b""
@@ -92,10 +87,6 @@ class ServerProcess(Client):
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status
-
-    def restart(self) -> None:
-        """Start it again on the same store; on a different port."""
-        self._start()
 
     def __enter__(self) -> Self:
         return self

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
 
 from niels_gpt.chat_cli import run_chat_cli
 from tests.server.conftest import ThreadServer
 from tests.server.server_process import chat
+
+if TYPE_CHECKING:
+    import openai
 
 MODEL = "niels-gpt"
 VARIED = {"temperature": 2.5, "top_p": 0.99}
@@ -20,6 +23,8 @@ BRIEF = {"input": "Who is niels?", "instructions": "be brief", "extra_body": {"s
 
 @pytest.fixture
 def client(server: ThreadServer) -> Iterator[openai.OpenAI]:
+    import openai  # noqa: PLC0415 - half a second that the other processes need not spend
+
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
         yield found
 
@@ -68,6 +73,8 @@ def test_many_requests_at_once_give_what_each_gives_alone(
 ) -> None:
     bodies = [chat(seed=seed, **VARIED, max_tokens=12) for seed in range(12)]
     alone = [client.chat.completions.create(model=MODEL, **body).choices for body in bodies]
+
+    import openai  # noqa: PLC0415
 
     async def together() -> list[list[openai.types.chat.chat_completion.Choice]]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as found:
@@ -133,6 +140,8 @@ def test_a_response_continues_an_earlier_one(client: openai.OpenAI) -> None:
 
 
 def test_errors_have_the_classes_of_the_client(client: openai.OpenAI) -> None:
+    import openai  # noqa: PLC0415
+
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-9'"):
         client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "hi"}])
     with pytest.raises(openai.BadRequestError, match="temperature") as caught:

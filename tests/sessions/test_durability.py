@@ -26,7 +26,7 @@ def campaign(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(120)
 def test_kill_9_at_random_moments_loses_no_acknowledged_message(tmp_path):
-    done = campaign("kill_campaign.py", "--kills", "30", "--folder", str(tmp_path))
+    done = campaign("kill_campaign.py", "--kills", "14", "--folder", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert "0 problems" in done.stdout
     assert "interrupted replies finished exactly" in done.stdout
@@ -46,14 +46,14 @@ needs_a_compiler = pytest.mark.skipif(
 
 @needs_a_compiler
 def test_a_power_cut_at_any_moment_loses_no_acknowledged_message(tmp_path, capsys):
-    options = ["--states", "90", "--steps", "8", "--folder", str(tmp_path)]
+    options = ["--states", "50", "--steps", "6", "--folder", str(tmp_path)]
     assert power_cut_campaign.main(options) == 0
-    assert "90 states\n       0 problems" in capsys.readouterr().out
+    assert "50 states\n       0 problems" in capsys.readouterr().out
 
 
 @needs_a_compiler
 def test_without_syncs_the_same_power_cuts_lose_messages(tmp_path, capsys):
-    options = ["--states", "40", "--steps", "5", "--without-sync", "--folder", str(tmp_path)]
+    options = ["--states", "25", "--steps", "4", "--without-sync", "--folder", str(tmp_path)]
     assert power_cut_campaign.main(options) == 1
     assert "states that lost acknowledged messages" in capsys.readouterr().out
 

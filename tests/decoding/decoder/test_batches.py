@@ -68,7 +68,7 @@ def test_cached_and_recomputed_replies_share_a_batch(
     assert cached.ids == recomputed.ids
 
 
-@pytest.mark.parametrize("schedule", range(20))
+@pytest.mark.parametrize("schedule", range(8))
 def test_no_schedule_of_joining_and_leaving_changes_a_reply(
     decoder: TorchDecoder, requests: list[GenerationRequest], alone: list[list[int]], schedule: int
 ) -> None:
