@@ -75,6 +75,14 @@ def tree_ids(session: SessionRow) -> CTE:
     return tree.union(select(id_, parent_id).join(tree, id_ == tree.c.parent_id))
 
 
+def head_digests(transaction: Transaction) -> dict[str, str]:
+    """Return the digest of each session's head by the session's name, without archived sessions'."""
+    query = select(SessionRow.name, MessageRow.digest).join(
+        MessageRow, col(SessionRow.head_id) == col(MessageRow.id)
+    )
+    return dict(transaction.exec(query.where(col(SessionRow.archived).is_(False))).all())
+
+
 def shortened(text: str) -> str:
     """Return the first words of ``text`` on one line."""
     line = " ".join(text.split())

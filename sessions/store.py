@@ -406,6 +406,14 @@ class Store:
         """Return the session with its whole tree, ancestors of a fork included. Raises RecordNotFound."""
         return self._stored(session_id).archive()
 
+    def head_digests(self) -> dict[str, str]:
+        """Return the digest of each session's head by the session's name, without archived sessions'.
+
+        The digest covers every message of the path to the head.
+        """
+        with self._database.reading() as transaction:
+            return queries.head_digests(transaction)
+
     def import_session(self, archive: SessionArchive, *, name: str | None = None) -> Session:
         """Store an archive as a new session under its own name or ``name``: all of it, or nothing.
 

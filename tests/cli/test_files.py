@@ -31,11 +31,10 @@ def test_what_was_exported_is_imported_as_it_was(
     assert (done.status, done.out) == (0, "")
     assert done.err == f"wrote 1 session to {file} (jsonl)\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    done = command("import", str(file))
-    assert (done.status, done.out) == (0, "talk-2\n")
-    assert "name 'talk' already in use; imported as 'talk-2'" in done.err
-    assert "imported 1 session with 3 messages" in done.err
-    assert store.verify(store.session("talk-2").id) == before
+    done = command("import", str(file), "--name", "a copy")
+    assert (done.status, done.out) == (0, "a copy\n")
+    assert done.err == "imported 1 session with 3 messages\n"
+    assert store.verify(store.session("a copy").id) == before
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,49 @@ def test_a_large_file_is_read_again_and_stored_in_short_transactions(
     assert done.out.split() == ["same", *(f"same-{number}" for number in range(2, 11))]
 
 
+def test_what_was_imported_before_is_not_imported_again(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.jsonl"
+    two = line("a", ("user", "hi"), ("assistant", "ho")) + line("a", ("user", "bye"))
+    path.write_text(two)
+    assert command("import", str(path)).out == "a\na-2\n"
+    again = command("import", str(path))
+    assert (again.status, again.out) == (OK, "")
+    assert again.err == "already in the store: 2 sessions\nimported 0 sessions with 0 messages\n"
+    # One that was continued elsewhere, and one of other words under a known name, are new.
+    path.write_text(two + line("a", ("user", "hi"), ("assistant", "ho"), ("user", "?")) + line("b"))
+    again = command("import", str(path))
+    assert (again.status, again.out) == (OK, "a-3\nb\n")
+    assert again.err.splitlines()[-2:] == [
+        "already in the store: 2 sessions", "imported 2 sessions with 4 messages",
+    ]  # fmt: skip
+    # Deleted sessions are not there.
+    store.archive(store.session("b").id)
+    assert command("import", str(path)).out == "b-2\n"
+
+
+def test_an_import_that_was_interrupted_is_finished_by_the_next(
+    command: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(line(f"s{n}", ("user", str(n))) for n in range(5)))
+    monkeypatch.setattr(import_file, "_BATCH_SESSIONS", 2)
+    whole, calls = Store.import_sessions, []
+
+    def interrupted(self: Store, archives, *, names=None):
+        calls.append(names)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, archives, names=names)
+
+    monkeypatch.setattr(Store, "import_sessions", interrupted)
+    assert command("import", str(path)).out == "s0\ns1\n"
+    done = command("import", str(path))
+    assert (done.status, done.out) == (OK, "s2\ns3\ns4\n")
+    assert len(store.sessions()) == 5
+
+
 def test_a_name_that_another_program_takes_meanwhile_gets_a_number(
     command: Command, store: Store, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

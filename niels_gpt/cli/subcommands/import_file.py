@@ -2,7 +2,8 @@
 
 The file is read to its end before anything is stored, so that a file that is refused leaves nothing. Storing
 takes short transactions, so that no other program waits, and a large file is read a second time for it, so
-that memory does not grow with the file.
+that memory does not grow with the file. A session that is in the store already is left as it is, so an import
+that was interrupted can be run again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -60,10 +62,23 @@ def run(flags: argparse.Namespace) -> int:
         if flags.name is not None and found.count != 1:
             raise SessionTrouble(f"--name is for a file with one session; this one has {found.count:,}")
         with helpers.opened_store(flags, make=True) as store:
-            messages = _store(store, found.archives(), flags.name)
+            imported = _store(store, found.archives(), flags.name)
     _say_left_out(found.source)
-    helpers.remark(f"imported {counted(found.count, 'session')} with {counted(messages, 'message')}")
+    if imported.known:
+        helpers.remark(f"already in the store: {counted(imported.known, 'session')}")
+    helpers.remark(
+        f"imported {counted(imported.sessions, 'session')} with {counted(imported.messages, 'message')}"
+    )
     return FAILED if found.source.skipped else OK
+
+
+@dataclass
+class _Imported:
+    """How many sessions were stored, with how many messages, and how many were in the store before."""
+
+    sessions: int = 0
+    messages: int = 0
+    known: int = 0
 
 
 class _Found:
@@ -102,12 +117,22 @@ class _Found:
         return read_sessions(source, format_name=self._format)
 
 
-def _store(store: Store, archives: Iterator[SessionArchive], name: str | None) -> int:
-    """Store the archives and print their names as they are stored; return the number of messages."""
+def _store(store: Store, archives: Iterator[SessionArchive], name: str | None) -> _Imported:
+    """Store the archives that are not in the store yet, and print their names as they are stored."""
     names = _Names(store, name)
-    messages = renamed = 0
-    for batch in _batches(archives):
-        messages += sum(len(archive.messages) for archive in batch)
+    done = _Imported()
+    renamed = 0
+
+    def new() -> Iterator[SessionArchive]:
+        for archive in archives:
+            if names.has(archive):
+                done.known += 1
+            else:
+                yield archive
+
+    for batch in _batches(new()):
+        done.sessions += len(batch)
+        done.messages += sum(len(archive.messages) for archive in batch)
         for archive, stored in zip(batch, _stored(store, batch, names), strict=True):
             helpers.emit(stored)
             if name is None and stored != archive.session.name:
@@ -116,7 +141,7 @@ def _store(store: Store, archives: Iterator[SessionArchive], name: str | None) -
                     helpers.remark(f"name {archive.session.name!r} already in use; imported as {stored!r}")
     if renamed > _SHOWN:
         helpers.remark(f"{renamed - _SHOWN:,} more names already in use; imported with a number")
-    return messages
+    return done
 
 
 def _batches(archives: Iterator[SessionArchive]) -> Iterator[list[SessionArchive]]:
@@ -150,20 +175,38 @@ def _stored(store: Store, batch: Sequence[SessionArchive], names: _Names) -> lis
 
 
 class _Names:
-    """The names that are in use, and new ones that are not."""
+    """The names that are in use, the sessions that have them, and names that are free."""
 
     def __init__(self, store: Store, given: str | None) -> None:
         self._store = store
         self.given = given
         self._taken: set[str] = set()
         self._tried: Counter[str] = Counter()
+        self._stored: dict[str, list[str]] = {}
         if given is None:
             self.read()
+            for name, digest in store.head_digests().items():
+                self._stored.setdefault(digest, []).append(name)
 
     def read(self) -> None:
         """Read the names that are in use."""
         self._taken = {each.name for each in self._store.sessions(archived=True)}
         self._tried.clear()
+
+    def has(self, archive: SessionArchive) -> bool:
+        """Return whether the session was in the store, with all its branches, under its name or a number."""
+        if archive.session.head_id is None:
+            return False
+        digests = {message.id: message.digest for message in archive.messages}
+        its_name = re.compile(re.escape(archive.session.name) + r"(-\d+)?")
+        return any(
+            its_name.fullmatch(name) and set(digests.values()) <= self._digests_of(name)
+            for name in self._stored.get(digests[archive.session.head_id], [])
+        )
+
+    def _digests_of(self, name: str) -> set[str]:
+        stored = self._store.export_session(self._store.session(name).id)
+        return {message.digest for message in stored.messages}
 
     def new(self, wanted: str) -> str:
         """Return the given name, or the wanted one with a number behind it if it is in use."""
