@@ -20,6 +20,7 @@ from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions, check_checkpoint
 from niels_gpt.conversation.settings import SETTINGS
 from niels_gpt.kernels import WeightForm
+from niels_gpt.paths import user_path
 from niels_gpt.server.options import ServeOptions
 
 _SHORTEST_KEY = 16
@@ -120,7 +121,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         parser.error(f"--host {flags['host']} lets other machines connect: give --api-key-file PATH as well")
     checkpoint = values["ckpt"]
     chat = ChatOptions(
-        checkpoint=DEFAULT_CHECKPOINT if checkpoint is None else Path(str(checkpoint)).expanduser(),
+        checkpoint=DEFAULT_CHECKPOINT if checkpoint is None else user_path(str(checkpoint)),
         checkpoint_given=True,
         store=cast("str | None", values["store"]),
         device=str(values["device"]),
@@ -157,7 +158,7 @@ def _is_loopback(host: str) -> bool:
 
 def _key(path: Path) -> str:
     try:
-        key = path.expanduser().read_text(encoding="utf-8").strip()
+        key = user_path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise LoadFailed(f"cannot read --api-key-file {str(path)!r}: {reason}") from error

@@ -27,7 +27,7 @@ from sessions.column_types import read_json
 from sessions.errors import StoreClosed, StoreFull, StoreNotFound, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
 from sessions.network_fs import network_filesystem
-from sessions.place import is_url, without_password
+from sessions.place import expanded, is_url, without_password
 from sessions.sqlite_connection import (
     DEFAULT_TIMEOUT_SECONDS,
     WRITES,
@@ -178,7 +178,7 @@ def _url_of(place: str | Path) -> URL:
         if scheme is not None:
             # The rest may hold a password.
             raise StoreUnavailable(f"the store's URL begins with {scheme[0]!r}: expected {scheme[1]}://")
-        return URL.create("sqlite", database=str(Path(place).expanduser()))
+        return URL.create("sqlite", database=str(expanded(place)))
     shown = without_password(place)
     try:
         url = make_url(place)

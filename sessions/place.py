@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 import platformdirs
 
+from sessions.errors import StoreUnavailable
+
 # A password ends at the last @ of the host's part. One with an unescaped slash leaves no such @; then it ends
 # at the last of all.
 _PASSWORD = re.compile(r"(?P<before>://[^:/@?#]*:)(?:[^/?#]*|.*)(?=@)", re.DOTALL)
@@ -16,6 +18,16 @@ _PASSWORD = re.compile(r"(?P<before>://[^:/@?#]*:)(?:[^/?#]*|.*)(?=@)", re.DOTAL
 def default_path() -> Path:
     """Return the path of a user's own store (on Linux below XDG_DATA_HOME)."""
     return platformdirs.user_data_path("niels-gpt", appauthor=False) / "sessions.db"
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` and `~NAME` expanded. Raises StoreUnavailable without such a home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise StoreUnavailable(
+            f"{str(path)!r}: no home directory is known for {Path(path).parts[0]!r}"
+        ) from error
 
 
 def is_url(place: str) -> bool:

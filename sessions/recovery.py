@@ -29,6 +29,7 @@ from sessions.database import open_database
 from sessions.errors import StoreDamaged
 from sessions.fields import read
 from sessions.integrity import generation_faults, message_faults
+from sessions.place import expanded
 from sessions.records import Checkpoint, Generation, Message, Session
 from sessions.sqlite_file import make_entry_durable
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, Row, SessionRow
@@ -64,7 +65,7 @@ def recover_store(path: str | Path) -> Recovery:
 
     Raises StoreDamaged, having changed nothing, where no row can be read.
     """
-    place = Path(path).expanduser().resolve()
+    place = expanded(path).resolve()
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
         copy, fresh = Path(folder) / "copy.db", Path(folder) / "fresh.db"
         for suffix in ("", *_SIDE_FILES):

@@ -16,7 +16,7 @@ from typing import Self
 from sessions import branches, listing, maintenance, queries, search, session_crud, transfer, turns
 from sessions.archive_validation import checked_archive
 from sessions.database import Database, Missing, open_database
-from sessions.place import default_path
+from sessions.place import default_path, expanded
 from sessions.records import (
     Checkpoint,
     Generation,
@@ -440,7 +440,7 @@ class Store:
         Raises InvalidValue where something lies at ``path`` already, StoreUnavailable where the copy cannot
         be written or the store is not a file.
         """
-        self._database.back_up(Path(path).expanduser())
+        self._database.back_up(expanded(path))
 
     def examine(self) -> Health:
         """Read and verify everything that is stored, from a copy, so that no writer has to wait."""

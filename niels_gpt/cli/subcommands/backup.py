@@ -9,6 +9,7 @@ from pathlib import Path
 from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import SessionTrouble
+from niels_gpt.paths import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Copy the store and print the path of the copy."""
     with helpers.opened_store(flags) as store:
-        path = flags.path.expanduser() if flags.path is not None else _dated(helpers.store_place(flags))
+        path = user_path(flags.path) if flags.path is not None else _dated(helpers.store_place(flags))
         store.backup(path)
     helpers.emit(str(path))
     return OK
@@ -37,7 +38,7 @@ def _dated(place: str | None) -> Path:
 
     if place is not None and "://" in place:
         raise SessionTrouble("the store is given as a URL: give the path of the copy, niels-chat backup PATH")
-    store = default_path() if place is None else Path(place).expanduser()
+    store = default_path() if place is None else user_path(place)
     folder = store.parent / "backups"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -11,6 +11,7 @@ from niels_gpt.cli.exit_codes import OK
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.errors import NielsGptError
+from niels_gpt.paths import user_path
 from niels_gpt.terminal.table import Column, table, width_of_output
 
 
@@ -41,7 +42,7 @@ def run(flags: argparse.Namespace) -> int:
         helpers.emit(f"{path}")
         helpers.remark(f"talk to it: niels-chat --ckpt {flags.name}")
         return OK
-    found = list(_rows([folder.expanduser() for folder in flags.folder]))
+    found = list(_rows([user_path(folder) for folder in flags.folder]))
     if flags.json:
         for row in found:
             helpers.emit_json(row)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, suppress
-from pathlib import Path
 from urllib.parse import quote
 
+from niels_gpt.errors import NielsGptError
+from niels_gpt.paths import user_path
 from sessions.place import default_path, is_url
 
 _WAIT_SECONDS = 0.5  # for a store that is locked; who types waits no longer
@@ -36,8 +37,8 @@ def names(prefix: str = "", *, store: str | None = None, limit: int = 50) -> lis
     place = str(default_path()) if store is None else store
     if is_url(place):
         return _names_of_url(place, prefix, limit)
-    with suppress(sqlite3.Error, OSError, RuntimeError, UnicodeError):
-        path = quote(str(Path(place).expanduser().resolve()))
+    with suppress(sqlite3.Error, OSError, NielsGptError, UnicodeError):
+        path = quote(str(user_path(place).resolve()))
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_WAIT_SECONDS)) as database:
             found = database.execute(_NAMES, (len(prefix), prefix, limit)).fetchall()
             return [name for (name,) in found if isinstance(name, str)]
