@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable, Coroutine
+from textwrap import shorten
 from typing import Any
 
 import anyio
@@ -18,7 +19,8 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.input import Input
-from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.plain_text import PlainTextOutput
 from prompt_toolkit.utils import is_dumb_terminal
@@ -33,6 +35,8 @@ from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.settings import Value
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
+
+_QUOTED = 40  # characters of a line that is named in a notice
 
 
 class Repl:
@@ -92,6 +96,7 @@ class Repl:
                 tasks.cancel_scope.cancel()
         # A terminal that hung up takes no farewell.
         with contextlib.nullcontext() if status is None else contextlib.suppress(OSError):
+            self._name_unsent()
             await self._chat.end()
         if failure is not None:
             raise failure
@@ -144,6 +149,18 @@ class Repl:
             await work()
         if scope.cancelled_caught:
             self._chat.stopped()
+
+    def _name_unsent(self) -> None:
+        """Name the lines that were typed behind the end of the chat: the shell does not get them either."""
+        texts = {Keys.ControlM: "\r", Keys.ControlJ: "\r"}
+        pressed = get_typeahead(self._prompt_session.input)
+        typed = "".join(
+            press.data if press.key == Keys.BracketedPaste else texts.get(press.key, "")
+            if isinstance(press.key, Keys) else press.key
+            for press in pressed
+        )  # fmt: skip
+        if lines := [shorten(line, _QUOTED) for line in typed.split("\r") if line.strip()]:
+            self._screen.notice(f"(typed ahead and not sent: {', '.join(map(repr, lines))})")
 
     def _interrupt_prompt(self) -> None:
         """Come out of an active prompt to tell the news; without one, the next prompt waits for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import itertools
 import json
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 
 from engine import TokenGenerated, from_json
+from niels_gpt import program
 from niels_gpt.chat import pipe
 from niels_gpt.chat.pipe import read_lines, run_pipe
-from niels_gpt.cli.exit_codes import OK
+from niels_gpt.cli.exit_codes import FAILED, OK
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.workspace import Workspace
@@ -113,6 +115,24 @@ def test_when_nobody_reads_the_replies_any_more_what_was_said_is_kept(tmp_path: 
         reply = store.path(store.session("a").id)[-1]
     assert reply.status == "cancelled"
     assert reply.content.startswith("la la la ")
+
+
+@pytest.mark.parametrize("asked", [{}, {"prompt": "hi"}, {"prompt": "hi", "as_events": True}])
+def test_a_full_disk_behind_the_output_is_one_line_and_the_reply_is_kept(
+    tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str], asked: dict[str, Any]
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "<stdout>")
+
+    def chat() -> int:
+        return OK if piped(tmp_path, b"hi\n", scripted(["hello"]), Full(), **asked)[0] else FAILED
+
+    assert program.run("niels-chat", chat) == FAILED
+    said = "niels-chat: cannot write standard output: no space left on device\n"
+    assert capsys.readouterr().err == said
+    with open_store(tmp_path / "sessions.db") as store:
+        assert [each.role for each in store.path(store.session("a").id)][-2:] == ["user", "assistant"]
 
 
 def test_one_message_of_a_flag_is_sent_as_it_is(tmp_path: Path, scripted: Any) -> None:

@@ -15,7 +15,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from niels_gpt.chat.repl import Repl
-from niels_gpt.conversation.errors import LoadFailed
+from niels_gpt.conversation.errors import LoadFailed, SessionTrouble
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
@@ -310,6 +310,33 @@ def test_sessions_are_searched_and_deleted_in_the_chat(typist: Typist, scripted:
     assert ": the red fox\nuse /resume NAME to open one\n" in shown
     assert "you are in this session: /resume another one first\n" in shown
     assert "archived 'old'; niels-chat restore old brings it back\nno matches for 'red fox'\n" in shown
+
+
+def test_lines_typed_behind_the_end_are_named(typist: Typist, scripted: Any) -> None:
+    shown = typist.type("hi\r/exit\rwhat is rope?\r\x1b[1;1R\x1b[A\x1b[200~pasted\x1b[201~", scripted(["ho"]))
+    assert "ho\n(typed ahead and not sent: 'what is rope?', 'pasted')\n" in shown
+    assert [content for _, content in typist.messages()] == ["hi", "ho"]
+
+
+def test_a_quiet_terminal_shows_replies_errors_and_what_was_asked_for(typist: Typist, scripted: Any) -> None:
+    later = (("ho\n", "/temp 1\r/tmep\r"), ("/temp?", CTRL_D))
+    shown = typist.type("hi\r", scripted(["ho"]), later=later, quiet=True)
+    assert shown.startswith("ho\ntemperature: 1, was 0.9\nunknown command /tmep")
+    assert "resume" not in shown
+
+
+def test_a_replay_shows_how_far_it_is(typist: Typist, scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+
+    async def replay(*_arguments: Any, on_progress: Any) -> Any:
+        on_progress(3, 7)
+        await asyncio.to_thread(goes_on.wait, 20)
+        raise SessionTrouble("enough")
+
+    monkeypatch.setattr("niels_gpt.replay.replay.replay", replay)
+    later = (("ho\n", "/replay\r"), ("replaying: 3 of 7 replies", goes_on.set), ("enough", CTRL_D))
+    shown = typist.type("hi\r", scripted(["ho"]), later=later, columns=lambda: 60)
+    assert "replaying: 3 of 7 replies\x1b[0m\r\x1b[K" in shown
 
 
 def test_the_same_text_again_is_named(typist: Typist, scripted: Any) -> None:

@@ -67,7 +67,7 @@ class Typist:
             stack.enter_context(create_app_session(input=keyboard, output=DummyOutput()))
             out.when = [(text, lambda more=more: self._send(keyboard, more)) for text, more in later]
             self._send(keyboard, keys)
-            screen = Screen(out, out, styled=columns is not None, columns=columns)
+            screen = Screen(out, out, styled=columns is not None, columns=columns, quiet=chosen.quiet)
             repl = Repl(
                 workspace, screen, history=self.history, typed=typed, keyboard=keyboard, display=DummyOutput()
             )
