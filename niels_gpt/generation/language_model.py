@@ -109,12 +109,9 @@ class LanguageModel:
         each = options.num_return_sequences
         texts = []
         for number, reply in enumerate(replies):
-            new = b"".join(map(tokenizer.token_bytes, reply))
-            cut = min(
-                (at for stop in options.stop_sequences if (at := new.find(stop)) >= 0), default=len(new)
-            )
-            prompt = prompts[number // each]
-            texts.append(prompt + new[:cut].decode("utf-8", errors="replace"))
+            text = Detokenizer(tokenizer.token_bytes, options.stop_sequences)
+            new = [*map(text.push, reply), text.finish()]
+            texts.append(prompts[number // each] + "".join(new))
         return texts
 
     def generate_stream(self, prompt: str, max_new_tokens: int = 100, **kwargs: Any) -> Iterator[str]:

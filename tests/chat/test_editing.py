@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import DummyInput
+from prompt_toolkit.output import DummyOutput
 
 from niels_gpt.chat.controller import Controller
-from niels_gpt.chat.line_editor import CommandCompleter
+from niels_gpt.chat.line_editor import CommandCompleter, line_editor
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.workspace import Workspace
 from niels_gpt.terminal.render import Screen
@@ -42,6 +48,24 @@ def test_commands_and_usual_values_are_completed_and_messages_are_not() -> None:
     assert completions("/top_k ") == ["none", "1", "50"]
     assert completions("/temp 0.") == ["0.7", "0.9"]
     assert completions("to") == completions("/nonsense ") == completions("see /to") == []
+
+
+def test_the_event_loop_stays_free_while_names_are_read_from_the_store() -> None:
+    is_free = threading.Event()
+
+    def names(_command: str, _prefix: str) -> list[str]:
+        assert is_free.wait(20)
+        return ["a"]
+
+    chat: Any = SimpleNamespace(completions=names, preference=lambda _key: False)
+    session = line_editor(chat, history=InMemoryHistory(), keyboard=DummyInput(), display=DummyOutput())
+
+    async def completed() -> list[str]:
+        asyncio.get_running_loop().call_soon(is_free.set)
+        found = session.default_buffer.completer.get_completions_async(Document("/resume "), CompleteEvent())
+        return [each.text async for each in found]
+
+    assert asyncio.run(completed()) == ["a"]
 
 
 def answered(typist: Typist, model: Any, keys: str, **options: Any) -> str:

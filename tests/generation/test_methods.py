@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from niels_gpt.generation.batched_decoder import BatchedDecoder
+from niels_gpt.generation.language_model import LanguageModel
 from niels_gpt.model.bdh import BDH, BDHConfig
 from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.gpt import GPT
@@ -93,6 +95,18 @@ def test_a_stop_sequence_ends_the_text_before_it(model: Model):
     assert len(found) <= len(whole)
     new = bytes(model.generate(torch.tensor([list(b"ab")]), 30, do_sample=False)[0, 2:].tolist())
     assert found == "ab" + new[: new.find(bytes(stop))].decode("utf-8", errors="replace")
+
+
+def test_of_stop_sequences_in_one_token_the_first_to_end_counts_as_in_a_stream(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model = LanguageModel(None)
+    tokenizer = SimpleNamespace(encode_ids=list, token_bytes=lambda _: b"abcd")
+    monkeypatch.setattr(model, "_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr(model, "_replies", lambda *_: [[0]])
+    monkeypatch.setattr(model, "_steps", lambda *_: iter([[0]]))
+    stops = {"stop_sequences": [b"abcd", b"bc"]}
+    assert model.generate_text("x", 1, **stops) == "".join(model.generate_stream("x", 1, **stops)) == "xa"
 
 
 def test_no_new_tokens_gives_the_prompt(model: Model):
