@@ -3,7 +3,7 @@
     python -m tools.record_terminal docs/chat.svg [--ckpt PATH]
 
 Nothing is drawn by hand: the picture is the screen of a terminal model after the keys below were typed and
-the program had answered each of them. Knows how a terminal looks; nothing of how the program works.
+the program had answered each of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pexpect
 import pyte
 
 from niels_gpt.paths import REPO_ROOT, SHIPPED_CHECKPOINT
+from sessions import open_store
 
 COLUMNS, ROWS = 80, 24
 # What is typed, and what must be at the beginning of the last line when it was answered.
@@ -41,6 +42,7 @@ class Recording:
     """The program in a pseudo-terminal, and its screen."""
 
     def __init__(self, checkpoint: Path, folder: Path) -> None:
+        open_store(folder / "sessions.db").close()  # so that the chat does not say that it created one
         self.screen = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.Stream(self.screen)
         self._program = pexpect.spawn(

@@ -24,6 +24,10 @@ from niels_gpt.train.rng import RNG_VERSION
 Content = dict[str, Any]
 
 
+_MEANING = "arch", "norm", "mlp", "tie_embeddings", "mlp_bias"
+"""Fields that decide what weights mean, besides those of `validate_model_config_match`."""
+
+
 def read_checkpoint(path: Path) -> Content:
     """Return the content of a checkpoint; the error for a damaged one names the newest complete one."""
     try:
@@ -54,6 +58,13 @@ def newest_whole(folder: Path, *, without: Path) -> tuple[Path, int] | None:
 def check_fit(content: Content, model_cfg: ModelConfig, train_cfg: TrainConfig, *, path: Path) -> None:
     """Raise a ValueError for a checkpoint of a different model or run."""
     validate_model_config_match(content["model_cfg"], model_cfg)
+    recorded = content["model_cfg"]
+    for name in _MEANING:
+        if name in recorded and recorded[name] != getattr(model_cfg, name):
+            raise TrainingError(
+                f"{str(path)!r} is of a model with {name} {recorded[name]!r}, the configuration says "
+                f"{getattr(model_cfg, name)!r}"
+            )
     seed = content["train_cfg"].get("seed", train_cfg.seed)
     if seed != train_cfg.seed:
         raise TrainingError(

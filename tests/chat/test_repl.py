@@ -234,6 +234,26 @@ def test_markdown_is_rendered_when_asked(typist: Typist, scripted: Any) -> None:
     assert typist.messages()[1] == ("assistant", "so **bold**")
 
 
+def test_earlier_replies_have_the_styles_of_new_ones(typist: Typist, scripted: Any) -> None:
+    typist.type("hi\r", scripted(["so **bold**"]), later=(("bold", CTRL_D),))
+    shown = typist.type("/history\r/exit\r", scripted(), markdown=True, columns=lambda: 60)
+    assert shown.count("so \x1b[0;1mbold") == 2  # the recap, and the history
+    plain = typist.type("/history\r/exit\r", scripted(), columns=lambda: 60)
+    assert plain.count("so **bold**") == 2
+
+
+@pytest.mark.parametrize("columns", [30, 60])
+def test_versions_are_listed_within_the_terminal(typist: Typist, scripted: Any, columns: int) -> None:
+    model = scripted(["words " * 20], ["other words " * 20])
+    later = (("words \n", ""), ("  1  >", CTRL_D))
+    shown = typist.type(
+        f"{'question ' * 12}\r/edit {'answer ' * 12}\r/alt\r", model, later=later, columns=lambda: columns
+    )
+    listed = [line for line in shown.splitlines() if line.lstrip("* ")[:2] in {"1 ", "2 "}]
+    assert len(listed) == 2
+    assert all(len(line) < columns for line in listed)
+
+
 def test_without_a_session_nothing_is_said_about_resuming(typist: Typist, scripted: Any) -> None:
     shown = typist.type("hi\r", scripted(), session=None, ephemeral=True, later=(("ok\n", CTRL_D),))
     assert shown == WELCOME.replace("every conversation", "nothing") + "ok\n"

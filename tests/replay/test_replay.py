@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import pytest
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
 from niels_gpt.conversation import branching
+from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.backend import Backend
-from niels_gpt.replay.replay import Replay
+from niels_gpt.replay.replay import Replay, replay
 from sessions import Message, open_store
-from tests.replay.recordings import Ear, talking
+from tests.replay.recordings import Ear, loaded, talking
 
 Replayed = Callable[..., Replay]
 
@@ -48,6 +51,22 @@ def test_a_fork_replays_with_the_turns_that_it_shares(replayed: Replayed) -> Non
     assert kinds(found) == ["exact"] * 6
     forced = found.questions[-1].recorded.generation.forced_ids
     assert forced == replayed().questions[-1].recorded.reply.token_ids[:7]  # type: ignore[index]
+
+
+def test_the_event_loop_stays_free_while_a_checkpoint_loads(store_path: Path, checkpoint: Path) -> None:
+    is_free = threading.Event()
+
+    def load(options: ChatOptions) -> Backend:
+        assert is_free.wait(20)
+        return loaded(options.checkpoint)
+
+    async def both() -> Replay:
+        asyncio.get_running_loop().call_soon(is_free.set)
+        options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
+        return await replay(store, "talk", options, load, turn=1)
+
+    with open_store(store_path) as store:
+        assert anyio.run(both).kind == "exact"
 
 
 def test_one_turn_can_be_replayed_alone(replayed: Replayed) -> None:

@@ -270,11 +270,17 @@ def test_a_missing_checkpoint_is_one_line(
     assert "nowhere.pt" in error_line(capsys)
 
 
+USUAL = {"V": 300, "T": 256, "C": 16, "L": 1, "H": 2, "d_ff": 16, "dropout": 0.1}
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
         ({"train": {"seed": 2}}, "seed"),
         ({"model": {"T": 256, "C": 32, "L": 1, "H": 2, "d_ff": 16}}, "C: checkpoint 16"),
+        # The weights of an untied head would fit, and one of two matrices would be lost.
+        ({"model": USUAL | {"tie_embeddings": False}}, "tie_embeddings True, the configuration says False"),
+        ({"model": USUAL | {"norm": "rmsnorm"}}, "norm 'layernorm', the configuration says 'rmsnorm'"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_one_line(
