@@ -22,6 +22,7 @@ from niels_gpt.conversation.settings import SETTINGS
 from niels_gpt.kernels import WeightForm
 from niels_gpt.paths import user_path
 from niels_gpt.server.options import ServeOptions
+from niels_gpt.text.files import read_text
 
 _SHORTEST_KEY = 16
 
@@ -157,11 +158,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _key(path: Path) -> str:
-    try:
-        key = user_path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise LoadFailed(f"cannot read --api-key-file {str(path)!r}: {reason}") from error
+    key = read_text(user_path(path), "--api-key-file").strip()
     if len(key) < _SHORTEST_KEY or any(character.isspace() for character in key):
         raise LoadFailed(
             f"--api-key-file {str(path)!r} must hold one word of at least {_SHORTEST_KEY} characters; "

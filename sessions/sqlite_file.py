@@ -29,13 +29,15 @@ _PAUSE_SECONDS = 0.02  # before a copy tries again to read what a writer has loc
 def is_there(path: Path) -> bool:
     """Return whether a file that may be a store lies at ``path``; refuse one that certainly is not.
 
-    StoreUnavailable for a folder, NotAStore for a file too short to be one: SQLite takes such a file for an
-    empty database and writes over it.
+    StoreUnavailable for a folder or a device, NotAStore for a file too short to be one: SQLite takes such a
+    file for an empty database and writes over it.
     """
     if path.is_dir():
         raise StoreUnavailable(f"the session store {path} is a folder: give the path of a file in it")
     if not path.exists():
         return False
+    if not path.is_file():
+        raise StoreUnavailable(f"the session store {path} is not a file: give the path of one")
     size = path.stat().st_size
     if size < _SMALLEST_DATABASE:
         raise NotAStore(

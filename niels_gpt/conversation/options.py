@@ -75,6 +75,8 @@ def check_checkpoint(options: ChatOptions) -> None:
     path = str(folder)
     if folder.is_dir():
         raise LoadFailed(f"{path!r} is a folder without a model in it (no {', '.join(MODEL_FILES)})")
+    if folder.exists():
+        raise LoadFailed(f"checkpoint {path!r} is not a file or a folder")
     advice = (
         "give the path of a .pt or .gguf file or of a model folder, or a name (niels-chat models get NAME)"
         if options.checkpoint_given

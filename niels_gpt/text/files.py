@@ -13,6 +13,7 @@ from pathlib import Path
 
 from niels_gpt.errors import NielsGptError
 
+_LONGEST = 1 << 28  # bytes of a file that is read whole
 _SURROGATES = re.compile("[\ud800-\udfff]")
 NOT_UTF8 = "{what} is not UTF-8: its wrong bytes are read as \N{REPLACEMENT CHARACTER}"
 """What to say where `replaced` changed a text."""
@@ -32,14 +33,17 @@ def read_text(path: Path, what: str) -> str:
         what: What the file is, for the error: "the system prompt", "--prompts".
 
     Raises:
-        UnreadableTextError: The file cannot be read or is not UTF-8.
+        UnreadableTextError: The file cannot be read, is not UTF-8, or is larger than 256 MiB.
 
     """
     where = f"{what} {str(path)!r}"
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_LONGEST + 1)
     except OSError as error:
         raise UnreadableTextError(f"cannot read {where}: {error.strerror or error}") from error
+    if len(raw) > _LONGEST:  # a device may have no end
+        raise UnreadableTextError(f"{where} is larger than {_LONGEST >> 20} MiB")
     return decoded(raw, where).replace("\r\n", "\n")
 
 

@@ -55,6 +55,20 @@ def test_a_named_model_that_is_not_there_says_how_to_get_it() -> None:
         catalogue.resolve(Path("smollm2"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list", "smollm2"], "list takes no name, got 'smollm2'; get NAME fetches a model"),
+        (["--folder", "/dev/null"], "--folder '/dev/null' is not a folder"),
+    ],
+)
+def test_what_a_list_cannot_have_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_subcommand(["models", *words]) == 1
+    assert capsys.readouterr().err == f"niels-chat models: {said}\n"
+
+
 @pytest.mark.usefixtures("smollm2")
 def test_an_unknown_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_subcommand(["models", "get", "gpt5"]) == 1

@@ -12,6 +12,7 @@ from niels_gpt.cli.config import configured
 from niels_gpt.cli.options import parse_options
 from niels_gpt.errors import ReportedError
 from niels_gpt.model.config import load_json
+from niels_gpt.text import files
 from niels_gpt.text.files import UnreadableTextError, decoded, lines_of, read_lines, read_text, replaced
 from niels_gpt.train.dialogues import read_dialogues
 from niels_gpt.train.evaluate import load_heldout
@@ -81,6 +82,12 @@ def test_the_line_ends_of_a_file_become_line_feeds_but_not_those_of_its_bytes(tm
     path.write_bytes(b"a\r\nb\r")
     assert read_text(path, "it") == "a\nb\r"
     assert decoded(path.read_bytes(), "it") == "a\r\nb\r"
+
+
+def test_a_file_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LONGEST", 1 << 20)
+    with pytest.raises(UnreadableTextError, match=r"^--system-file '/dev/zero' is larger than 1 MiB$"):
+        read_text(Path("/dev/zero"), "--system-file")
 
 
 def test_a_missing_file_is_named_with_what_it_is(tmp_path: Path) -> None:

@@ -208,6 +208,14 @@ def test_a_folder_is_not_taken_for_a_store(tmp_path):
         open_store(tmp_path)
 
 
+def test_a_device_or_a_pipe_is_not_taken_for_a_store(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/null"):
+        # Without the advice to remove it.
+        with pytest.raises(StoreUnavailable, match=r"is not a file: give the path of one$"):
+            open_store(place)
+
+
 def test_a_path_below_a_file_is_an_error_of_the_store(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreUnavailable, match="cannot be reached"):

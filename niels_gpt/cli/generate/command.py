@@ -227,8 +227,7 @@ class _Results:
             report(PROGRAM, f"{self.failed:,} requests failed; their responses have the error")
 
     def _advice(self) -> str:
-        is_chat = self._model.loaded.template.name != "transcript"
-        if not is_chat or self._model.answers:
+        if not self._model.is_of_chats or self._model.answers:
             return ""
         return ": this is a model of chats; leave out --raw to have it answer"
 
@@ -304,7 +303,7 @@ def _job(options: GenerateOptions, model: OpenModel, prompts: _Prompts, plan: Pl
     shards = None if options.shard is None else options.shard[1]
     parts = (
         model.identity, plan, options.format, options.input_format, options.num_beams, options.length_penalty,
-        model.answers, options.system if model.answers else None, ids, shards,
+        model.answers, model.system if model.answers else None, ids, shards,
     )  # fmt: skip
     for part in parts:
         digest.update(f"{_plain(part)!r}\0".encode())

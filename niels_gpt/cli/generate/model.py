@@ -20,10 +20,14 @@ from niels_gpt.generation.batch import Reply, generate_replies
 from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.beam import beam_search
 from niels_gpt.generation.options import GenerationOptions
+from niels_gpt.model.catalogue import is_from_elsewhere
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.program import report
 from niels_gpt.sampling import Sampling
+from niels_gpt.text.chat_template import TranscriptTemplate
 from niels_gpt.text.detokenizer import Detokenizer
+from niels_gpt.text.model_template import RawTemplate
+from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 
 
 def make_plan(options: GenerateOptions) -> Plan:
@@ -76,11 +80,22 @@ class OpenModel:
     options: GenerateOptions
 
     @property
+    def is_of_chats(self) -> bool:
+        """Whether the model was trained to answer in a form of its own."""
+        return self.loaded.template.name not in {TranscriptTemplate.name, RawTemplate.name}
+
+    @property
     def answers(self) -> bool:
         """Whether a text is a message that is answered: a model of chats does, unless --raw is given."""
-        if self.options.chat is not None:
-            return self.options.chat
-        return self.loaded.template.name != "transcript"
+        return self.is_of_chats if self.options.chat is None else self.options.chat
+
+    @property
+    def system(self) -> str:
+        """The system prompt of answers; "" for none."""
+        if self.options.system is not None:
+            return self.options.system
+        path = self.options.model
+        return "" if path is not None and is_from_elsewhere(path) else DEFAULT_SYSTEM_PROMPT
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -89,7 +104,7 @@ class OpenModel:
             tokenizer=self.loaded.tokenizer,
             template=self.loaded.template,
             answers=self.answers,
-            system=self.options.system,
+            system=self.system,
             context=self.loaded.cfg.context,
             room=min(1, self.options.max_new_tokens),
         )

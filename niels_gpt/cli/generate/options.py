@@ -14,7 +14,6 @@ from typing import Any
 from niels_gpt.cli.jobs.ray_tasks import add_ray
 from niels_gpt.cli.jobs.shards import add_shard
 from niels_gpt.cli.parser import OneLineParser
-from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
 
 PROGRAM = "niels-generate"
 MODES = ("interactive", "prompt", "prompts", "prompt_tokens", "merge")
@@ -32,7 +31,8 @@ class GenerateOptions:
     merge: bool
     input_format: str
     chat: bool | None
-    system: str
+    system: str | None
+    """None for the chat's: the shipped model's, and none for a model of another project."""
     output: Path | None
     force: bool
     shard: tuple[int, int] | None
@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--chat", dest="chat", action="store_const", const=True, help="answer prompts with any model"
     )
     group.add_argument(
-        "--system", default=DEFAULT_SYSTEM_PROMPT, metavar="TEXT",
+        "--system", metavar="TEXT",
         help="system prompt of answers (default: the chat's); '' for none",
     )  # fmt: skip
     group = parser.add_argument_group("output")

@@ -9,6 +9,7 @@ from typing import Any
 
 from niels_gpt.errors import NielsGptError
 from niels_gpt.text.chat_template import Message, Template, checked
+from niels_gpt.text.model_template import RawTemplate
 from niels_gpt.text.tokenizer import Tokenizer
 
 
@@ -65,6 +66,8 @@ class PromptEncoder:
             raise PromptError(f"{where} is empty, expected at least one token")
         if self.answers:
             ids = self.chat_ids([{"role": "user", "content": text}], where=where)
+        elif isinstance(self.template, RawTemplate):  # with what its texts begin with
+            ids = self.template.prompt_ids([{"role": "user", "content": text}])
         else:
             ids = self.tokenizer.encode_ids(text)
         return self.of_ids(ids, index=index, text=text, where=where)

@@ -42,7 +42,7 @@ def run(flags: argparse.Namespace) -> int:
         helpers.emit(f"{path}")
         helpers.remark(f"talk to it: niels-chat --ckpt {flags.name}")
         return OK
-    found = list(_rows([user_path(folder) for folder in flags.folder]))
+    found = list(_rows(_folders(flags)))
     if flags.json:
         for row in found:
             helpers.emit_json(row)
@@ -55,6 +55,16 @@ def run(flags: argparse.Namespace) -> int:
     if missing:
         helpers.remark(f"to fetch more: niels-chat models get {missing[0]}")
     return OK
+
+
+def _folders(flags: argparse.Namespace) -> list[Path]:
+    if flags.name is not None:
+        raise ChatError(f"list takes no name, got {flags.name!r}; get NAME fetches a model")
+    folders = [user_path(folder) for folder in flags.folder]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ChatError(f"--folder {str(folder)!r} is not a folder")
+    return folders
 
 
 def _rows(folders: list[Path]) -> Iterator[dict[str, Any]]:
