@@ -20,20 +20,20 @@ from sessions.records import Session, SessionSummary
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
 
 _WORDS_READ = 160  # characters of the first user message that are read: twice as many as are shown
-_Line = tuple[SessionRow, int, int, str | None, str | None]
+_Line = tuple[SessionRow, int, str | None, str | None]
+_Path = tuple[int, int, str | None]
 
 
 def page(transaction: Transaction, *, archived: bool, limit: int | None, offset: int) -> list[SessionSummary]:
     """Return a page of the list, last used first; archived sessions only if ``archived`` is set."""
     rows: Sequence[_Line] = transaction.exec(_page(archived=archived, limit=limit, offset=offset)).all()
-    forks = [row[0].id for row in rows if row[0].forked_from is not None]
-    shared = _shared(transaction, forks) if forks else {}
-    return [_summary(read(Session, row[0]), row, shared.get(row[0].id, (0, 0, None))) for row in rows]
+    paths = _paths(transaction, [row[0].id for row in rows])
+    return [_summary(read(Session, row[0]), row, paths.get(row[0].id, (0, 0, None))) for row in rows]
 
 
-def _summary(session: Session, line: _Line, shared: tuple[int, int, str | None]) -> SessionSummary:
-    _, messages, turns, words, path = line
-    shared_messages, shared_turns, shared_words = shared
+def _summary(session: Session, line: _Line, on_path: _Path) -> SessionSummary:
+    _, messages, words, path = line
+    turns, shared_messages, shared_words = on_path
     return SessionSummary(
         id=session.id,
         name=session.name,
@@ -41,7 +41,7 @@ def _summary(session: Session, line: _Line, shared: tuple[int, int, str | None])
         last_used=session.last_used,
         archived=session.archived,
         messages=messages + shared_messages,
-        turns=turns + shared_turns,
+        turns=turns,
         first_words=shortened(_text(shared_words) or _text(words)),
         checkpoint=_text(path) or None,
     )
@@ -54,7 +54,7 @@ def _text(value: str | None) -> str:
 
 def _page(
     *, archived: bool, limit: int | None, offset: int
-) -> Select[SessionRow, int, int, str | None, str | None]:
+) -> Select[SessionRow, int, str | None, str | None]:
     order = desc(col(SessionRow.last_used)), desc(col(SessionRow.id))
     chosen = select(SessionRow.id).order_by(*order).limit(limit).offset(offset)
     if not archived:
@@ -64,7 +64,6 @@ def _page(
     of_session = col(MessageRow.session_id) == col(SessionRow.id)
     of_users = of_session & (col(MessageRow.role) == "user")
     messages = select(func.count()).select_from(MessageRow).where(of_session)
-    turns = select(func.count()).select_from(MessageRow).where(of_users)
     words = select(_start_of_content()).where(of_users).order_by(col(MessageRow.id)).limit(1)
     checkpoint = (
         select(func.coalesce(GenerationRow.checkpoint_path, CheckpointRow.path, type_=FaithfulText))
@@ -74,8 +73,8 @@ def _page(
         .order_by(desc(col(GenerationRow.id)))
         .limit(1)
     )
-    columns = [each.correlate(SessionRow).scalar_subquery() for each in (messages, turns, words, checkpoint)]
-    lines: Select[SessionRow, int, int, str | None, str | None] = Select(SessionRow, *columns)
+    columns = [each.correlate(SessionRow).scalar_subquery() for each in (messages, words, checkpoint)]
+    lines: Select[SessionRow, int, str | None, str | None] = Select(SessionRow, *columns)
     return lines.join(chosen, col(SessionRow.id) == chosen.c.id).order_by(*order)
 
 
@@ -83,8 +82,11 @@ def _start_of_content() -> ColumnElement[str]:
     return func.substr(MessageRow.content, 1, _WORDS_READ, type_=FaithfulText)
 
 
-def _shared(transaction: Transaction, session_ids: Sequence[int]) -> dict[int, tuple[int, int, str | None]]:
-    """Return for each fork what it shares on its path: messages, turns, and the start of the first turn."""
+def _paths(transaction: Transaction, session_ids: Sequence[int]) -> dict[int, _Path]:
+    """Return for each session that has a path its turns, and what of it is shared with other sessions.
+
+    That is the number of messages, and the start of the first turn.
+    """
     path = (
         select(SessionRow.id, SessionRow.head_id)
         .where(col(SessionRow.id).in_(session_ids))
@@ -94,21 +96,24 @@ def _shared(transaction: Transaction, session_ids: Sequence[int]) -> dict[int, t
         select(path.c.id, MessageRow.parent_id).join(MessageRow, col(MessageRow.id) == path.c.head_id)
     )
     is_turn = col(MessageRow.role) == "user"
+    is_shared = col(MessageRow.session_id) != path.c.id
     counted = transaction.exec(
         select(
-            path.c.id, func.count(), func.count(case((is_turn, 1))), func.min(case((is_turn, MessageRow.id)))
+            path.c.id,
+            func.count(case((is_turn, 1))),
+            func.count(case((is_shared, 1))),
+            func.min(case((is_turn & is_shared, MessageRow.id))),
         )
         .join(MessageRow, col(MessageRow.id) == path.c.head_id)
-        .where(col(MessageRow.session_id) != path.c.id)
         .group_by(path.c.id)
     ).all()
-    first_turns = {row[3] for row in counted}
+    first_turns = {row[3] for row in counted if row[3] is not None}
     words = dict(
         transaction.exec(
             select(MessageRow.id, _start_of_content()).where(col(MessageRow.id).in_(first_turns))
         ).all()
     )
     return {
-        session_id: (messages, turns, words.get(first_turn))
-        for session_id, messages, turns, first_turn in counted
+        session_id: (turns, shared, words.get(first_turn))
+        for session_id, turns, shared, first_turn in counted
     }

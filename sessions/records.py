@@ -53,8 +53,9 @@ class Session:
 class SessionSummary:
     """One line of the list of sessions.
 
-    Counts cover everything that the session has stored, other branches included, and for a fork what it
-    shares on its path. ``checkpoint`` is the path of the checkpoint of its latest generation.
+    ``messages`` counts everything that the session has stored, other branches included, and for a fork what
+    it shares on its path. ``turns`` counts the user's messages on the path to the head. ``checkpoint`` is the
+    path of the checkpoint of its latest generation.
     """
 
     id: int

@@ -57,6 +57,17 @@ def test_the_list_counts_what_a_fork_shares(store, session, exchange):
     assert (summary.messages, summary.turns, summary.first_words) == (5, 2, "first words")
 
 
+def test_the_list_counts_the_turns_of_the_path_and_all_messages(store, session, exchange):
+    system = session.head_id
+    reply = exchange(store, session, "one", "yes")
+    store.move_head(session.id, to=system, expected_head=store.session("talk").head_id)
+    (summary,) = store.sessions()
+    assert (summary.messages, summary.turns) == (3, 0)
+    store.move_head(session.id, to=reply.parent_id, expected_head=system)
+    (summary,) = store.sessions()
+    assert (summary.messages, summary.turns) == (3, 1)
+
+
 def test_a_head_moves_back_and_forth_within_its_tree(store, session, exchange):
     first = exchange(store, session, "hi", "hello")
     second = exchange(store, session, "more", "yes")
