@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 _AHEAD = 64  # lines that are read before the first of them is answered
 _LONGEST = 1 << 26
+_PATIENCE = 2.0
+_WAITING = "(waiting for the end of standard input, which goes with the message; < /dev/null gives none)"
 
 
 async def run_pipe(workspace: Workspace, screen: Screen, descriptor: int, output: TextIO) -> int:
@@ -113,7 +115,12 @@ async def _answer_one(
     chat: Controller, workspace: Workspace, screen: Screen, prompt: str, descriptor: int
 ) -> None:
     workspace.start()
-    lines = [line async for line in read_lines(descriptor)]
+    # Who started this from a program may not know that its own standard input is handed down.
+    reminder = asyncio.get_running_loop().call_later(_PATIENCE, screen.notice, _WAITING)
+    try:
+        lines = [line async for line in read_lines(descriptor)]
+    finally:
+        reminder.cancel()
     try:
         if prompt == FROM_INPUT:
             prompt = _decoded(b"\n".join(lines), screen, "the message")

@@ -156,4 +156,5 @@ def nearest(key: str, allowed: Mapping[str, Setting]) -> str | None:
     known = KNOWN_ELSEWHERE.get(key)
     if known in allowed:
         return known
-    return next(iter(difflib.get_close_matches(key, allowed, n=1, cutoff=0.7)), None)
+    near = difflib.get_close_matches(key, [*allowed, *KNOWN_ELSEWHERE], n=1, cutoff=0.7)
+    return KNOWN_ELSEWHERE.get(near[0], near[0]) if near else None

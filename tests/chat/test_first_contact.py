@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -10,13 +11,19 @@ from typing import Any
 import pytest
 
 from niels_gpt import program
+from niels_gpt.chat import pipe
+from niels_gpt.chat.pipe import run_pipe
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.cli.exit_codes import FAILED, OK, USAGE
 from niels_gpt.cli.options import parse_options
+from niels_gpt.conversation.options import ChatOptions
+from niels_gpt.conversation.workspace import Workspace
+from niels_gpt.terminal.render import Screen
 from niels_gpt.text.attachments import attach, folded, with_attachments
 from niels_gpt.text.files import UnreadableTextError
 from sessions import open_store
 from tests.chat.test_pipe import piped
+from tests.chat.typist import Watched
 
 
 @pytest.mark.parametrize(
@@ -139,3 +146,23 @@ def asked(folder: Path, position: int = 1) -> str:
         session = store.last_used()
         assert session is not None
         return store.path(session.id)[position].content
+
+
+def test_an_input_that_does_not_end_is_named(
+    tmp_path: Path, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "_PATIENCE", 0.0)
+    source, sink = os.pipe()
+    notices = Watched()
+    notices.when = [("waiting for the end of standard input", lambda: os.close(sink))]
+    options = ChatOptions(session="a", prompt="hello")
+    workspace = Workspace(
+        options, open_store=lambda _: open_store(tmp_path / "sessions.db"), load_model=lambda _: scripted()
+    )
+    screen = Screen(notices, notices, styled=False)
+    try:
+        assert asyncio.run(asyncio.wait_for(run_pipe(workspace, screen, source, notices), 20)) == OK
+    finally:
+        os.close(source)
+        workspace.close()
+    assert asked(tmp_path) == "hello"

@@ -52,6 +52,7 @@ def test_a_command_that_is_none_is_one_line_with_the_nearest(capsys: pytest.Capt
     ("words", "said"),
     [
         (["--temprature", "1"], "unrecognized arguments: --temprature; did you mean --temperature?"),
+        (["--modle", "x"], "unrecognized arguments: --modle; did you mean --ckpt?"),
         (["sessions", "--limmit", "1"], "unrecognized arguments: --limmit 1; did you mean --limit?"),
     ],
 )

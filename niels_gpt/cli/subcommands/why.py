@@ -7,6 +7,7 @@ niels_gpt.replay does the work.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
+from niels_gpt.terminal.table import cut, width_of_output
+from niels_gpt.text.control_characters import harmless
 
 if TYPE_CHECKING:
     from niels_gpt.decoding.backend import Backend
@@ -91,7 +94,13 @@ def run(flags: argparse.Namespace) -> int:
         for step in steps:
             helpers.emit_json(step)
     else:
-        helpers.emit("\n".join(step_lines(explained, flags.token)))
+        width = width_of_output() if sys.stdout.isatty() else None
+        helpers.print_page(
+            [
+                harmless(line if width is None else cut(line, width))
+                for line in step_lines(explained, flags.token)
+            ]
+        )
     return OK
 
 
