@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlmodel import Session as Transaction
 
 from sessions import postgresql_connection, sqlite_file
+from sessions.claims import Claims
 from sessions.column_types import read_json
 from sessions.errors import StoreClosed, StoreFull, StoreNotFound, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
@@ -88,6 +89,12 @@ class Database:
                 yield snapshot
             finally:
                 snapshot.close()
+
+    def claims(self) -> Claims | None:
+        """Return claims on replies of this database; None for a SQLite file."""
+        if self._engine.dialect.name != "postgresql":
+            return None
+        return Claims(self._engine, partial(_translated, self._place))
 
     def close(self) -> None:
         """Close the connections once no other thread is in a transaction; closing twice is harmless."""

@@ -15,6 +15,7 @@ from typing import Self
 
 from sessions import branches, listing, maintenance, queries, search, session_crud, transfer, turns
 from sessions.archive_validation import checked_archive
+from sessions.claims import Claims
 from sessions.database import Database, Missing, open_database
 from sessions.place import default_path, expanded
 from sessions.records import (
@@ -356,6 +357,22 @@ class Store:
         """Return the turn whose reply is being generated, or was interrupted; None if there is none."""
         with self._database.reading() as transaction:
             return turns.pending(transaction, session_id)
+
+    def pending_turns(self, *, limit: int = 100) -> list[Turn]:
+        """Return turns of any session whose reply is being generated, or was interrupted, oldest first.
+
+        Looks at the latest 10,000 generations. Raises InvalidValue for a negative limit.
+        """
+        checked_int(limit, "the limit", least=0)
+        with self._database.reading() as transaction:
+            return turns.recent_pending(transaction, limit)
+
+    def claims(self) -> Claims | None:
+        """Return claims on replies, for servers that share the store; None for a SQLite file.
+
+        The caller closes them.
+        """
+        return self._database.claims()
 
     def turn(self, generation_id: int) -> Turn:
         """Return the session, the user message and the generation of a reply, pending or not.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from sqlmodel import Session as Transaction
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
 from sessions import mutations, queries
 from sessions.errors import InvalidValue, RecordNotFound
@@ -25,6 +25,8 @@ from sessions.validation import (
     checked_token_ids,
     storable_text,
 )
+
+_RECENT = 10_000  # generations in which pending ones are looked for
 
 
 def remember_checkpoint(
@@ -194,6 +196,23 @@ def pending(transaction: Transaction, session_id: int) -> Turn | None:
     if row is None:
         return None
     return _turn(session, queries.message_row(transaction, row.user_message_id), row)
+
+
+def recent_pending(transaction: Transaction, limit: int) -> list[Turn]:
+    """Return turns of any session whose reply is being generated, or was interrupted, oldest first.
+
+    Only the latest _RECENT generations are looked at: there is no index over all that are pending.
+    """
+    latest = select(func.coalesce(func.max(GenerationRow.id), 0)).scalar_subquery()
+    rows = transaction.exec(
+        select(GenerationRow, SessionRow, MessageRow)
+        .join(SessionRow, col(GenerationRow.session_id) == col(SessionRow.id))
+        .join(MessageRow, col(GenerationRow.user_message_id) == col(MessageRow.id))
+        .where(GenerationRow.status == "pending", col(GenerationRow.id) > latest - _RECENT)
+        .order_by(col(GenerationRow.id))
+        .limit(limit)
+    )
+    return [_turn(session, user, generation) for generation, session, user in rows]
 
 
 def turn(transaction: Transaction, generation_id: int) -> Turn:

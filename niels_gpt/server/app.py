@@ -27,6 +27,7 @@ from niels_gpt.server.options import ServeOptions
 from niels_gpt.server.plans import ServerPlanner
 from niels_gpt.server.replies import Replies
 from niels_gpt.server.state import ServerState
+from niels_gpt.server.takeover import Takeover
 from sessions import Store
 
 if TYPE_CHECKING:
@@ -82,29 +83,37 @@ def make_app(
             Engine(decoder, max_batch=options.max_batch, max_queue=options.max_queue) as engine,
         ):
             metrics.read_from(engine.statistics)
+            replies = Replies(
+                store=store,
+                planner=planner,
+                engine=engine,
+                tasks=tasks,
+                metrics=metrics,
+                most_jobs=options.max_batch + options.max_queue,
+                deadline=options.reply_seconds,
+            )
             app.state.server = ServerState(
                 options=options,
                 store=store,
                 model=model,
                 engine=engine,
                 planner=planner,
-                replies=Replies(
-                    store=store,
-                    planner=planner,
-                    engine=engine,
-                    tasks=tasks,
-                    metrics=metrics,
-                    most_jobs=options.max_batch + options.max_queue,
-                    deadline=options.reply_seconds,
-                ),
+                replies=replies,
                 metrics=metrics,
                 settings=Settings().with_values({**options.chat.defaults, **options.chat.settings}),
                 judging=anyio.Semaphore(1),
             )
             gc.freeze()
-            yield
+            claims = store.claims()
+            async with anyio.create_task_group() as looking:
+                if claims is not None:
+                    looking.start_soon(Takeover(store, replies, claims).run)
+                yield
+                looking.cancel_scope.cancel()
             with anyio.move_on_after(draining.left(options.drain_seconds)):
                 await engine.drain()
+            if claims is not None:
+                claims.close()
             # Leaving the engine cancels what still runs; stored replies stay pending, to be made again.
 
     app = FastAPI(

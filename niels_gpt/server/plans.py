@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from niels_gpt.decoding.backend import Backend
     from niels_gpt.decoding.request import GenerationRequest
 
+MAKER = "niels-serve"
+"""What is recorded as `program` of a reply that a server makes."""
+
 # What decides a reply in addition to the checkpoint's fingerprint: by the kernels, the version of their
 # arithmetic alone; by torch, whatever may change its last bits.
 _OF_KERNELS = ("path", "weights", "kernel_version", "context_rule")
@@ -41,6 +44,7 @@ class ServerPlanner(Planner):
 
     def __init__(self, model: Backend, checkpoint_id: int) -> None:
         super().__init__(model, checkpoint_id)
+        self.environment = {**self.environment, "program": MAKER}
         self.fingerprint = system_fingerprint(model.checkpoint["fingerprint"], self.environment)
 
     def fingerprint_of(self, generation: Generation) -> str:

@@ -1,12 +1,15 @@
 """kill -9 at random moments of streaming replies: every client's bytes are those of an undisturbed run.
 
     python tests/server/kill_campaign.py --kills 1000
+    python tests/server/kill_campaign.py --kills 200 --postgresql
 
 Each round several clients stream at once, of every form there is. The server is killed after a random number
 of frames and started again on the same store, and each client continues behind its last event, maybe to be
 cut off again, until its stream ends. Then the frames must be numbered without a gap or a repetition, and
 must be those of the same request on a server that nobody killed. With --other-seed that one gets
 another seed: the comparison must then fail for every stream, and the exit is 1.
+
+With --postgresql two servers share one store, and clients continue at the other server at once.
 
 Servers are forked from a process that has loaded the model, so that a start takes milliseconds.
 """
@@ -23,6 +26,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +40,7 @@ from niels_gpt.server.options import ServeOptions
 from niels_gpt.server.run import run_server
 from sessions import open_store
 from tests.server.server_process import Client, chat, frames_of, number_of
+from tests.sessions import postgres_server
 
 OWN = re.compile(rb"(chatcmpl-|resp_|msg_)[0-9a-f]{24}|\"created(_at)?\":\d+|\"reply\":\"?\d+\"?|^id: \d+")
 """What differs between two replies to one request: ids and moments."""
@@ -45,7 +51,7 @@ LONG = {"temperature": 1.5, "logit_bias": {"3": -100}, "max_tokens": TOKENS}
 class ForkedServer(Client):
     """A server in a child of this process."""
 
-    def __init__(self, store: Path, model: Any) -> None:
+    def __init__(self, store: str | Path, model: Any) -> None:
         self._store = store
         self._model = model
         self.start()
@@ -121,8 +127,21 @@ def compared(frames: list[bytes]) -> list[bytes]:
     return [OWN.sub(b"", frame) for frame in frames]
 
 
-def main() -> int:
-    """Run the campaign; 0 if every stream was as it should be."""
+@contextmanager
+def shared_store(*, is_shared: bool) -> Iterator[str | None]:
+    """Yield the URL of a new PostgreSQL store, or nothing."""
+    programs = postgres_server.programs()
+    if not is_shared:
+        yield None
+    elif programs is None:
+        raise SystemExit("PostgreSQL's server is not installed (Debian: apt install postgresql)")
+    else:
+        with postgres_server.running(programs) as running, running.database() as database:
+            yield running.url(database)
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -132,33 +151,50 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--other-seed", action="store_true", help="control: compare with another seed")
-    options = parser.parse_args()
+    parser.add_argument("--postgresql", action="store_true", help="two servers on one PostgreSQL store")
+    return parser.parse_args()
+
+
+def read_through_kills(
+    readers: list[Reader], servers: list[ForkedServer], chance: random.Random, *, most: int
+) -> int:
+    """Read to the end of every stream while servers are killed, at most so often; return the kills."""
+    kills = 0
+    while not all(reader.whole for reader in readers):
+        left = [reader for reader in readers if not reader.whole]
+        before = sum(len(reader.frames) for reader in left)
+        threads = [threading.Thread(target=reader.read, args=(servers[0],)) for reader in left]
+        for thread in threads:
+            thread.start()
+        if kills < most:
+            wanted = before + chance.randrange(1, TOKENS * len(left))
+            while sum(len(reader.frames) for reader in left) < wanted and any(
+                thread.is_alive() for thread in threads
+            ):
+                time.sleep(0.0005)
+            servers[0].kill()
+            kills += 1
+            servers.reverse()  # where there are two, the clients continue at the other one
+            servers[-1].start()
+        for thread in threads:
+            thread.join()
+    return kills
+
+
+def main() -> int:
+    """Run the campaign; 0 if every stream was as it should be."""
+    options = parse_options()
     chance = random.Random(options.seed)
     model = open_model(ChatOptions(threads=1))
     began, kills, streams, wrong, cut = time.monotonic(), 0, 0, 0, 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, shared_store(is_shared=options.postgresql) as shared:
         undisturbed = ForkedServer(Path(folder) / "undisturbed.db", model)
-        server = ForkedServer(Path(folder) / "killed.db", model)
+        place = shared or Path(folder) / "killed.db"
+        servers = [ForkedServer(place, model) for _ in range(2 if shared else 1)]
         while kills < options.kills and time.monotonic() < began + options.seconds:
             seed = chance.randrange(10**6)
             readers = [Reader(path, body) for path, body in bodies(seed)]
-            while not all(reader.whole for reader in readers):
-                left = [reader for reader in readers if not reader.whole]
-                before = sum(len(reader.frames) for reader in left)
-                threads = [threading.Thread(target=reader.read, args=(server,)) for reader in left]
-                for thread in threads:
-                    thread.start()
-                if kills < options.kills:
-                    wanted = before + chance.randrange(1, TOKENS * len(left))
-                    while sum(len(reader.frames) for reader in left) < wanted and any(
-                        thread.is_alive() for thread in threads
-                    ):
-                        time.sleep(0.0005)
-                    server.kill()
-                    kills += 1
-                    server.start()
-                for thread in threads:
-                    thread.join()
+            kills += read_through_kills(readers, servers, chance, most=options.kills - kills)
             expected = [Reader(path, body) for path, body in bodies(seed + options.other_seed)]
             for reader, reference in zip(readers, expected, strict=True):
                 reference.read(undisturbed)
@@ -168,8 +204,8 @@ def main() -> int:
                 if not numbered or compared(reader.frames) != compared(reference.frames):
                     wrong += 1
                     assert frames_of(b"".join(reader.frames)) == reader.frames
-        server.kill()
-        undisturbed.kill()
+        for server in (*servers, undisturbed):
+            server.kill()
     seconds = time.monotonic() - began
     print(
         f"{kills} kills in {seconds:.0f} s: {streams} streams, {cut} of them cut off at least once, "
