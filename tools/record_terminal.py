@@ -55,7 +55,9 @@ class Recording:
                 "PATH": os.environ.get("PATH", ""),
                 "HOME": str(folder),
                 "TERM": "xterm-256color",
-                "NIELS_CHAT_STORE": str(folder / "sessions.db"),
+                "XDG_DATA_HOME": str(folder),
+                # The kernels are compiled already, or once for the next time.
+                "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
             },
         )
         # The program asks where the cursor is.

@@ -6,6 +6,7 @@ import argparse
 import re
 import shutil
 import subprocess
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,6 +18,7 @@ from niels_gpt.cli.options import build_parser
 from tools.generate_manual import COMPLETIONS, GUIDE, MAN, completions, guide, pages
 
 GROFF = shutil.which("groff")
+PICTURE = GUIDE.with_name("chat.svg")
 AGAIN = "run python -m tools.generate_manual"
 
 
@@ -69,3 +71,13 @@ def test_a_manual_page_is_roff_that_groff_accepts(name: str) -> None:
         [GROFF, "-man", "-Tutf8", "-ww", str(MAN / name)], capture_output=True, check=True, timeout=30
     )
     assert done.stderr == b""
+
+
+def test_the_picture_of_the_chat_keeps_its_blanks() -> None:
+    picture = ElementTree.fromstring(PICTURE.read_text("utf-8"))  # noqa: S314 - a file of this repository
+    texts = list(picture.iter("{http://www.w3.org/2000/svg}text"))
+    assert any("  " in (each.text or "") for each in texts)
+    for each in texts:
+        assert each.get("{http://www.w3.org/XML/1998/namespace}space") == "preserve"
+        # Otherwise a browser would stretch what is left of it.
+        assert float(each.get("textLength", 0)) == pytest.approx(8.4 * len(each.text or ""), abs=0.06)
