@@ -118,6 +118,19 @@ def test_aliases_clear_beginnings_and_names_known_elsewhere_are_understood(line:
     assert (meaning.command.name, meaning.value) == (meant, "".join(line.split(maxsplit=1)[1:]))
 
 
+@pytest.mark.parametrize("line", ["/set temperature 0.5", "/set parameter temp 0.5"])
+def test_a_setting_is_set_as_in_other_programs(chat: FakeChat, line: str) -> None:
+    chat.type(line)
+    assert chat.said == ["temperature: 0.5, was 0.9"]
+
+
+@pytest.mark.parametrize("line", ["/set", "/set x 1", "/set temperature", "/set reset now"])
+def test_anything_else_that_is_set_is_explained(line: str) -> None:
+    meaning = parse(line)
+    assert isinstance(meaning, Unknown)
+    assert "each setting is a command" in meaning.advice
+
+
 def test_names_known_elsewhere_are_not_commands_and_mean_one() -> None:
     assert not set(KNOWN_ELSEWHERE) & set(COMMANDS)
     assert set(KNOWN_ELSEWHERE.values()) <= set(COMMANDS)

@@ -192,6 +192,12 @@ def parse(line: str) -> Say | Call | Unknown | None:
         return Say(text=text[1:])
     name, *rest = text.split(maxsplit=1)
     command = command_named(name)
+    if name == "/set" and rest:
+        # As other programs have it: /set temperature 0.5, /set parameter temperature 0.5.
+        key, *value = rest[0].removeprefix("parameter ").split(maxsplit=1)
+        setting = command_named(f"/{key}")
+        if setting is not None and setting.group in {"settings", "screen"} and value:
+            return Call(command=setting, value=value[0])
     return _unknown(name) if command is None else Call(command=command, value="".join(rest))
 
 
