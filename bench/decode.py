@@ -3,12 +3,14 @@
     python -m bench.decode [--models 3.2M,27M] [--streams 1,8,32] [--threads 1,2] [--weights float32,int8]
                            [--peers auto|none] [--tokens 64] [--repetitions 5] [--seconds 0.3]
                            [--json FILE]
+    python -m bench.decode --models smollm2,360M,500M [--prompts 128,512,2048] [--limits avx2]
 
 Random weights, greedy replies after prompts of 64 tokens; all in one run. The candidates take turns, each in
 a process of its own, and every number is the median of its turns. A floor is the time that a step cannot
 beat on this machine: what it has to read (weights, keys and values) over the measured speed of reading that
 much, or what it has to compute over the measured peak, whichever is longer. Peers are timed where they are
-installed and compute the same logits. Nothing is judged here: the numbers are for people.
+installed and compute the same logits. Models of other projects are files, timed next to llama.cpp on the same
+file (`bench.files`). Nothing is judged here: the numbers are for people.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import measure
+from bench import files, measure
 from bench.candidates import KINDS, Decoding, FirstToken, Worker
 from bench.models import SHAPES, step_bytes, step_operations
 from niels_gpt.kernels import WeightForm
@@ -219,7 +221,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         return [int(word) for word in text.split(",")]
 
     parser = argparse.ArgumentParser(prog="bench.decode", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--models", type=words, default=["3.2M", "27M"], help=f"of {', '.join(SHAPES)}")
+    parser.add_argument(
+        "--models", type=words, default=["3.2M", "27M"], help=f"of {', '.join((*SHAPES, *files.FILES))}"
+    )
     parser.add_argument("--streams", type=numbers, default=[1, 8, 32])
     parser.add_argument("--threads", type=numbers, default=[1, 2])
     parser.add_argument("--weights", type=words, default=["float32", "int8"], help="of the kernels")
@@ -227,6 +231,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
     parser.add_argument("--long-prompt", type=int, default=200, help="tokens before a timed first token")
     parser.add_argument("--tokens", type=int, default=64, help="timed tokens of each reply")
+    parser.add_argument("--prompts", type=numbers, default=[*files.PROMPTS], help="of files, tokens each")
+    parser.add_argument("--limits", type=words, default=[], help="also the kernels limited to: avx2")
     parser.add_argument("--repetitions", type=int, default=5, help="turns of each candidate")
     parser.add_argument("--seconds", type=float, default=0.3, help="decoding of each turn, at least")
     parser.add_argument("--json", type=Path, help="also write every measured number here")
@@ -242,7 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds = [kind for kind in kinds if kind not in missing]
     about = measure.facts() | {"load before": measure.load()}
     reports = []
-    for name in options.models:
+    of_files, of_ours = files.split(options.models)
+    found = [files.measure_file(name, options) for name in of_files]
+    for name in of_ours:
         report = measure_model(name, kinds, options)
         reports.append(report)
         print(
@@ -255,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing:
         print(f"not installed: {', '.join(missing)}")
     if options.json:
-        content = {"machine": about, "reports": [asdict(report) for report in reports]}
+        content = {"machine": about, "reports": [asdict(report) for report in reports], "files": found}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -3,6 +3,7 @@
     python -m bench.exactness                      # about a million rows of the shipped checkpoint
     python -m bench.exactness --rows 20000
     python -m bench.exactness --weights int8
+    python -m bench.exactness --model smollm2 --rows 100000
     python -m bench.exactness --decoder torch      # the control: the same harness over the torch decoder
 
 Every reply is generated once alone, nothing kept from others; that run is the reference. Then the same
@@ -35,8 +36,8 @@ from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.packing import pack_model
-from niels_gpt.model.bdh import BDH
+from niels_gpt.kernels.packing import pack, pack_model
+from niels_gpt.model.form import Form
 from niels_gpt.model.int8 import quantised
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
@@ -127,14 +128,30 @@ def circumstances() -> Iterator[Circumstance]:
 def decoder_for(name: str, form: WeightForm, loaded: LoadedModel, place: Circumstance) -> Any:
     """A fresh decoder that has read nothing yet."""
     if name == "torch":
-        if isinstance(loaded.model, BDH):
-            return TorchStateDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
-        return TorchDecoder(loaded.gpt, loaded.tokenizer, prefill_chunk=place.chunk)
+        if loaded.cfg.arch == "gpt":
+            return TorchDecoder(loaded.gpt, loaded.tokenizer, prefill_chunk=place.chunk)
+        return TorchStateDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
     return KernelDecoder(
-        pack_model(cast("Model", loaded.model), form),
+        packed_model(loaded, form),
         loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads,
         prefix_cache_bytes=2**30 if place.pooled else 0,
     )  # fmt: skip
+
+
+_packed: dict[tuple[int, WeightForm], Any] = {}
+
+
+def packed_model(loaded: LoadedModel, form: WeightForm) -> Any:
+    """The packed weights, made once; of another project as its file has them, unless a form is given."""
+    key = id(loaded), form
+    if key not in _packed:
+        foreign = isinstance(loaded.cfg, Form)
+        _packed[key] = (
+            pack(loaded.form, loaded.weights, "stored" if form == "float32" else form)
+            if foreign
+            else pack_model(cast("Model", loaded.model), form)
+        )
+    return _packed[key]
 
 
 def dequantise(model: torch.nn.Module) -> None:
@@ -171,7 +188,7 @@ def _in_another_process(options: argparse.Namespace, place: Circumstance, seed: 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(prog="bench.exactness", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--ckpt", type=Path, default=SHIPPED_CHECKPOINT)
+    parser.add_argument("--ckpt", "--model", type=Path, default=SHIPPED_CHECKPOINT, help="or its name")
     parser.add_argument("--rows", type=int, default=1_000_000, help="stop after this many compared rows")
     parser.add_argument("--replies", type=int, default=200, help="requests of each circumstance")
     parser.add_argument("--tokens", type=int, default=100, help="tokens of each reply")

@@ -43,12 +43,17 @@ def random_model(cfg: ModelConfig) -> GPT:
 
 def tokenizer_for(cfg: ModelConfig) -> Tokenizer:
     """V ids, each one letter: decoding costs what it costs in a chat."""
+    return letters(cfg.V)
+
+
+def letters(V: int) -> Tokenizer:
+    """V ids, each one letter."""
     from niels_gpt.text.tokenizer import ByteTokenizer  # noqa: PLC0415
 
     class Letters(ByteTokenizer):
         @property
         def vocab_size(self) -> int:
-            return cfg.V
+            return V
 
         def token_bytes(self, token_id: int) -> bytes:
             return bytes((97 + token_id % 26,))

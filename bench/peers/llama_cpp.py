@@ -52,21 +52,34 @@ class Batch:
 class LlamaCandidate:
     """A model in a file and a context in the library; see `bench.candidates.Candidate`."""
 
-    def __init__(self, model: GPT, *, threads: int, form: WeightForm) -> None:
+    def __init__(self, path: Path, *, V: int, T: int, threads: int, float32: bool, mapped: bool) -> None:
         llama_cpp: Any = importlib.import_module("llama_cpp")  # an extra, and named like this file
-        self._library, self._cfg, self._threads, self._form = llama_cpp, model.cfg, threads, form
+        self._library, self._V, self._T, self._threads, self._float32 = llama_cpp, V, T, threads, float32
         self._log = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.use_mmap = mapped
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self._model:
+            raise RuntimeError(f"llama.cpp did not load {str(path)!r}")
+        self._V = V or llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self._context, self._streams = None, 0
+
+    @classmethod
+    def of_model(cls, model: GPT, *, threads: int, form: WeightForm) -> LlamaCandidate:
+        """Write a model as a GPT-NeoX and open that file."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             write_gguf(model, path, form=form)
-            parameters = llama_cpp.llama_model_default_params()
-            parameters.use_mmap = False  # the file is deleted afterwards, and weights may be repacked
-            self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
-        if not self._model:
-            raise RuntimeError("llama.cpp did not load the GGUF file of a GPT-NeoX that was written for it")
-        self._context, self._streams = None, 0
+            return cls(  # not mapped: the file is deleted afterwards
+                path, V=model.cfg.V, T=model.cfg.T, threads=threads, float32=form == "float32", mapped=False
+            )  # fmt: skip
+
+    @classmethod
+    def of_file(cls, path: Path, *, T: int, threads: int) -> LlamaCandidate:
+        """Open any file, with room for T positions a stream; all else as the library chooses."""
+        return cls(path, V=0, T=T, threads=threads, float32=False, mapped=False)
 
     def logits(self, prompts: Prompts) -> np.ndarray:
         """(B, V) after a prompt and one step."""
@@ -83,15 +96,23 @@ class LlamaCandidate:
 
     def decode(self, prompts: Prompts, new_tokens: int) -> float:
         """One call a step for all streams."""
+        return self.decode_timed(prompts, new_tokens)[0]
+
+    def prepare(self, streams: int) -> None:
+        """Make the context for a number of streams, which a timed call would otherwise do."""
+        self._new_context(streams)
+
+    def decode_timed(self, prompts: Prompts, new_tokens: int) -> tuple[float, float]:
+        """Decode; return the time by the clock and that of processors."""
         ids = np.array(prompts)
         drawn = self._start(ids).argmax(axis=1)
         batch = self._new_batch(drawn[:, None], ids.shape[1])
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         for _ in range(new_tokens - 1):
             batch.ids[:, 0] = drawn
             drawn = self._step(batch).argmax(axis=1)
             batch.positions += 1
-        took = time.perf_counter() - began
+        took = time.perf_counter() - began, time.process_time() - cpu
         self._library.llama_batch_free(batch.raw)
         return took
 
@@ -115,9 +136,7 @@ class LlamaCandidate:
         result = self._library.llama_decode(self._context, batch.raw)
         if result != 0:
             raise RuntimeError(f"llama_decode answered {result!r}, expected 0")
-        return np.ctypeslib.as_array(
-            self._library.llama_get_logits(self._context), (len(batch.ids), self._cfg.V)
-        )
+        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (len(batch.ids), self._V))
 
     def _new_context(self, streams: int) -> None:
         if streams == self._streams:
@@ -126,12 +145,12 @@ class LlamaCandidate:
         if self._context is not None:
             library.llama_free(self._context)
         parameters = library.llama_context_default_params()
-        parameters.n_ctx = self._cfg.T * streams
+        parameters.n_ctx = self._T * streams
         parameters.n_seq_max = streams
-        parameters.n_batch = max(READ_AT_ONCE, self._cfg.T * streams)
+        parameters.n_batch = max(READ_AT_ONCE, self._T * streams)
         parameters.n_ubatch = READ_AT_ONCE
         parameters.n_threads = parameters.n_threads_batch = self._threads
-        if self._form == "float32":
+        if self._float32:
             parameters.type_k = parameters.type_v = FLOAT32_CACHE
             parameters.flash_attn_type = NO_FLASH_ATTENTION
         self._context, self._streams = library.llama_init_from_model(self._model, parameters), streams
@@ -139,7 +158,7 @@ class LlamaCandidate:
 
 def make(model: GPT, *, threads: int, form: WeightForm) -> LlamaCandidate:
     """The candidate of this module."""
-    return LlamaCandidate(model, threads=threads, form=form)
+    return LlamaCandidate.of_model(model, threads=threads, form=form)
 
 
 def write_gguf(model: GPT, path: Path, *, form: WeightForm) -> None:

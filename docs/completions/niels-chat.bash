@@ -35,7 +35,7 @@ _niels_chat() {
     " --device")
       COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
     " --weights")
-      COMPREPLY=($(compgen -W "float32 int8" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "float32 int8 q8 q4" -- "$word")); return ;;
     " --threads") return ;;
     " --persona") _niels_chat_personas "$word"; return ;;
     " --system-file") return ;;
@@ -107,7 +107,7 @@ _niels_chat() {
     "config --device")
       COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
     "config --weights")
-      COMPREPLY=($(compgen -W "float32 int8" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "float32 int8 q8 q4" -- "$word")); return ;;
     "config --threads") return ;;
     "completion --program")
       COMPREPLY=($(compgen -W "niels-chat niels-generate" -- "$word")); return ;;

@@ -35,11 +35,13 @@ _niels_generate() {
       COMPREPLY=($(compgen -W "auto cpu cuda mps" -- "$word")); return ;;
     " --batch_size") return ;;
     " --threads") return ;;
+    " --weights")
+      COMPREPLY=($(compgen -W "float32 int8 q8 q4" -- "$word")); return ;;
     " --vocab_size") return ;;
   esac
   case "$command" in
     "")
-      COMPREPLY+=($(compgen -W "-h --help --model --checkpoint_path --interactive --prompt --prompts --input_format --prompt_tokens --num_return_sequences --num_samples --max_new_tokens --raw --chat --system --output --force --shard --merge --ray --format --stream --temperature --top_k --top_p --min_p --typical_p --repetition_penalty --frequency_penalty --presence_penalty --eos_token_id --stop --ban --num_beams --length_penalty --seed --device --batch_size --threads --vocab_size" -- "$word")) ;;
+      COMPREPLY+=($(compgen -W "-h --help --model --checkpoint_path --interactive --prompt --prompts --input_format --prompt_tokens --num_return_sequences --num_samples --max_new_tokens --raw --chat --system --output --force --shard --merge --ray --format --stream --temperature --top_k --top_p --min_p --typical_p --repetition_penalty --frequency_penalty --presence_penalty --eos_token_id --stop --ban --num_beams --length_penalty --seed --device --batch_size --threads --weights --vocab_size" -- "$word")) ;;
   esac
 }
 complete -o default -F _niels_generate niels-generate

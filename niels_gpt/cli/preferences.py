@@ -39,6 +39,11 @@ def _threads(text: str) -> int | None:
     return int(text)
 
 
+WEIGHTS_MEANING = (
+    "int8, q8, q4: quantise the weights, which makes a model of its own, on the CPU "
+    "(default: float32, or what the file has)"
+)
+
 PREFERENCES: dict[str, Setting] = {
     preference.key: preference
     for preference in (
@@ -79,7 +84,7 @@ PREFERENCES: dict[str, Setting] = {
             key="weights",
             flag="--weights",
             placeholder="{" + ",".join(get_args(WeightForm)) + "}",
-            meaning="int8: a quarter of the memory and a model of its own, on the CPU (default: float32)",
+            meaning=WEIGHTS_MEANING,
             allowed=", ".join(get_args(WeightForm)),
             examples=get_args(WeightForm),
             parse=_one_of(get_args(WeightForm)),

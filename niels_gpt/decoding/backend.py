@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from niels_gpt.decoding.compile import compile_kernels
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.errors import NielsGptError
-from niels_gpt.kernels import UnsupportedFormError, WeightForm, why_unavailable
+from niels_gpt.kernels import GroupForm, UnsupportedFormError, WeightForm, why_unavailable
 from niels_gpt.model.config import ModelConfig, to_dict
-from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest
+from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest, quantised_digest
 from niels_gpt.model.form import Form
 from niels_gpt.model.loading import LoadedModel
 from niels_gpt.sampling import Sampling
@@ -110,7 +110,7 @@ def open_backend(
     Args:
         loaded: The model with its tokenizer.
         device: Where to compute.
-        weights: The form in which the weights are multiplied.
+        weights: The form in which the weights are multiplied; "float32" is the file's own.
         threads: Threads that share a step of the kernels; None: one, or two where that measures faster
             (`decoding.pacing`). The number changes no bit of a reply.
         use_cache: Whether `Backend.request` makes requests that use the key/value cache.
@@ -118,16 +118,17 @@ def open_backend(
             once; first with none compiled.
 
     Raises:
-        BackendError: The weights are int8 and the kernels cannot run, or `threads` is below 1.
+        BackendError: Weights of this form are not possible for the model, the device or this machine, or
+            `threads` is below 1.
 
     """
     if threads is not None and threads < 1:
         raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
-    if weights == "int8" and loaded.cfg.arch != "gpt":
-        raise BackendError(f"a {loaded.cfg.arch} model has no int8 weights; use float32 weights")
-    if weights == "int8" and device != "cpu":
+    if weights != "float32" and loaded.cfg.arch not in {"gpt", "transformer"}:
+        raise BackendError(f"a {loaded.cfg.arch} model has no {weights} weights; use float32 weights")
+    if weights != "float32" and device != "cpu":
         raise BackendError(
-            f"int8 weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
+            f"{weights} weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
         )
     if device != "cpu":
         return _torch(loaded, device, use_cache=use_cache)
@@ -136,10 +137,14 @@ def open_backend(
         try:
             return _kernels(loaded, weights, threads, on_progress, use_cache=use_cache)
         except UnsupportedFormError as error:
+            if weights != "float32":
+                raise BackendError(
+                    f"{error}, and {weights} weights need them; use float32 weights"
+                ) from error
             return _torch(loaded, device, use_cache=use_cache, notice=f"{error}; torch answers instead")
-    if weights == "int8":
+    if weights != "float32":
         raise BackendError(
-            f"the kernels cannot run here ({fault}), and int8 weights need them; use float32 weights"
+            f"the kernels cannot run here ({fault}), and {weights} weights need them; use float32 weights"
         )
     notice = f"the exact kernels cannot run here ({fault}); torch answers instead"
     return _torch(loaded, device, use_cache=use_cache, notice=notice)
@@ -216,30 +221,40 @@ def _kernels(
         pack_state,
     )
 
-    stored = isinstance(loaded.cfg, Form)
-    if stored:
+    foreign = isinstance(loaded.cfg, Form)
+    form: GroupForm = "stored" if foreign and weights == "float32" else weights
+    kind = "float32"
+    if loaded.cfg.arch in {"gpt", "transformer"}:
         check_supported(loaded.form)
-    kind = kind_for(loaded.form, loaded.weights) if stored else weights
+        kind = kind_for(loaded.form, loaded.weights, form)
     # The forward pass of every form is that of a GPT.
-    compile_kernels(kind, arch="gpt" if stored else loaded.cfg.arch, on_progress=on_progress)
+    compile_kernels(kind, arch="gpt" if foreign else loaded.cfg.arch, on_progress=on_progress)
     environment = Fingerprint.environment(device="cpu", path="kernels")
-    fingerprint = loaded.fingerprint
-    if weights == "int8":
-        fingerprint = replace(fingerprint, weights=int8_weights_digest(loaded.model))
-    if stored:
-        try:
-            packed = pack(loaded.form, loaded.weights)
-        except ValueError as error:  # numbers in the file that no kernel can hold
-            raise BackendError(f"the weights of {str(loaded.path)!r} cannot be used: {error}") from error
-    elif loaded.cfg.arch == "gpt" and loaded.state is not None:
-        packed = pack_state(loaded.own_cfg, loaded.state, weights)  # without building a torch module
-    else:
-        packed = pack_model(cast("Model", loaded.model), weights)
+    try:
+        if foreign:
+            packed = pack(loaded.form, loaded.weights, form)
+        elif loaded.cfg.arch == "gpt" and loaded.state is not None:
+            packed = pack_state(loaded.own_cfg, loaded.state, weights)  # without building a torch module
+        else:
+            packed = pack_model(cast("Model", loaded.model), weights)
+    except ValueError as error:  # numbers in the file that no kernel can hold
+        raise BackendError(f"the weights of {str(loaded.path)!r} cannot be used: {error}") from error
     decoder = KernelDecoder(packed, loaded.tokenizer, threads=threads)
     environment |= {
-        "weights": "stored" if stored else weights,
+        "weights": form,
         "numba": numba.__version__,
         "kernel_version": packed.version,
         "threads": decoder.threads,
     }
-    return _backend(loaded, decoder, fingerprint, environment, use_cache=use_cache)
+    return _backend(loaded, decoder, _fingerprint(loaded, form), environment, use_cache=use_cache)
+
+
+def _fingerprint(loaded: LoadedModel, form: GroupForm) -> Fingerprint:
+    """Return the fingerprint of a model whose matrices are of a form."""
+    if form in {"stored", "float32"}:
+        return loaded.fingerprint
+    if form == "int8" and isinstance(loaded.cfg, ModelConfig):
+        return replace(loaded.fingerprint, weights=int8_weights_digest(loaded.model))
+    from niels_gpt.kernels.integer_packing import RULE  # noqa: PLC0415 - Numba
+
+    return replace(loaded.fingerprint, weights=quantised_digest(loaded.fingerprint.weights, form, RULE))

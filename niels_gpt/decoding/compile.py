@@ -51,7 +51,8 @@ def _compile(argv: Sequence[str] | None) -> int:
     if options.parts:
         return 0
     form: WeightForm = options.weights
-    if is_prepared(form):
+    kind = "groups" if form in {"q8", "q4"} else form
+    if is_prepared(kind):
         return 0
     fault = why_unavailable()
     if fault is not None:  # not an error: the chat still works
@@ -59,7 +60,7 @@ def _compile(argv: Sequence[str] | None) -> int:
         _say(f"{PREPARING}: not possible here ({fault}); {instead}\n")
         return 0
     began = time.perf_counter()
-    compile_kernels(form, on_progress=_show)
+    compile_kernels(kind, on_progress=_show)
     _say(f"{PREPARING}: {time.perf_counter() - began:.0f} s, in {cache_folder()}\n")
     return 0
 

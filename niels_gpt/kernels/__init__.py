@@ -23,8 +23,9 @@ KERNEL_HISTORY: dict[int, str] = {
 }
 """The reason why each version's bits differ from those of the previous one; shown by a replay."""
 
-WeightForm = Literal["float32", "int8"]
-"""How linear layers and the output head hold their weights; activations are float32 in both forms."""
+WeightForm = Literal["float32", "int8", "q8", "q4"]
+"""How linear layers and the output head hold their weights. The default "float32" leaves those of a file of
+another project as they are; the others are quantised when a model is opened."""
 
 
 class UnsupportedFormError(NielsGptError):

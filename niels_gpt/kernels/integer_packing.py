@@ -17,6 +17,9 @@ from niels_gpt.kernels.integer_weights import OFFSET, Q4_GROUP_BYTES, Q8_CELL_BY
 from niels_gpt.kernels.simd_ir import LANES
 from niels_gpt.model.weights import BLOCK_BYTES, Weight
 
+RULE = 1
+"""The version of the rule by which floats become integers; it is part of a quantised model's fingerprint."""
+
 
 class Quantised(NamedTuple):
     """A torch weight (N, K) in integers."""

@@ -181,6 +181,14 @@ def int8_weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def quantised_digest(weights: str, form: str, rule: int) -> str:
+    """Return SHA-256, in hex, of weights that are quantised when they are opened.
+
+    The digest of the weights before it and the rule decide every number.
+    """
+    return _sha256(f"{weights}\0{form}\0{rule}")
+
+
 def config_digest(cfg: ModelConfig) -> str:
     """Return SHA-256, in hex, over the fields that decide what a model computes when it generates.
 

@@ -13,10 +13,11 @@ from niels_gpt.decoding import backend as backend_module
 from niels_gpt.decoding.backend import BackendError, open_backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.torch_decoder import TorchDecoder
-from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, WeightForm
+from niels_gpt.kernels.integer_packing import RULE
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
-from niels_gpt.model.fingerprint import int8_weights_digest
+from niels_gpt.model.fingerprint import int8_weights_digest, quantised_digest
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import LoadedModel, load_model
 
@@ -137,3 +138,32 @@ def test_nothing_is_told_of_kernels_that_are_compiled(loaded: LoadedModel) -> No
     open_backend(loaded).close()
     open_backend(loaded, on_progress=lambda done, total: told.append((done, total))).close()
     assert told == []
+
+
+@pytest.mark.parametrize("weights", ["q8", "q4"])
+def test_weights_in_groups_are_a_model_of_their_own(loaded: LoadedModel, weights: WeightForm) -> None:
+    with closing(open_backend(loaded, weights=weights)) as backend:
+        assert isinstance(backend.decoder, KernelDecoder)
+        assert backend.environment["weights"] == weights
+        assert backend.environment["kernel_version"] == INTEGER_VERSION
+        expected = quantised_digest(loaded.fingerprint.weights, weights, RULE)
+        assert backend.fingerprint == replace(loaded.fingerprint, weights=expected)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8", "q8", "q4"])
+def test_a_model_of_another_project_has_every_form_of_weights(
+    loaded: LoadedModel, weights: WeightForm
+) -> None:
+    foreign = replace(loaded, cfg=loaded.form, mapped=loaded.weights, state=None)
+    with closing(open_backend(foreign, weights=weights)) as backend:
+        assert isinstance(backend.decoder, KernelDecoder)
+        assert backend.environment["weights"] == ("stored" if weights == "float32" else weights)
+        assert (backend.fingerprint == loaded.fingerprint) == (weights == "float32")
+        assert "model" not in vars(foreign)
+
+
+def test_a_form_of_weights_that_the_kernels_do_not_have_is_refused_in_one_line(loaded: LoadedModel) -> None:
+    form = replace(loaded.form, parallel="two", norms=("attn_in", "mlp_in", "mlp_out"))
+    with pytest.raises(BackendError, match="q8 weights need them; use float32 weights") as refusal:
+        open_backend(replace(loaded, cfg=form, mapped=loaded.weights, state=None), weights="q8")
+    assert "\n" not in str(refusal.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
@@ -26,7 +25,8 @@ SHAPES = {
     "many narrow heads": ModelConfig(V=50, T=48, C=28, L=2, H=7, d_ff=33),
 }
 
-FORMS = get_args(WeightForm)
+FORMS: tuple[WeightForm, ...] = ("float32", "int8")
+"""Those whose twin in torch has exactly the numbers that they stand for, next to float32 activations."""
 
 
 @dataclass(frozen=True)

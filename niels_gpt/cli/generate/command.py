@@ -70,7 +70,7 @@ def _chat_arguments(options: GenerateOptions) -> list[str]:
     flags = ["--ckpt", str(options.model), "--device", options.device, "--seed", str(options.seed)]
     for name in (
         "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty",
-        "presence_penalty", "max_new_tokens", "threads",
+        "presence_penalty", "max_new_tokens", "threads", "weights",
     ):  # fmt: skip
         value = getattr(options, name)
         if value is not None:

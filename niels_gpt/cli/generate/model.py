@@ -228,7 +228,9 @@ def opened(options: GenerateOptions) -> Iterator[OpenModel]:
     loaded = load_model(options.model, device=device)
     if options.vocab_size is not None and options.vocab_size != loaded.cfg.V:
         raise PromptError(f"--vocab_size is {options.vocab_size}, the checkpoint has {loaded.cfg.V} ids")
-    backend = open_backend(loaded, device=device, threads=options.threads, on_progress=_say_preparing)
+    backend = open_backend(
+        loaded, device=device, weights=options.weights, threads=options.threads, on_progress=_say_preparing
+    )
     try:
         if backend.notice is not None:
             report(PROGRAM, backend.notice)

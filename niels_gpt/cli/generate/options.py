@@ -9,11 +9,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from niels_gpt.cli.jobs.ray_tasks import add_ray
 from niels_gpt.cli.jobs.shards import add_shard
 from niels_gpt.cli.parser import OneLineParser
+from niels_gpt.cli.preferences import WEIGHTS_MEANING
+from niels_gpt.kernels import WeightForm
 
 PROGRAM = "niels-generate"
 MODES = ("interactive", "prompt", "prompts", "prompt_tokens", "merge")
@@ -58,6 +60,7 @@ class GenerateOptions:
     device: str
     batch_size: int
     threads: int | None
+    weights: WeightForm
     vocab_size: int | None
 
 
@@ -192,6 +195,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads of the kernels; the results are the same",
     )
+    group.add_argument(
+        "--weights", choices=get_args(WeightForm), default="float32", help=WEIGHTS_MEANING
+    )  # fmt: skip
     group.add_argument(
         "--vocab_size",
         type=_from(1),
