@@ -38,6 +38,7 @@ from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.packing import pack, pack_model
 from niels_gpt.model.form import Form
+from niels_gpt.model.gpt import GPT
 from niels_gpt.model.int8 import quantised
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
@@ -128,9 +129,10 @@ def circumstances() -> Iterator[Circumstance]:
 def decoder_for(name: str, form: WeightForm, loaded: LoadedModel, place: Circumstance) -> Any:
     """A fresh decoder that has read nothing yet."""
     if name == "torch":
-        if loaded.cfg.arch == "gpt":
-            return TorchDecoder(loaded.gpt, loaded.tokenizer, prefill_chunk=place.chunk)
-        return TorchStateDecoder(loaded.model, loaded.tokenizer, prefill_chunk=place.chunk)
+        model = loaded.model
+        if isinstance(model, GPT):
+            return TorchDecoder(model, loaded.tokenizer, prefill_chunk=place.chunk)
+        return TorchStateDecoder(model, loaded.tokenizer, prefill_chunk=place.chunk)
     return KernelDecoder(
         packed_model(loaded, form),
         loaded.tokenizer, prefill_chunk=place.chunk, threads=place.threads,
