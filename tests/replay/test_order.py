@@ -14,8 +14,7 @@ from engine import GenerationFailed, Result
 from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
 from niels_gpt.decoding.request import GenerationRequest, Step
 from niels_gpt.kernels.gpt_packing import pack_gpt
-from niels_gpt.replay.regenerate import regenerate
-from niels_gpt.replay.schedule import forerunners
+from niels_gpt.replay.regenerate import forerunners, regenerate
 from niels_gpt.text.tokenizer import ByteTokenizer
 from tests.replay.recordings import integer_model
 from tests.replay.test_recording import wanted
