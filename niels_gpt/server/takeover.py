@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 
 import anyio
 import anyio.to_thread
@@ -78,6 +79,10 @@ class Takeover:
         except (EngineFull, EngineClosed):
             await self._replies.call(self._claims.release, turn.generation.id)
         except (ApiError, ChatError) as error:
+            if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
+                # Some of the response's choices were never stored, so no client has seen any of it.
+                failed = self._store.fail_generation
+                await self._replies.call(failed, turn.generation.id, error="its server died before it began")
             logger.warning("reply %s of another server is left: %s", reply_id, error)
             self._given_up[turn.generation.id] = None
             while len(self._given_up) > _REMEMBERED:

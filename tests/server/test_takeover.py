@@ -38,11 +38,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(takeover, "LOOK_SECONDS", 0.01)
 
 
-def interrupted(store: Store, model: Any) -> str:
+def interrupted(store: Store, model: Any, *, choices: int = 1) -> str:
     """The id of a response that a server asked for before it was gone."""
     planner = ServerPlanner(model, store.remember_checkpoint(**model.checkpoint))
     settings = Settings().with_values(SETTINGS)
-    asked = {"form": "chat.completion", "model": "m"}
+    asked = {"form": "chat.completion", "model": "m", "choices": choices}
     plan = planner.plan([], "hello", settings, asked=asked)
     name = f"chatcmpl-{secrets.token_hex(12)}"
     values = settings.stored()
@@ -79,6 +79,19 @@ def test_another_server_finishes_the_reply_without_being_asked(
         [*_, message] = store.path(done.session.id)
         assert message.content == undisturbed["choices"][0]["message"]["content"]
         assert store.pending_turns() == []
+
+
+def test_a_response_that_was_never_stored_whole_is_recorded_as_failed(
+    tmp_path: Path, place: str, model: Any
+) -> None:
+    with open_store(place) as store:
+        reply = interrupted(store, model, choices=2)
+        second = ThreadServer(tmp_path, store, model)
+        second.start()
+        try:
+            assert outcome(store, reply, until="failed").generation.error == "its server died before it began"
+        finally:
+            second.stop()
 
 
 @pytest.mark.parametrize("why", ["claimed", "of a terminal"])
