@@ -33,7 +33,7 @@ _niels_chat() {
     " --store") return ;;
     " --system") return ;;
     " --device")
-      COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "cpu auto mps cuda torch:cuda" -- "$word")); return ;;
     " --weights")
       COMPREPLY=($(compgen -W "float32 int8 q8 q4" -- "$word")); return ;;
     " --threads") return ;;
@@ -64,7 +64,7 @@ _niels_chat() {
     "replay --speed") return ;;
     "replay --ckpt") return ;;
     "replay --device")
-      COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "cpu auto mps cuda torch:cuda" -- "$word")); return ;;
     "replay --batch") return ;;
     "audit --output"|"audit -o") return ;;
     "audit --shard") return ;;
@@ -72,7 +72,7 @@ _niels_chat() {
     "audit --sample-key") return ;;
     "audit --ckpt") return ;;
     "audit --device")
-      COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "cpu auto mps cuda torch:cuda" -- "$word")); return ;;
     "audit --threads") return ;;
     "audit --batch") return ;;
     "audit --ray") return ;;
@@ -85,7 +85,7 @@ _niels_chat() {
     "why --svg") return ;;
     "why --ckpt") return ;;
     "why --device")
-      COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "cpu auto mps cuda torch:cuda" -- "$word")); return ;;
     "models --folder") return ;;
     "backup --store") return ;;
     "doctor --store") return ;;
@@ -105,7 +105,7 @@ _niels_chat() {
     "config --store") return ;;
     "config --system") return ;;
     "config --device")
-      COMPREPLY=($(compgen -W "cpu auto mps cuda" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "cpu auto mps cuda torch:cuda" -- "$word")); return ;;
     "config --weights")
       COMPREPLY=($(compgen -W "float32 int8 q8 q4" -- "$word")); return ;;
     "config --threads") return ;;

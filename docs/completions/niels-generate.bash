@@ -32,7 +32,7 @@ _niels_generate() {
     " --length_penalty") return ;;
     " --seed") return ;;
     " --device")
-      COMPREPLY=($(compgen -W "auto cpu cuda mps" -- "$word")); return ;;
+      COMPREPLY=($(compgen -W "cpu auto mps cuda torch:cuda" -- "$word")); return ;;
     " --batch_size") return ;;
     " --threads") return ;;
     " --weights")

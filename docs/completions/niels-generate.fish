@@ -32,7 +32,7 @@ complete -c niels-generate -n true -l ban -r -d 'token ids never chosen, such as
 complete -c niels-generate -n true -l num_beams -r -d 'number of beams of a beam search; nothing is sampled'
 complete -c niels-generate -n true -l length_penalty -r -d 'of the beams'
 complete -c niels-generate -n true -l seed -r -d 'default 42'
-complete -c niels-generate -n true -l device -xa 'auto cpu cuda mps' -d 'auto: an accelerator where there is one'
+complete -c niels-generate -n true -l device -xa 'cpu auto mps cuda torch:cuda' -d 'auto: an accelerator where there is one'
 complete -c niels-generate -n true -l batch_size -r -d 'replies decoded together'
 complete -c niels-generate -n true -l threads -r -d 'threads of the kernels; the results are the same'
 complete -c niels-generate -n true -l weights -xa 'float32 int8 q8 q4' -d 'int8, q8, q4: quantise the weights, which makes a model of its own, on the CPU'

@@ -186,10 +186,10 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         flags |= _not_given(persona, flags)
     everything = found(flags, environ)
     values = {key: each.value for key, each in everything.items()}
-    if values["weights"] != "float32" and values["device"] != "cpu":
+    if values["weights"] != "float32" and not str(values["device"]).startswith(("cpu", "cuda")):
         parser.error(
-            f"--weights {values['weights']} runs on the CPU alone: leave out --device {values['device']}, or "
-            "--weights"
+            f"--weights {values['weights']} needs the kernels: use --device cpu or cuda instead of "
+            f"{values['device']}"
         )
     elsewhere = frozenset(
         key for key, each in everything.items() if key not in flags and each.source != "default"

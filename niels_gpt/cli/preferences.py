@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, switch
+from niels_gpt.device import DEVICES
 from niels_gpt.kernels import WeightForm
 
-DEVICES = ("cpu", "auto", "mps", "cuda")
 _MOST_THREADS = 256
 
 
@@ -76,7 +76,7 @@ PREFERENCES: dict[str, Setting] = {
             flag="--device",
             placeholder="{" + ",".join(DEVICES) + "}",
             meaning="where the model runs (default: cpu)",
-            allowed=", ".join(DEVICES),
+            allowed=f"{', '.join(DEVICES)}; a GPU may have a number, as in cuda:1",
             examples=DEVICES,
             parse=_one_of(DEVICES),
         ),

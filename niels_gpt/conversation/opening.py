@@ -42,13 +42,13 @@ def open_model(options: ChatOptions, *, on_progress: Callable[[int, int], None] 
         LoadFailed: The checkpoint cannot be used, or not in this form.
     """
     from niels_gpt.decoding.backend import open_backend  # noqa: PLC0415 - heavy: the store opens before it
-    from niels_gpt.device import device_named  # noqa: PLC0415
+    from niels_gpt.device import device_named, torch_device  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
 
     try:
         device = device_named(options.device)
         return open_backend(
-            load_model(options.checkpoint, device=device),
+            load_model(options.checkpoint, device=torch_device(device)),
             device=device,
             weights=options.weights,
             threads=options.threads,

@@ -1,4 +1,4 @@
-"""Choose the decoder: the kernels on a CPU, torch on other devices and where Numba cannot run.
+"""Choose the decoder: the kernels on a CPU or an NVIDIA GPU, torch elsewhere and where Numba cannot run.
 
 Only the kernels multiply int8 weights. torch does not replace them there: its replies would be those of a
 different model. torch is imported only where it computes.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from niels_gpt.decoding.compile import compile_kernels
 from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.device import gpu_number, torch_device
 from niels_gpt.errors import NielsGptError
 from niels_gpt.kernels import GroupForm, UnsupportedFormError, WeightForm, why_unavailable
 from niels_gpt.model.config import ModelConfig, to_dict
@@ -23,12 +24,16 @@ from niels_gpt.text.chat_template import Template
 from niels_gpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from niels_gpt.decoding.cuda_decoder import CudaDecoder
     from niels_gpt.decoding.kernel_decoder import KernelDecoder
     from niels_gpt.decoding.torch_decoder import TorchDecoder
     from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
+    from niels_gpt.kernels.bdh_packing import PackedBDH
+    from niels_gpt.kernels.gpt_packing import PackedModel
     from niels_gpt.model.registry import AnyModel, Model
 
     AnyTorchDecoder = TorchDecoder | TorchStateDecoder
+    AnyDecoder = AnyTorchDecoder | KernelDecoder | CudaDecoder
 
 
 class BackendError(NielsGptError):
@@ -39,7 +44,7 @@ class BackendError(NielsGptError):
 class Backend:
     """A model that is ready to generate, as every program of this project uses it."""
 
-    decoder: AnyTorchDecoder | KernelDecoder
+    decoder: AnyDecoder
     tokenizer: Tokenizer
     template: Template
     context_length: int
@@ -105,11 +110,11 @@ def open_backend(
     use_cache: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Backend:
-    """Make the decoder for a model on `device`: for the CPU the kernels, compiled when this returns.
+    """Make the decoder for a model on `device`: for "cpu" and "cuda" the kernels, compiled when this returns.
 
     Args:
         loaded: The model with its tokenizer.
-        device: Where to compute.
+        device: Where to compute; see `niels_gpt.device`.
         weights: The form in which the weights are multiplied; "float32" is the file's own.
         threads: Threads that share a step of the kernels; None: one, or two where that measures faster
             (`decoding.pacing`). The number changes no bit of a reply.
@@ -118,18 +123,20 @@ def open_backend(
             once; first with none compiled.
 
     Raises:
-        BackendError: Weights of this form are not possible for the model, the device or this machine, or
-            `threads` is below 1.
+        BackendError: Weights of this form are not possible for the model, the device or this machine, a GPU
+            cannot run the kernels, or `threads` is below 1.
 
     """
     if threads is not None and threads < 1:
         raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
     if weights != "float32" and loaded.cfg.arch not in {"gpt", "transformer"}:
         raise BackendError(f"a {loaded.cfg.arch} model has no {weights} weights; use float32 weights")
-    if weights != "float32" and device != "cpu":
+    if weights != "float32" and not device.startswith(("cpu", "cuda")):
         raise BackendError(
-            f"{weights} weights run on the CPU alone, got {device=!r}; use the CPU or float32 weights"
+            f"{weights} weights need the kernels, got {device=!r}; use cpu or cuda, or float32 weights"
         )
+    if device.startswith("cuda"):
+        return _cuda(loaded, device, weights, on_progress, use_cache=use_cache)
     if device != "cpu":
         return _torch(loaded, device, use_cache=use_cache)
     fault = why_unavailable()
@@ -163,7 +170,7 @@ def torch_decoder(model: AnyModel, tokenizer: Tokenizer, *, device: str = "cpu")
 
 def _backend(
     loaded: LoadedModel,
-    decoder: AnyTorchDecoder | KernelDecoder,
+    decoder: AnyDecoder,
     fingerprint: Fingerprint,
     environment: Mapping[str, object],
     *,
@@ -197,7 +204,7 @@ def _torch(loaded: LoadedModel, device: str, *, use_cache: bool, notice: str | N
     # One thread owns the compute: two of OpenMP, used from a thread that is not the main one, can collapse to
     # a tenth of the speed.
     torch.set_num_threads(1)
-    decoder = torch_decoder(loaded.model, loaded.tokenizer, device=device)
+    decoder = torch_decoder(loaded.model, loaded.tokenizer, device=torch_device(device))
     environment = Fingerprint.environment(device=device, path="torch")
     return _backend(loaded, decoder, loaded.fingerprint, environment, use_cache=use_cache, notice=notice)
 
@@ -213,13 +220,7 @@ def _kernels(
     import numba  # noqa: PLC0415 - half a second, and it may be what is missing
 
     from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
-    from niels_gpt.kernels.packing import (  # noqa: PLC0415
-        check_supported,
-        kind_for,
-        pack,
-        pack_model,
-        pack_state,
-    )
+    from niels_gpt.kernels.packing import check_supported, kind_for  # noqa: PLC0415
 
     foreign = isinstance(loaded.cfg, Form)
     form: GroupForm = "stored" if foreign and weights == "float32" else weights
@@ -229,24 +230,66 @@ def _kernels(
         kind = kind_for(loaded.form, loaded.weights, form)
     # The forward pass of every form is that of a GPT.
     compile_kernels(kind, arch="gpt" if foreign else loaded.cfg.arch, on_progress=on_progress)
-    environment = Fingerprint.environment(device="cpu", path="kernels")
-    try:
-        if foreign:
-            packed = pack(loaded.form, loaded.weights, form)
-        elif loaded.cfg.arch == "gpt" and loaded.state is not None:
-            packed = pack_state(loaded.own_cfg, loaded.state, weights)  # without building a torch module
-        else:
-            packed = pack_model(cast("Model", loaded.model), weights)
-    except ValueError as error:  # numbers in the file that no kernel can hold
-        raise BackendError(f"the weights of {str(loaded.path)!r} cannot be used: {error}") from error
+    packed = _packed(loaded, form, weights)
     decoder = KernelDecoder(packed, loaded.tokenizer, threads=threads)
-    environment |= {
+    environment = Fingerprint.environment(device="cpu", path="kernels") | {
         "weights": form,
         "numba": numba.__version__,
         "kernel_version": packed.version,
         "threads": decoder.threads,
     }
     return _backend(loaded, decoder, _fingerprint(loaded, form), environment, use_cache=use_cache)
+
+
+def _cuda(
+    loaded: LoadedModel,
+    device: str,
+    weights: WeightForm,
+    on_progress: Callable[[int, int], None] | None,
+    *,
+    use_cache: bool,
+) -> Backend:
+    """Use the kernels on a GPU, or raise: other arithmetic would give replies that no replay confirms."""
+    fault = why_unavailable()  # weights are packed with Numba's kernels
+    if fault is not None:
+        raise BackendError(f"the kernels cannot run here ({fault}); use torch:cuda")
+
+    from niels_gpt.decoding.cuda_decoder import CudaDecoder  # noqa: PLC0415 - Numba
+    from niels_gpt.decoding.nvidia import NvidiaDriver  # noqa: PLC0415
+    from niels_gpt.kernels.cuda.model import supported  # noqa: PLC0415
+    from niels_gpt.kernels.packing import check_supported  # noqa: PLC0415
+
+    form: GroupForm = "stored" if isinstance(loaded.cfg, Form) and weights == "float32" else weights
+    try:
+        if loaded.cfg.arch in {"gpt", "transformer"}:
+            check_supported(loaded.form)
+        packed = supported(_packed(loaded, form, weights))
+        driver = NvidiaDriver(gpu_number(device), weights=packed.kind, on_progress=on_progress)
+        decoder = CudaDecoder(packed, loaded.tokenizer, driver)
+    except UnsupportedFormError as error:
+        raise BackendError(f"{error}; use --device cpu, or torch:cuda for replies of torch's") from error
+    except MemoryError as error:
+        message = f"{str(loaded.path)!r} does not fit into the memory of {device}: {error}"
+        raise BackendError(message) from error
+    environment = Fingerprint.environment(device=driver.name, path="kernels") | {
+        "weights": form,
+        "kernel_version": packed.version,
+        "threads": decoder.threads,
+    }
+    return _backend(loaded, decoder, _fingerprint(loaded, form), environment, use_cache=use_cache)
+
+
+def _packed(loaded: LoadedModel, form: GroupForm, weights: WeightForm) -> PackedModel | PackedBDH:
+    from niels_gpt.kernels.packing import pack, pack_model, pack_state  # noqa: PLC0415 - Numba
+
+    try:
+        if isinstance(loaded.cfg, Form):
+            return pack(loaded.form, loaded.weights, form)
+        if loaded.cfg.arch == "gpt" and loaded.state is not None:
+            return pack_state(loaded.own_cfg, loaded.state, weights)  # without building a torch module
+        return pack_model(cast("Model", loaded.model), weights)
+    except ValueError as error:  # numbers in the file that no kernel can hold
+        raise BackendError(f"the weights of {str(loaded.path)!r} cannot be used: {error}") from error
 
 
 def _fingerprint(loaded: LoadedModel, form: GroupForm) -> Fingerprint:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from niels_gpt.atomic_io import atomic_write
+from niels_gpt.device import why_no_cuda
 from niels_gpt.kernels.cache import claim_folder
 from niels_gpt.kernels.cuda.driver import MODULES, Argument, Module
 from niels_gpt.kernels.cuda.nvrtc import CudaError, checked, compile_module, stored_module
@@ -28,22 +29,18 @@ Report = Callable[[int, int], None]
 
 def why_unavailable(index: int = 0) -> str | None:
     """Return a one-line reason why the kernels cannot run on this GPU, with what to do, or None."""
+    fault = why_no_cuda(index)
+    if fault is not None:
+        return fault
     import torch  # noqa: PLC0415 - 1.4 s
 
-    if torch.version.cuda is None:
-        return "this torch has no CUDA: install torch's build for CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no NVIDIA GPU: check that the driver is installed and `nvidia-smi` lists one"
-    count = torch.cuda.device_count()
-    if index >= count:
-        return f"there is no GPU {index}, expected 0 to {count - 1}"
     if torch.cuda.get_device_capability(index) < OLDEST:
         name = torch.cuda.get_device_name(index)
-        return f"the kernels need compute capability 8.0, and the {name} is older: use torch:cuda"
+        return f"the kernels need compute capability 8.0, and the {name} is older; use torch:cuda"
     try:
         importlib.import_module("cuda.core")
     except ImportError as error:
-        return f"cuda-core cannot be imported ({error}): {INSTALL}"
+        return f"cuda-core cannot be imported ({error}); {INSTALL}"
     return None
 
 

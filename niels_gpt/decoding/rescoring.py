@@ -20,14 +20,13 @@ from niels_gpt.decoding.request import RequestError, first_outside, shown
 from niels_gpt.model.gpt import GPT
 
 if TYPE_CHECKING:
-    from niels_gpt.decoding.backend import AnyTorchDecoder
-    from niels_gpt.decoding.kernel_decoder import KernelDecoder
+    from niels_gpt.decoding.backend import AnyDecoder
 
 CHUNK = 64  # tokens read at once
 
 
 def logits_rows(
-    source: Backend | AnyTorchDecoder | KernelDecoder, prompt_ids: Sequence[int], reply_ids: Sequence[int]
+    source: Backend | AnyDecoder, prompt_ids: Sequence[int], reply_ids: Sequence[int]
 ) -> np.ndarray:
     """Return (n, V) float32: row i holds the logits that token i of the reply was drawn from.
 

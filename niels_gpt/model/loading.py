@@ -267,9 +267,9 @@ def _own(path: Path, content: Mapping[str, Any], device: str) -> LoadedModel:
 
 def from_pretrained(directory: str | Path, *, device: str = "auto", kind: type | None = None) -> AnyModel:
     """Load a model of any architecture, or of `kind` alone, with its tokenizer; CheckpointError."""
-    from niels_gpt.device import device_named  # noqa: PLC0415 - torch
+    from niels_gpt.device import device_named, torch_device  # noqa: PLC0415 - torch
 
-    loaded = load_model(directory, device=device_named(device))
+    loaded = load_model(directory, device=torch_device(device_named(device), kernels=False))
     if kind is not None and not isinstance(loaded.model, kind):
         raise CheckpointError(
             f"{str(directory)!r} holds a {loaded.cfg.arch} model, expected {kind.__name__}; use its own class"

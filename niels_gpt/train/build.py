@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from niels_gpt.decoding.backend import torch_decoder
-from niels_gpt.device import device_named, get_device
+from niels_gpt.device import device_named, get_device, torch_device
 from niels_gpt.generation.batch import greedy_replies
 from niels_gpt.model.registry import Model, build_model
 from niels_gpt.paths import CHECKPOINT_DIR, IS_CHECKOUT
@@ -55,6 +55,7 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
     config = _overridden(load_run_config(options.config), options)
     out = options.out or CHECKPOINT_DIR
     device = get_device() if options.device is None else device_named(options.device)
+    device = torch_device(device, kernels=False)
     world, device = join(kind=config.compute.parallel, device=device)
     _set_up(config.compute, device)
     note = note if world.is_main else lambda _: None

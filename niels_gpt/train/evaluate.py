@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt import program
+from niels_gpt.device import DEVICES, device_named, torch_device
 from niels_gpt.errors import NielsGptError
 from niels_gpt.text.chat_template import Message, checked
 from niels_gpt.text.files import UnreadableTextError, read_lines
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-new-tokens", type=int, default=160, metavar="N", help="default %(default)s")
     add("--batch", type=int, default=32, metavar="N", help="conversations at once (default %(default)s)")
     add("--threads", type=int, metavar="N", help="threads for torch")
-    add("--device", choices=("cpu", "mps", "cuda"), default="cpu")
+    add("--device", choices=DEVICES, default="cpu")
     return parser
 
 
@@ -227,8 +228,9 @@ def _replies_of(args: argparse.Namespace) -> Replies:
     from niels_gpt.generation.batch import greedy_replies  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
 
-    loaded = load_model(args.ckpt, device=args.device)
-    decoder = open_backend(loaded, device=args.device).decoder
+    device = device_named(args.device)
+    loaded = load_model(args.ckpt, device=torch_device(device))
+    decoder = open_backend(loaded, device=device).decoder
     if args.threads is not None:
         torch.set_num_threads(args.threads)
 

@@ -81,7 +81,7 @@ def test_a_resumed_session_keeps_its_int8_weights() -> None:
         ["--nonsense"],
         ["--device", "abacus"],
         ["--weights", "int4"],
-        ["--weights", "int8", "--device", "cuda"],
+        ["--weights", "int8", "--device", "torch:cuda"],
         ["--weights", "int8", "--device", "auto"],
     ],
 )

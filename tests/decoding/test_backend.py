@@ -105,8 +105,8 @@ def test_int8_weights_have_a_fingerprint_of_their_own(loaded: LoadedModel) -> No
 
 
 def test_int8_weights_on_another_device_are_refused_in_one_line(loaded: LoadedModel) -> None:
-    with pytest.raises(BackendError, match="CPU alone, got device='cuda'") as refusal:
-        open_backend(loaded, device="cuda", weights="int8")
+    with pytest.raises(BackendError, match="need the kernels, got device='torch:cuda'") as refusal:
+        open_backend(loaded, device="torch:cuda", weights="int8")
     assert "\n" not in str(refusal.value)
 
 

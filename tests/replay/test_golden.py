@@ -13,9 +13,11 @@ import torch
 
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.backend import Backend
+from niels_gpt.decoding.cuda_decoder import CudaDecoder
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.kernels import INTEGER_VERSION, KERNEL_HISTORY, KERNEL_VERSION
-from niels_gpt.kernels.gpt_packing import pack_gpt
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
+from tests.kernels.cuda.shim import HostDriver, needs_compiler
 from tests.replay.record_golden import DATA, golden_file, replay_file
 from tests.replay.recordings import integer_model, loaded
 
@@ -33,6 +35,19 @@ def test_a_golden_session_is_exact_or_says_that_its_kernel_version_is_another(
     else:
         said = [" ".join(verdict.remarks) for verdict in found.verdicts]
         assert all("recorded under kernel version" in each for each in said)
+
+
+@needs_compiler
+def test_the_golden_session_is_exact_with_the_kernels_of_a_gpu(checkpoint: Path, tmp_path: Path) -> None:
+    def load(options: ChatOptions) -> Backend:
+        model = loaded(options.checkpoint)
+        packed = model.decoder.model
+        assert isinstance(packed, PackedModel)
+        model.decoder = CudaDecoder(packed, model.tokenizer, HostDriver())
+        return model
+
+    found = replay_file(golden_file(KERNEL_VERSION), checkpoint, tmp_path, load)
+    assert [verdict.kind for verdict in found.verdicts] == ["exact"] * 11
 
 
 def test_every_kernel_version_has_its_reason_and_its_golden_session() -> None:

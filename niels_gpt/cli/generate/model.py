@@ -15,7 +15,7 @@ from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions
 from niels_gpt.cli.generate.plan import Plan
 from niels_gpt.cli.generate.prompts import Completion, Prompt, PromptEncoder, PromptError
 from niels_gpt.decoding.backend import Backend, open_backend
-from niels_gpt.device import device_named
+from niels_gpt.device import device_named, torch_device
 from niels_gpt.generation.batch import Reply, generate_replies
 from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.beam import beam_search
@@ -225,7 +225,7 @@ def opened(options: GenerateOptions) -> Iterator[OpenModel]:
     """
     assert options.model is not None  # noqa: S101 - the parser requires it
     device = device_named(options.device)
-    loaded = load_model(options.model, device=device)
+    loaded = load_model(options.model, device=torch_device(device))
     if options.vocab_size is not None and options.vocab_size != loaded.cfg.V:
         raise PromptError(f"--vocab_size is {options.vocab_size}, the checkpoint has {loaded.cfg.V} ids")
     backend = open_backend(

@@ -15,6 +15,7 @@ from niels_gpt.cli.jobs.ray_tasks import add_ray
 from niels_gpt.cli.jobs.shards import add_shard
 from niels_gpt.cli.parser import OneLineParser
 from niels_gpt.cli.preferences import WEIGHTS_MEANING
+from niels_gpt.device import DEVICES
 from niels_gpt.kernels import WeightForm
 
 PROGRAM = "niels-generate"
@@ -183,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(parser.add_argument_group("sampling"))
     group = parser.add_argument_group("computation")
     group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        "--device", choices=DEVICES, default="auto",
         help="auto: an accelerator where there is one",
     )  # fmt: skip
     group.add_argument(

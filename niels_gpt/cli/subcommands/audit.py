@@ -18,10 +18,10 @@ from niels_gpt.cli.exit_codes import DIVERGED, OK, UNVERIFIABLE
 from niels_gpt.cli.jobs import shards
 from niels_gpt.cli.jobs.progress import Progress
 from niels_gpt.cli.jobs.ray_tasks import add_ray, run_shards
-from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
+from niels_gpt.device import DEVICES
 
 if TYPE_CHECKING:
     from niels_gpt.cli.jobs.archive import ArchiveFile, StoredSession

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from niels_gpt.cli.exit_codes import DIVERGED, OK, STATUS_OF_VERDICT
-from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
+from niels_gpt.device import DEVICES
 from niels_gpt.terminal.render import may_style
 from niels_gpt.terminal.table import counted
 from niels_gpt.text.control_characters import harmless

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from niels_gpt.atomic_io import write_text
 from niels_gpt.cli.exit_codes import OK, UNVERIFIABLE, USAGE
-from niels_gpt.cli.preferences import DEVICES
 from niels_gpt.cli.subcommands import helpers
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import DEFAULT_CHECKPOINT, ChatOptions
+from niels_gpt.device import DEVICES
 from niels_gpt.terminal.table import cut, width_of_output
 from niels_gpt.text.control_characters import harmless
 

@@ -11,12 +11,12 @@ rows of a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from niels_gpt.kernels import UnsupportedFormError
+from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.driver import Argument, Driver
 from niels_gpt.kernels.gpt import IN_TURN, ONE_NORM, PLACES
 from niels_gpt.kernels.gpt_packing import PackedModel
@@ -63,8 +63,8 @@ class CudaModel:
             MemoryError: The weights do not fit.
 
         """
+        packed = supported(packed)
         self.shape, self.T, self.kind = packed.shape, packed.T, packed.kind
-        _check(packed)
         self.driver = driver
         self._memory = driver.allocate(packed.memory.nbytes)
         driver.upload(self._memory, packed.memory)
@@ -289,13 +289,16 @@ class CudaModel:
         self._elementwise("add_scaled", M, s.C, work["x"], y, row, np.float32(s.residual_scale), C)
 
 
-def _check(packed: PackedModel) -> None:
-    shape = packed.shape
-    codes = {packed.weights.embedding_code, packed.weights.head_code}
-    lacking: dict[str, Callable[[], bool]] = {
-        "integer weights in groups": lambda: packed.kind == "groups" or bool(codes & {FOUR_BITS, EIGHT_BITS}),
-        f"heads wider than {WIDEST_HEAD}": lambda: shape.D > WIDEST_HEAD,
+def supported(packed: PackedModel | PackedBDH) -> PackedModel:
+    """Return a packed model that the GPU kernels compute; raise `UnsupportedFormError` for any other."""
+    if isinstance(packed, PackedBDH):
+        raise UnsupportedFormError("the GPU kernels do not compute a BDH")
+    lacking = {
+        "integer weights in groups": packed.kind == "groups"
+        or bool({packed.weights.embedding_code, packed.weights.head_code} & {FOUR_BITS, EIGHT_BITS}),
+        f"heads wider than {WIDEST_HEAD}": packed.shape.D > WIDEST_HEAD,
     }
-    found = [name for name, there in lacking.items() if there()]
+    found = [name for name, there in lacking.items() if there]
     if found:
         raise UnsupportedFormError(f"the GPU kernels do not compute {', '.join(found)}")
+    return packed

@@ -82,17 +82,20 @@ extern "C" int shim_run(int kernel, void** arguments, int x, int y, int threads,
 class HostDriver:
     """The kernels on the CPU, with memory of its own; `edit` is that of `library`."""
 
-    name = "shim"
     processors = 4
     shared_bytes = 99 << 10  # of a GPU for people; those for data centres have more
 
     def __init__(
         self,
         *,
+        name: str = "shim",
         total_bytes: int = 1 << 28,
         edit: Edit | None = None,
         descending: bool = False,
     ) -> None:
+        self.name = name
+        self.graphs = 0
+        """How many graphs were recorded."""
         self._arrays: dict[int, np.ndarray] = {}
         self._left, self._edit, self._descending = total_bytes, edit, descending
         self._recording: list[Callable[[], None]] | None = None
@@ -153,6 +156,7 @@ class HostDriver:
 
     def graph(self, work: Callable[[], None]) -> Callable[[], None]:
         assert self._recording is None
+        self.graphs += 1
         self._recording = recorded = []
         try:
             work()
