@@ -197,39 +197,10 @@ class CudaModel:
         self._multiply(x, x_row, layer[name], bias, 0, y, y_row, M, N, K)
 
     def _multiply(
-        self,
-        x: int,
-        x_row: int,
-        w: int,
-        start: int,
-        start_row: int,
-        y: int,
-        y_row: int,
-        M: int,
-        N: int,
+        self, x: int, x_row: int, w: int, start: int, start_row: int, y: int, y_row: int, M: int, N: int,
         K: int,
-    ) -> None:
-        kernel, blocks, shared = self._tile(M, N, K)
-        numbers = (np.int32(y_row), np.int32(M), np.int32(N), np.int32(K))
-        self.driver.launch(
-            f"{kernel}_{self.kind}", blocks, 256,
-            (x, np.int32(x_row), w, start, np.int32(start_row), y, *numbers), shared=shared,
-        )  # fmt: skip
-
-    def _tile(self, M: int, N: int, K: int) -> tuple[str, tuple[int, int], int]:
-        """Return the kernel, its grid and its shared memory; a matter of speed alone."""
-        stored, most = STORED_BYTES[self.kind], self.driver.shared_bytes
-        portion = 2 * (PORTION * PAGE * stored + max(PAGE, 16 // stored) * stored)
-        columns = -(-N // COLUMNS)
-        few = 1 if M == 1 else 8
-        shared = FEW_STAGES * portion + 4 * M * -(-K // PORTION) * PORTION
-        if few >= M and shared <= most:
-            return f"few_{few}", (columns, 1), shared
-        large = (-(-N // 128), -(-M // 128))
-        if K % PAGE == 0 and large[0] * large[1] >= 1.5 * self.driver.processors:
-            return "many", large, 0
-        R = 32 if M <= 32 or -(-M // 64) * columns < self.driver.processors else 64
-        return f"some_{R}", (columns, -(-M // R)), SOME_STAGES * (portion + 4 * R * (PORTION + 4))
+    ) -> None:  # fmt: skip
+        launch_product(self.driver, self.kind, x, x_row, w, start, start_row, y, y_row, M, N, K)
 
     def _attention(self, rows: Rows, pages: Pages, layer: dict[str, int], number: int) -> None:
         s, work = self.shape, self._work
@@ -287,6 +258,35 @@ class CudaModel:
             self._norm(y, 0, layer[place], layer[f"{place}_shift"], work["spare"], M)
             y = work["spare"]
         self._elementwise("add_scaled", M, s.C, work["x"], y, row, np.float32(s.residual_scale), C)
+
+
+def launch_product(
+    driver: Driver, kind: str, x: int, x_row: int, w: int, start: int, start_row: int, y: int, y_row: int,
+    M: int, N: int, K: int,
+) -> None:  # fmt: skip
+    """Launch y = start + x w for M rows of K floats and packed weights of N columns; strides in floats."""
+    tile, blocks, shared = _tile(driver, kind, M, N, K)
+    numbers = (np.int32(y_row), np.int32(M), np.int32(N), np.int32(K))
+    driver.launch(
+        f"{tile}_{kind}", blocks, 256,
+        (x, np.int32(x_row), w, start, np.int32(start_row), y, *numbers), shared=shared,
+    )  # fmt: skip
+
+
+def _tile(driver: Driver, kind: str, M: int, N: int, K: int) -> tuple[str, tuple[int, int], int]:
+    """Return the kernel, its grid and its shared memory; a matter of speed alone."""
+    stored = STORED_BYTES[kind]
+    portion = 2 * stored * (PORTION * PAGE + max(PAGE, 16 // stored))
+    columns = -(-N // COLUMNS)
+    few = 1 if M == 1 else 8
+    shared = FEW_STAGES * portion + 4 * M * -(-K // PORTION) * PORTION
+    if few >= M and shared <= driver.shared_bytes:
+        return f"few_{few}", (columns, 1), shared
+    large = (-(-N // 128), -(-M // 128))
+    if K % PAGE == 0 and large[0] * large[1] >= 1.5 * driver.processors:
+        return "many", large, 0
+    R = 32 if M <= 32 or -(-M // 64) * columns < driver.processors else 64
+    return f"some_{R}", (columns, -(-M // R)), SOME_STAGES * (portion + 4 * R * (PORTION + 4))
 
 
 def supported(packed: PackedModel | PackedBDH) -> PackedModel:

@@ -1,0 +1,215 @@
+"""Time the kernels on an NVIDIA GPU: decode steps, prompts and products; `python -m bench.cuda speed`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.cuda import random_weights
+from bench.models import SHAPES, random_model, tokenizer_for
+from niels_gpt.decoding import nvidia
+from niels_gpt.decoding.cuda_decoder import CudaDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.cuda.model import launch_product
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt
+from niels_gpt.kernels.linear import padded
+from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.model.config import ModelConfig
+from niels_gpt.model.form import Form, Rope
+from niels_gpt.sampling import Sampling
+
+if TYPE_CHECKING:
+    from niels_gpt.kernels.cuda.driver import Driver
+
+SHAPES_TIMED: dict[str, ModelConfig | Form] = {
+    "3.2M": SHAPES["3.2M"],
+    "27M": SHAPES["27M"],
+    "135M": Form(
+        V=49152, T=1024, C=576, L=30, H=9, KV=3, D=64, d_ff=1536, norm="rmsnorm", mlp="silu", gated=True,
+        tied=True, rope=(Rope(1e5),),
+    ),
+    "500M": ModelConfig(V=32000, T=1024, C=1280, L=24, H=20, d_ff=5120),
+}  # fmt: skip
+CONTEXT = 128
+"""The position at which steps are timed."""
+PRODUCTS = (
+    (1, 4096, 4096),
+    (8, 4096, 4096),
+    (32, 4096, 4096),
+    (512, 4096, 4096),
+    (4096, 4096, 4096),
+    (4096, 512, 2048),
+)
+TURNS = 10  # of a product in a graph
+
+
+def packed_shape(shape: ModelConfig | Form) -> PackedModel:
+    """Pack a shape with random weights."""
+    if isinstance(shape, Form):
+        return pack_form(shape, random_weights(shape))
+    return pack_gpt(random_model(shape))
+
+
+def decode_seconds(packed: PackedModel, driver: Driver, streams: int) -> tuple[float, float]:
+    """Return the seconds of a decode step, and of one token of a prompt read alone."""
+    V, length = packed.shape.V, CONTEXT
+    decoder = CudaDecoder(packed, tokenizer_for(ModelConfig(V=V)), driver)
+    ids = np.random.default_rng(4).integers(0, V, (1, 512)).tolist()[0]
+
+    def request(prompt: list[int], tokens: int, seed: int) -> GenerationRequest:
+        return GenerationRequest(
+            prompt_ids=tuple(prompt), max_new_tokens=tokens, sampling=Sampling(), seed=seed,
+            stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
+        )  # fmt: skip
+
+    reading = []
+    for turn in range(3):
+        prompt = ids[turn:] + ids[:turn]  # nothing of it is known
+        sequence, start = decoder.admit(request(prompt[: min(512, packed.T - 2)], 1, 0)), time.perf_counter()
+        while decoder.advance([sequence])[0].finish is None:
+            pass
+        reading.append((time.perf_counter() - start) / min(512, packed.T - 2))
+        decoder.release(sequence)
+    live = [decoder.admit(request(ids[:length], 96, n)) for n in range(streams)]
+    times: list[float] = []
+    running = [sequence for sequence in live if sequence.held is None or sequence.reply.reply_tokens < 60]
+    while all(sequence.reply.reply_tokens < 60 for sequence in running):
+        before = sum(sequence.reply.reply_tokens for sequence in running)
+        start = time.perf_counter()
+        decoder.advance(running)
+        drawn = sum(sequence.reply.reply_tokens for sequence in running) - before
+        if drawn >= streams:
+            times.append((time.perf_counter() - start) / (drawn / streams))
+    for sequence in live:
+        decoder.release(sequence)
+    decoder.close()
+    return float(np.median(times[len(times) // 2 :])), min(reading)
+
+
+def torch_seconds(shape: ModelConfig | Form, streams: int) -> float:
+    """Return the seconds of the same step in torch float32 in a CUDA graph, without a sampler."""
+    import torch  # noqa: PLC0415 - a second
+    from torch.nn import functional as F  # noqa: PLC0415, N812
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    heads = shape.heads if isinstance(shape, Form) else (shape.H, shape.H, shape.C // shape.H)
+    gated = shape.gated if isinstance(shape, Form) else shape.mlp == "swiglu"
+    (H, KV, D), C, d_ff = heads, shape.C, shape.d_ff
+    sizes = [((H + 2 * KV) * D, C), (C, H * D), (d_ff, C), (d_ff if gated else 0, C), (C, d_ff)]
+    layers = [[torch.randn(size, device="cuda") * 0.02 for size in sizes] for _ in range(shape.L)]
+    head, ones = torch.randn(shape.V, C, device="cuda") * 0.02, torch.ones(C, device="cuda")
+    caches = [torch.zeros(2, streams, KV, CONTEXT + 1, D, device="cuda") for _ in range(shape.L)]
+    first = torch.randn(streams, C, device="cuda")
+
+    def step() -> Any:
+        x = first
+        for (qkv, proj, up, gate, down), cache in zip(layers, caches, strict=True):
+            y = F.linear(F.layer_norm(x, (C,), ones), qkv).view(streams, H + 2 * KV, D)
+            cache[0, :, :, CONTEXT], cache[1, :, :, CONTEXT] = y[:, H : H + KV], y[:, H + KV :]
+            mixed = F.scaled_dot_product_attention(y[:, :H, None], cache[0], cache[1], enable_gqa=KV != H)
+            x = x + F.linear(mixed.reshape(streams, H * D), proj)
+            y = F.layer_norm(x, (C,), ones)
+            inner = F.silu(F.linear(y, gate)) * F.linear(y, up) if gated else F.gelu(F.linear(y, up))
+            x = x + F.linear(inner, down)
+        return F.linear(F.layer_norm(x, (C,), ones), head)
+
+    with torch.inference_mode():
+        return _graph_seconds(step)
+
+
+def _graph_seconds(step: Callable[[], Any]) -> float:
+    import torch  # noqa: PLC0415 - a second
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    times = []
+    for _ in range(20):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return float(np.median(times))
+
+
+def product_seconds(driver: Driver, M: int, N: int, K: int) -> tuple[float, float]:
+    """Return the seconds of a product of the kernels and of cuBLAS."""
+    import torch  # noqa: PLC0415 - a second
+
+    row = padded(K) + LANES
+    sizes = {"x": M * row, "w": padded(N) * K, "start": N, "y": M * padded(N)}
+    places = {name: driver.allocate(4 * size) for name, size in sizes.items()}
+    x, w = torch.randn(M, K, device="cuda"), torch.randn(N, K, device="cuda")
+
+    def work() -> None:
+        for _ in range(TURNS):
+            launch_product(
+                driver,
+                "float32",
+                places["x"],
+                row,
+                places["w"],
+                places["start"],
+                0,
+                places["y"],
+                padded(N),
+                M,
+                N,
+                K,
+            )
+
+    run, end = driver.graph(work), np.zeros(1, np.float32)
+    times = []
+    for _ in range(10):
+        driver.download(places["y"], end)
+        start = time.perf_counter()
+        run()
+        driver.download(places["y"], end)
+        times.append((time.perf_counter() - start) / TURNS)
+    for address in places.values():
+        driver.free(address)
+    with torch.inference_mode():
+        theirs = _graph_seconds(lambda: [torch.nn.functional.linear(x, w) for _ in range(TURNS)]) / TURNS
+    return float(np.median(times)), theirs
+
+
+def speed(names: Sequence[str], streams: Sequence[int]) -> int:
+    """Print the tables of speed."""
+    import torch  # noqa: PLC0415 - a second
+
+    print(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, position {CONTEXT}, float32\n")
+    print(f"| model | streams | tokens/s | torch in a graph, tokens/s | times torch |\n|{'---|' * 5}")
+    prompts = []
+    driver = nvidia.NvidiaDriver()
+    for name in names:
+        packed = packed_shape(SHAPES_TIMED[name])
+        for count in streams:
+            try:
+                ours, reading = decode_seconds(packed, driver, count)
+                torch.cuda.empty_cache()
+                theirs = torch_seconds(SHAPES_TIMED[name], count)
+            except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+                print(f"| {name} | {count:,} | {str(error).splitlines()[0][:60]} | | |")
+                continue
+            rates = f"{count / ours:,.0f} | {count / theirs:,.0f} | {theirs / ours:.2f}"
+            print(f"| {name} | {count:,} | {rates} |", flush=True)
+            prompts.append((name, 1 / reading))
+    for name, rate in dict(prompts).items():
+        print(f"prompt of {name}, 512 tokens alone: {rate:,.0f} tokens/s")
+    print(f"\n| product M x N x K | TFLOP/s | cuBLAS | times cuBLAS |\n|{'---|' * 4}")
+    for M, N, K in PRODUCTS:
+        ours, theirs = product_seconds(driver, M, N, K)
+        done = 2e-12 * M * N * K
+        print(
+            f"| {M} x {N} x {K} | {done / ours:.2f} | {done / theirs:.2f} | {theirs / ours:.2f} |", flush=True
+        )
+    return 0
