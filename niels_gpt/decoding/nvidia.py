@@ -17,7 +17,7 @@ import numpy as np
 from niels_gpt.atomic_io import atomic_write
 from niels_gpt.device import why_no_cuda
 from niels_gpt.kernels.cache import claim_folder
-from niels_gpt.kernels.cuda.driver import MODULES, Argument, Module
+from niels_gpt.kernels.cuda.driver import Argument, Module, modules_for
 from niels_gpt.kernels.cuda.nvrtc import CudaError, checked, compile_module, stored_module
 
 OLDEST = (8, 0)
@@ -50,7 +50,7 @@ class NvidiaDriver:
     def __init__(
         self, index: int = 0, *, weights: str = "float32", on_progress: Report | None = None
     ) -> None:
-        """Compile or load the kernels for models with weights of this form.
+        """Compile or load the kernels for models whose packed weights are of this kind.
 
         Raises:
             CudaError: The GPU cannot be used; the message says why.
@@ -77,8 +77,7 @@ class NvidiaDriver:
         self._stream = self._device.create_stream(_Borrowed(self._torch_stream.cuda_stream))
         self._memory: dict[int, Any] = {}
         self._kernels: dict[str, Any] = {}
-        wanted = [m for m in MODULES if not m.macros or ("FORM", weights) in m.macros]
-        self._load(wanted, on_progress)
+        self._load(modules_for(weights), on_progress)
 
     def _load(self, modules: Sequence[Module], on_progress: Report | None) -> None:
         bindings = importlib.import_module("cuda.bindings").__version__

@@ -35,7 +35,20 @@ MODULES = (
     Module("rows.cu", (), ("embed", "norm_rows", "add_bias", "add_scaled", "finish_logits", "activate")),
     Module("attention.cu", (), ("remember", "attend")),
     Module("sampler.cu", (), ("sample",)),
+    Module("integer.cu", (), ("quantise", "four_bits_1", "four_bits_4", "eight_bits_1", "eight_bits_4")),
 )
+
+
+def modules_for(kind: str) -> tuple[Module, ...]:
+    """Return the modules that a model needs whose weights are of a kind (`kernels.matrices.PRODUCTS`)."""
+    form = ("FORM", "float32" if kind == "groups" else kind)
+    return tuple(
+        module
+        for module in MODULES
+        if (not module.macros or form in module.macros) and (module.file != "integer.cu" or kind == "groups")
+    )
+
+
 MODULE_OF = {kernel: module for module in MODULES for kernel in module.kernels}
 
 Argument = int | np.int32 | np.float32

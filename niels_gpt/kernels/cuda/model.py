@@ -20,7 +20,9 @@ from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.driver import Argument, Driver
 from niels_gpt.kernels.gpt import IN_TURN, ONE_NORM, PLACES
 from niels_gpt.kernels.gpt_packing import PackedModel
-from niels_gpt.kernels.matrices import EIGHT_BITS, FOUR_BITS
+from niels_gpt.kernels.integer_rows import GROUP
+from niels_gpt.kernels.integer_weights import OFFSET
+from niels_gpt.kernels.matrices import EIGHT_BITS, FLOATS, FOUR_BITS
 
 PAGE = 16
 """Positions of a page."""
@@ -29,6 +31,9 @@ SCORES = 4096
 """Scores of one row that shared memory holds; of longer rows they are computed twice."""
 PORTION, COLUMNS = 32, 32  # k of a portion and columns of a block, see linear.cu
 FEW_STAGES, SOME_STAGES = 8, 6
+FLIP = np.int32(0x80808080 - 2**32 if OFFSET else 0)
+"""What makes packed eight-bit integers signed ones, four at a time."""
+INTEGERS = {FOUR_BITS: "four_bits", EIGHT_BITS: "eight_bits"}
 STORED_BYTES = {"float32": 4, "int8": 1, "bf16": 2, "f16": 2}
 
 
@@ -79,6 +84,7 @@ class CudaModel:
         self._embed_norm = place(w.embed_norm), place(w.embed_shift)
         self._final_norm = place(w.final_scale), place(w.final_shift)
         self._head, self._head_bias = place(w.head), place(w.head_bias) or self._zeros
+        self._head_code = w.head_code
         numbers = {"window", *(name for name in PLACES if name.endswith("_code"))}
         self._layers = [
             {
@@ -92,6 +98,8 @@ class CudaModel:
         self._layer_floats = shape.KV * PAGE * (shape.D + padded_head)
         self.page_floats = shape.L * self._layer_floats
         """Floats of a page: the keys and values of `PAGE` positions in all layers."""
+        groups = -(-max(shape.C, shape.H * shape.D, shape.F) // GROUP)
+        self._record_row = groups * (2 * GROUP + 8) if self.kind == "groups" else 0
         self._rows = 0
         self._work: dict[str, int] = {}
 
@@ -105,7 +113,7 @@ class CudaModel:
         return {
             "x": s.row, "normed": s.row, "added": 0 if s.from_residual else s.row, "spare": s.row,
             "q": s.q_row, "k": s.kv_row, "v": s.kv_row, "mixed": s.mixed_row, "up": s.mlp_row,
-            "gate": s.mlp_row if s.gated else 0,
+            "gate": s.mlp_row if s.gated else 0, "records": self._record_row // 4,
         }  # fmt: skip
 
     def reserve(self, rows: int) -> bool:
@@ -143,6 +151,7 @@ class CudaModel:
         self._embed(rows)
         for number, layer in enumerate(self._layers):
             self._norm(work["x"], 0, layer["attn_in"], layer["attn_in_shift"], work["normed"], M)
+            self._quantise(work["normed"], s.row, s.C, M)
             for name, width, row in (
                 ("q", s.H * s.D, s.q_row),
                 ("k", s.KV * s.D, s.kv_row),
@@ -155,14 +164,18 @@ class CudaModel:
             self._attention_out(layer, M)
             if s.parallel != ONE_NORM:
                 self._norm(work["x"], 0, layer["mlp_in"], layer["mlp_in_shift"], work["normed"], M)
+                self._quantise(work["normed"], s.row, s.C, M)
                 self._mlp_up(layer, M)
+            self._quantise(work["up"], s.mlp_row, s.F, M)
             self._leave(layer, "down", work["up"], s.mlp_row, s.F, "mlp_out", M, begun=s.parallel != IN_TURN)
         if count == 0:
             return
         self._norm(work["x"], wanted, *self._final_norm, work["normed"], count)
+        self._quantise(work["normed"], s.row, s.C, count)
         self._multiply(
-            work["normed"], s.row, self._head, self._head_bias, 0, logits, s.head_row, count, s.V, s.C
-        )
+            self._head_code, work["normed"], s.row, self._head, self._head_bias, 0, logits, s.head_row, count,
+            s.V, s.C,
+        )  # fmt: skip
         if s.head_scale != 1 or s.head_cap != 0:
             self._elementwise(
                 "finish_logits", count, s.V,
@@ -173,7 +186,7 @@ class CudaModel:
         s, work = self.shape, self._work
         self.driver.launch(
             "embed", (rows.count, 1), 128,
-            (rows.ids, rows.positions, self._embedding, np.int32(self._embedding_code), self._learned,
+            (rows.ids, rows.positions, self._embedding, np.int32(self._embedding_code), FLIP, self._learned,
              np.float32(s.embed_scale), work["x"], np.int32(s.row), np.int32(s.C)),
         )  # fmt: skip
         if self._embed_norm[0]:
@@ -194,13 +207,32 @@ class CudaModel:
         self, x: int, x_row: int, layer: dict[str, int], name: str, y: int, y_row: int, M: int, N: int, K: int
     ) -> None:
         bias = layer[f"{name}_bias"] or self._zeros
-        self._multiply(x, x_row, layer[name], bias, 0, y, y_row, M, N, K)
+        self._multiply(layer[f"{name}_code"], x, x_row, layer[name], bias, 0, y, y_row, M, N, K)
 
     def _multiply(
-        self, x: int, x_row: int, w: int, start: int, start_row: int, y: int, y_row: int, M: int, N: int,
-        K: int,
+        self, code: int, x: int, x_row: int, w: int, start: int, start_row: int, y: int, y_row: int, M: int,
+        N: int, K: int,
     ) -> None:  # fmt: skip
-        launch_product(self.driver, self.kind, x, x_row, w, start, start_row, y, y_row, M, N, K)
+        if code not in INTEGERS:
+            kind = "float32" if code == FLOATS and self.kind == "groups" else self.kind
+            launch_product(self.driver, kind, x, x_row, w, start, start_row, y, y_row, M, N, K)
+            return
+        each, warps = (1, 1) if M == 1 else (4, min(4, -(-M // 4)))
+        i32 = np.int32
+        self.driver.launch(
+            f"{INTEGERS[code]}_{each}", (-(-N // COLUMNS), -(-M // (each * warps))), 32 * warps,
+            (self._work["records"], i32(self._record_row), w, FLIP, start, i32(start_row), y, i32(y_row),
+             i32(M), i32(N), i32(K // GROUP)),
+        )  # fmt: skip
+
+    def _quantise(self, x: int, x_row: int, K: int, M: int) -> None:
+        """Make records of rows, which products of integers read instead of them."""
+        groups, i32 = K // GROUP, np.int32
+        if self._record_row and groups:
+            self.driver.launch(
+                "quantise", (M, -(-groups // 8)), 256,
+                (x, i32(x_row), self._work["records"], i32(self._record_row), i32(groups)),
+            )  # fmt: skip
 
     def _attention(self, rows: Rows, pages: Pages, layer: dict[str, int], number: int) -> None:
         s, work = self.shape, self._work
@@ -224,6 +256,7 @@ class CudaModel:
 
     def _attention_out(self, layer: dict[str, int], M: int) -> None:
         s, work = self.shape, self._work
+        self._quantise(work["mixed"], s.mixed_row, s.H * s.D, M)
         if s.parallel == IN_TURN:
             self._leave(layer, "proj", work["mixed"], s.mixed_row, s.H * s.D, "attn_out", M, begun=False)
         else:
@@ -251,7 +284,8 @@ class CudaModel:
             start, start_row = y, s.row
         else:
             start, start_row = bias or self._zeros, 0
-        self._multiply(x, x_row, layer[name], start, start_row, y, s.row, M, s.C, K)
+        code = layer[f"{name}_code"]
+        self._multiply(code, x, x_row, layer[name], start, start_row, y, s.row, M, s.C, K)
         if s.from_residual:
             return
         if layer[place]:
@@ -293,12 +327,6 @@ def supported(packed: PackedModel | PackedBDH) -> PackedModel:
     """Return a packed model that the GPU kernels compute; raise `UnsupportedFormError` for any other."""
     if isinstance(packed, PackedBDH):
         raise UnsupportedFormError("the GPU kernels do not compute a BDH")
-    lacking = {
-        "integer weights in groups": packed.kind == "groups"
-        or bool({packed.weights.embedding_code, packed.weights.head_code} & {FOUR_BITS, EIGHT_BITS}),
-        f"heads wider than {WIDEST_HEAD}": packed.shape.D > WIDEST_HEAD,
-    }
-    found = [name for name, there in lacking.items() if there]
-    if found:
-        raise UnsupportedFormError(f"the GPU kernels do not compute {', '.join(found)}")
+    if packed.shape.D > WIDEST_HEAD:
+        raise UnsupportedFormError(f"the GPU kernels do not compute heads wider than {WIDEST_HEAD}")
     return packed

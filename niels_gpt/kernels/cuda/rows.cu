@@ -10,16 +10,31 @@
 #define FLOATS 1
 #define BF16S 2
 #define F16S 3
+#define FOUR_BITS 4
+#define EIGHT_BITS 5
+
+// Weight c of token `id` in groups of 32 integers, see integer.cu: d * q, or fma(d, q, low).
+__device__ float dequantised(const char* table, bool four, unsigned flip, int id, int c, int C) {
+  int G = C / 32, scales = (G * 32 + 63) & ~63, g = c / 32, p = c % 32 / 4, lane = id % 16;
+  const char* block = table + (size_t)(id / 16) * (four ? G * 320 : scales + G * 512);
+  const char* head = block + (four ? g * 320 : g * 32);
+  const unsigned char* cells = (const unsigned char*)(four ? head + 64 : block + scales + g * 512);
+  unsigned char raw = cells[(four ? p % 4 : p) * 64 + lane * 4 + c % 4];
+  float d = widen_f16(((const unsigned short*)head)[lane]);
+  if (!four) return mul(d, (float)(signed char)(raw ^ flip));
+  return fused(d, (float)(p < 4 ? raw & 15 : raw >> 4), widen_f16(((const unsigned short*)head)[16 + lane]));
+}
 
 // Look up a row of the embedding for each token, scale it, add its learned position. One block a row.
-KERNEL embed(const int* ids, const int* positions, const void* table, int code, const float* learned, float scale,
-             float* x, int row, int C) {
+KERNEL embed(const int* ids, const int* positions, const void* table, int code, unsigned flip, const float* learned,
+             float scale, float* x, int row, int C) {
   int r = blockIdx.x, id = ids[r];
   for (int c = threadIdx.x; c < C; c += blockDim.x) {
     size_t packed = ((size_t)(id / 16) * C + c) * 16 + id % 16;
     float value;
     if (code == ROWS) value = ((const float*)table)[(size_t)id * row + c];
     else if (code == FLOATS) value = ((const float*)table)[packed];
+    else if (code >= FOUR_BITS) value = dequantised((const char*)table, code == FOUR_BITS, flip, id, c, C);
     else if (code == BF16S) value = widen_bf16(((const unsigned short*)table)[packed]);
     else value = widen_f16(((const unsigned short*)table)[packed]);
     if (scale != 1.0f) value = mul(value, scale);

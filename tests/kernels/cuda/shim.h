@@ -140,6 +140,10 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   return votes;
 }
 template <class T> T atomicAdd(T* place, T value) { T old = *place; *place += value; return old; }
+inline int __dp4a(int a, int b, int total) {
+  for (int i = 0; i < 32; i += 8) total += (signed char)(a >> i) * (signed char)(b >> i);
+  return total;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 inline void copy_async(void* to, const void* from, int bytes) { bytes ? memcpy(to, from, 16) : memset(to, 0, 16); }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.cuda import model as cuda_model
 from niels_gpt.kernels.cuda.model import PAGE, CudaModel, Pages, Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_state
@@ -45,9 +45,10 @@ def read_on_gpu(driver: HostDriver, model: PackedModel, ids: list[int], portions
     return out[:, :V]
 
 
+@pytest.mark.parametrize("weight_form", ["float32", "q8", "q4"])
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_has_the_bits_of_the_cpu(name: str) -> None:
-    one = packed(name, "float32")
+def test_every_form_has_the_bits_of_the_cpu(name: str, weight_form: GroupForm) -> None:
+    one = packed(name, weight_form)
     ids = ids_of(one.form)[:40]
     expected = read_in(one.model, ids, [len(ids)])
     found = read_on_gpu(HostDriver(), one.model, ids, [1, 4, 35])
