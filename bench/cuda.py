@@ -33,7 +33,7 @@ from niels_gpt.decoding.cuda_decoder import CudaDecoder
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.pacing import default_threads
 from niels_gpt.decoding.request import GenerationRequest
-from niels_gpt.kernels import WeightForm
+from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.cuda.model import PAGE, CudaModel, Pages, Rows
 from niels_gpt.kernels.fp_env import ieee_arithmetic
 from niels_gpt.kernels.gpt import Rows as HostRows
@@ -122,6 +122,12 @@ def cases() -> Iterator[Case]:
             )
     for name, form in FORMS.items():
         yield Case(f"{name}, float32", pack_form(form, random_weights(form)))
+    integers: tuple[GroupForm, ...] = ("q8", "q4")
+    for weight_form in integers:
+        for name in ("grouped heads", "parallel layers", "odd heads"):
+            yield Case(
+                f"{name}, {weight_form}", pack_form(FORMS[name], random_weights(FORMS[name]), weight_form)
+            )
     halves: tuple[WeightKind, ...] = ("bf16", "f16")
     for kind in halves:
         yield Case(f"grouped heads, {kind}", pack_form(LLAMA, random_weights(LLAMA, kind)))
@@ -257,7 +263,7 @@ def replies(decoder: Any, requests: Sequence[GenerationRequest], together: int) 
 def check_replies(case: Case, driver: Driver, scale: float) -> tuple[int, int]:
     """Compare sampled replies in every circumstance; return (tokens compared, replies that differ)."""
     V, rng = case.packed.shape.V, np.random.default_rng(3)
-    count, tokens = max(len(SAMPLINGS), int(64 * scale)), max(3, int(12 * scale))
+    count, tokens = max(len(SAMPLINGS), int(max(GROUPS) * scale)), max(3, int(12 * scale))
     longest = max(4, int(60 * scale))
     common = rng.integers(0, V, longest).tolist()
     requests = []
@@ -277,8 +283,12 @@ def check_replies(case: Case, driver: Driver, scale: float) -> tuple[int, int]:
     compared = different = 0
     drafted = [replace(each, draft_ids=ids) for each, (ids, _, _) in zip(requests, expected, strict=True)]
     recomputed = [replace(each, use_cache=False) for each in requests[: len(SAMPLINGS)]]
-    runs = [(requests, group, 7 if group == 5 else None) for group in GROUPS if group <= count]
-    for asked, group, chunk in [*runs, (drafted, 8, None), (recomputed, 3, None)]:
+    runs = [
+        (requests[: max(4 * len(SAMPLINGS), 2 * group)], group, 7 if group == 5 else None)
+        for group in GROUPS
+        if group <= count
+    ]
+    for asked, group, chunk in [*runs, (drafted[:64], 8, None), (recomputed, 3, None)]:
         gpu = CudaDecoder(case.packed, words, driver, prefill_chunk=chunk, memory_bytes=MEMORY_BYTES)
         found = replies(gpu, asked, group)
         gpu.close()

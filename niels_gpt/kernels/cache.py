@@ -15,10 +15,9 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
-
-import platformdirs
 
 VERSIONS_KEPT = 8  # several checkouts and installations share the parent folder
 MARKER = "compiled kernels of niels-gpt"
@@ -29,11 +28,19 @@ _NAME = re.compile("[0-9a-f]{16}")
 
 def cache_folder() -> Path:
     """Return the folder of these sources' compiled kernels; its parent is NUMBA_CACHE_DIR if that is set."""
-    parent = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("niels-gpt", appauthor=False)
+    parent = os.environ.get("NUMBA_CACHE_DIR") or _user_folder()
     digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(_PACKAGE.glob("*.py")):
         digest.update(path.read_bytes())
     return Path(parent) / "kernels" / digest.hexdigest()[:16]
+
+
+def _user_folder() -> str:
+    try:
+        import platformdirs  # noqa: PLC0415 - it may be missing where only the kernels are used, see bench/cuda.py
+    except ImportError:
+        return str(Path(tempfile.gettempdir()) / "niels-gpt")
+    return platformdirs.user_cache_dir("niels-gpt", appauthor=False)
 
 
 def claim_folder() -> bool:

@@ -208,25 +208,27 @@ __device__ void product_many(PRODUCT_ARGUMENTS) {
       int m = m0 + (i >> 2) * 64 + ty * 4 + (i & 3), n = n0 + (j >> 2) * 64 + tx * 4 + (j & 3);
       chain[i][j] = m < M && n < N ? begin_chain(start, start_row, m, n) : 0.0f;
     }
-  // x: a thread loads four k of two rows; w: four columns of one k, in two of the eight column blocks.
+  // x: a thread loads four k of two rows; w: four columns of one k, in two of the eight column blocks. What lies
+  // beyond M and N is read from the first row and block, computed, and not stored.
   int xm = threadIdx.x >> 2, xk = (threadIdx.x & 3) * 4;
   int wb = threadIdx.x >> 6, wk = threadIdx.x >> 2 & 15, wn = (threadIdx.x & 3) * 4;
-  float xa[2][4], wa[2][4];
-  auto fetch = [&](int k0) {
+  const float* from[2];
+  const Stored* weights[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int m = m0 + xm + 64 * half, block = n0 / LANES + wb + 4 * half;
+    from[half] = x + (m < M ? (size_t)m * x_row : 0) + xk;
+    weights[half] = columns_of(w, block * LANES < N ? block : 0, K) + wk * LANES + wn;
+  }
+  Four<float> xa[2];
+  Four<Stored> wa[2];
+  auto fetch = [&]() {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      int m = m0 + xm + 64 * half, block = n0 / LANES + wb + 4 * half;
-      bool row = m < M, column = block * LANES < N;
-      const float* from = x + (row ? (size_t)m * x_row : 0) + k0 + xk;
-      const Stored* weights =
-          columns_of(w, column ? block : 0, K) + (size_t)(k0 + wk) * LANES + wn;
-      Four<float> values = *(const Four<float>*)from;
-      Four<Stored> words = *(const Four<Stored>*)weights;
-#pragma unroll
-      for (int i = 0; i < 4; i++) {  // what lies beyond M and N is computed, and not stored
-        xa[half][i] = values.v[i];
-        wa[half][i] = W::widen(words.v[i]);
-      }
+      xa[half] = *(const Four<float>*)from[half];
+      wa[half] = *(const Four<Stored>*)weights[half];
+      from[half] += 16;
+      weights[half] += 16 * LANES;
     }
   };
   auto put = [&](int stage) {
@@ -234,16 +236,16 @@ __device__ void product_many(PRODUCT_ARGUMENTS) {
     for (int half = 0; half < 2; half++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        xs[stage][xk + i][xm + 64 * half] = xa[half][i];
-        ws[stage][wk][(wb + 4 * half) * LANES + wn + i] = wa[half][i];
+        xs[stage][xk + i][xm + 64 * half] = xa[half].v[i];
+        ws[stage][wk][(wb + 4 * half) * LANES + wn + i] = W::widen(wa[half].v[i]);
       }
   };
-  fetch(0);
+  fetch();
   put(0);
   __syncthreads();
   int stage = 0;
   for (int k0 = 0; k0 < K; k0 += 16, stage ^= 1) {
-    if (k0 + 16 < K) fetch(k0 + 16);
+    if (k0 + 16 < K) fetch();
 #pragma unroll
     for (int k = 0; k < 16; k++) {
       float4 a0 = *(float4*)&xs[stage][k][ty * 4], a1 = *(float4*)&xs[stage][k][64 + ty * 4];
@@ -283,4 +285,5 @@ KERNEL_OF(256) PASTE(some_64, FORM)(PRODUCT_ARGUMENTS) {
   DYNAMIC_SHARED(char, shared);
   product_some<64>(PRODUCT_VALUES, shared);
 }
-KERNEL_OF(256) PASTE(many, FORM)(PRODUCT_ARGUMENTS) { product_many(PRODUCT_VALUES); }
+// Two blocks a multiprocessor: 128 registers a thread.
+extern "C" __global__ void __launch_bounds__(256, 2) PASTE(many, FORM)(PRODUCT_ARGUMENTS) { product_many(PRODUCT_VALUES); }

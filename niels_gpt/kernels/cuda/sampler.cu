@@ -364,7 +364,8 @@ __device__ int sample_row(Room* room, const float* logits, int V, const Slots& s
 // of `drawn`, `margins` and `sums` (steps, W). With `feed`, each sequence has one row, which receives the drawn token.
 //
 // sums: of the row of logits, as in `decoding/logits_hash.py`; for NON_FINITE the number and bits of a bad logit.
-KERNEL sample(const float* logits, int row, int V, const u64* multipliers, const Slots* all_slots, const int* own,
+extern "C" __global__ void __launch_bounds__(512, 1)
+sample(const float* logits, int row, int V, const u64* multipliers, const Slots* all_slots, const int* own,
               const int* first, const int* wanted, int* ids, int* positions, int* steps, int N, int W, int feed,
               float* scaled, float* weights, int* numbers, double* running, u64* keys, long long* drawn,
               double* margins, u64* sums) {

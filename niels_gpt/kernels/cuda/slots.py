@@ -22,6 +22,7 @@ UNDRAWN = -4
 """The code of a row that was not drawn from, because an earlier row of its draft was refuted."""
 SCRATCH = {"scaled": 4, "weights": 4, "ids": 4, "sums": 8, "keys": 8}
 """Bytes that a draw needs for each id, see `Scratch` in sampler.cu."""
+MOST_THREADS = 512  # as sampler.cu is compiled for
 MOST_BLOCKS = 256
 """Draws that run side by side; more wait."""
 
@@ -64,7 +65,7 @@ class DeviceSlots:
         self._places = {name: driver.allocate(array.nbytes) for name, array in fields.items()}
         self._table = self._uploaded(np.array(list(self._places.values()), np.uint64))
         self._blocks = min(count, MOST_BLOCKS)
-        self._threads = 128 if V <= 1024 else 256 if V <= 8192 else 1024
+        self._threads = 128 if V <= 1024 else 256 if V <= 8192 else MOST_THREADS
         self._scratch = [driver.allocate(self._blocks * row * size) for size in SCRATCH.values()]
 
     @staticmethod
