@@ -190,9 +190,11 @@ class GpuRows:
                 np.repeat(np.arange(B), count), np.arange(B * count),
             ]  # fmt: skip
             places = [self._upload(line.astype(np.int32).reshape(-1)) for line in lines]
+            asked, positions, slots, wanted = places
             logits = self._driver.allocate(4 * B * count * row)
             self._model.reserve(B * count)
-            self._model.forward(Rows(*places[:3], B * count), self._pages, places[3], B * count, logits)
+            rows = Rows(asked, positions, slots, B * count)
+            self._model.forward(rows, self._pages, wanted, B * count, logits)
             got = np.empty((B, count, row), np.float32)
             self._driver.download(logits, got)
             out[:, first : first + count] = got[:, :, : self._packed.shape.V]
