@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from bench.cuda import FORMS, OURS, Case, check, main, random_weights
+from bench.cuda import OURS, Case, check, main
 from bench.models import random_model
 from niels_gpt.decoding import nvidia
-from niels_gpt.kernels.gpt_packing import pack_form, pack_gpt
+from niels_gpt.kernels.gpt_packing import pack_gpt
 from tests.kernels.cuda.shim import HostDriver, needs_compiler
 
 SCALE = 0.02
 
 
 def small() -> list[Case]:
-    model, form = random_model(OURS["odd widths"]), FORMS["odd heads"]
-    return [Case("ours", pack_gpt(model), model), Case("a family's", pack_form(form, random_weights(form)))]
+    model = random_model(OURS["odd widths"])
+    return [Case("ours", pack_gpt(model), model)]
 
 
 @needs_compiler
