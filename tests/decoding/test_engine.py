@@ -11,13 +11,16 @@ import torch
 
 from engine import Engine, GenerationFailed, JobFailed
 from engine.testing import check_history
+from niels_gpt.decoding.cuda_decoder import CudaDecoder
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.pages import PAGE
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.sampling import LogitsError, Sampling
 from niels_gpt.text.tokenizer import ByteTokenizer
+from tests.kernels.cuda.shim import HostDriver, needs_compiler
 
 pytestmark = pytest.mark.anyio
 POISON = 0  # its embedding is NaN
@@ -29,12 +32,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def decoder(new_model: Callable[..., GPT]) -> Iterator[KernelDecoder]:
+@pytest.fixture(params=["CPU", pytest.param("GPU", marks=needs_compiler)])
+def decoder(
+    new_model: Callable[..., GPT], request: pytest.FixtureRequest
+) -> Iterator[KernelDecoder | CudaDecoder]:
     model = new_model(ModelConfig(V=256, T=96, C=24, L=2, H=3, d_ff=40, tie_embeddings=False))
     with torch.no_grad():
         model.tok_emb.weight[POISON] = float("nan")
-    decoder = KernelDecoder(pack_gpt(model), ByteTokenizer(), prefill_chunk=8, threads=1)
+    packed, words = pack_gpt(model), ByteTokenizer()
+    decoder: KernelDecoder | CudaDecoder
+    if request.param == "GPU":
+        decoder = CudaDecoder(packed, words, HostDriver(), prefill_chunk=8)
+    else:
+        decoder = KernelDecoder(packed, words, prefill_chunk=8, threads=1)
     yield decoder
     decoder.close()
 
@@ -53,7 +63,7 @@ def asked(prompt: tuple[int, ...] = PROMPT, **changes: Any) -> GenerationRequest
 
 
 async def test_logits_that_are_no_numbers_fail_their_job_alone_and_the_next_is_served(
-    decoder: KernelDecoder,
+    decoder: KernelDecoder | CudaDecoder,
 ) -> None:
     async with Engine(decoder) as engine:
         with anyio.fail_after(20):
@@ -91,6 +101,8 @@ async def test_a_follow_up_turn_is_counted_as_reused_and_is_what_it_would_have_b
             warm = await job.result()
             cold = await engine.submit(asked(follow_up, use_cache=False)).result()
     reused = len(PROMPT) + len(first.token_ids) - 1
+    if isinstance(decoder, CudaDecoder):  # whole pages
+        reused = reused // PAGE * PAGE
     assert warm.receipt["logits_hash"] == cold.receipt["logits_hash"]
     assert job.statistics().reused_tokens == reused
     numbers = engine.statistics()
@@ -108,6 +120,10 @@ async def test_jobs_cancelled_while_their_prompts_are_read_leave_every_place_fre
             for job in jobs:
                 job.cancel()
             await engine.drain()
+    if isinstance(decoder, CudaDecoder):
+        assert sorted(decoder._free) == list(range(decoder._slots.count))
+        assert decoder._pool.available == decoder._pool.count
+        return
     assert sorted(decoder._free) == list(range(len(decoder._slots.position)))
     assert decoder._prefix_cache is not None
     assert len(decoder._prefix_cache) == len(decoder._prefix_cache._kept)

@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from niels_gpt.kernels.cache import cache_folder
 from niels_gpt.kernels.cuda.driver import FOLDER, MODULE_OF, Argument, Module
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the GPU's kernels")
 FLAGS = (
     *("-x", "c++", "-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wno-unknown-pragmas"),
+    "-U_FORTIFY_SOURCE",  # it refuses to leave one stack for another
     *(("-march=native",) if platform.machine() == "x86_64" else ()),  # fused multiply-adds in one instruction
 )
-OBJECTS = Path(tempfile.gettempdir()) / "niels-gpt-shim"
+OBJECTS = cache_folder() / "shim"  # of the user alone, and deleted with other versions of the kernels
 HERE = Path(__file__).parent
 
 Edit = tuple[str, str, str]
@@ -65,7 +67,7 @@ extern "C" int shim_run(int kernel, void** arguments, int x, int y, int threads,
     digest = hashlib.sha256("\0".join([main, shim, *needed, *FLAGS]).encode()).hexdigest()[:16]
     target = OBJECTS / f"{module.file}-{digest}.so"
     if not target.exists():
-        OBJECTS.mkdir(exist_ok=True)
+        OBJECTS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=OBJECTS) as folder:
             for file, text in {**sources, "shim.h": shim, "main.cpp": main}.items():
                 (Path(folder) / file).write_text(text, "utf-8")

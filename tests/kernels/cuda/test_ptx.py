@@ -45,7 +45,7 @@ def ptx_of(module: Module, arch: str) -> str:
     if not stored.exists():
         ctypes.CDLL(str(LIBRARIES[0]), ctypes.RTLD_GLOBAL)
         code = nvrtc.compile_module(module, arch, "PTX")
-        OBJECTS.mkdir(exist_ok=True)
+        OBJECTS.mkdir(parents=True, exist_ok=True)
         stored.write_bytes(code.rstrip(b"\0 "))
     return stored.read_text("utf-8")
 
