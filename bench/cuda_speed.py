@@ -167,6 +167,7 @@ def product_seconds(driver: Driver, M: int, N: int, K: int) -> tuple[float, floa
                 K,
             )
 
+    work()  # a kernel must be loaded before a graph is recorded
     run, end = driver.graph(work), np.zeros(1, np.float32)
     times = []
     for _ in range(10):
