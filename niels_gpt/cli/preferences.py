@@ -40,7 +40,7 @@ def _threads(text: str) -> int | None:
 
 
 WEIGHTS_MEANING = (
-    "int8, q8, q4: quantise the weights, which makes a model of its own, on the CPU "
+    "int8, q8, q4: quantise the weights, which makes a model of its own, not with torch "
     "(default: float32, or what the file has)"
 )
 
