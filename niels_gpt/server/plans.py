@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from niels_gpt.conversation.context import PathMessage, prompt_hash
+from niels_gpt.conversation.context import CONTEXT_RULE, PathMessage, prompt_hash
 from niels_gpt.conversation.planning import Planner, SeedSource, fit_recorded, recorded_settings, request_for
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.server.errors import ApiError
@@ -63,10 +63,10 @@ class ServerPlanner(Planner):
             ApiError: This server would give another reply.
             ChatError: The recorded settings are damaged, or leave no room.
         """
-        if (
-            generation.checkpoint_id != self.checkpoint_id
-            or self.fingerprint_of(generation) != self.fingerprint
-        ):
+        # Its prompt is made again under its own rule, so one that was begun under an older rule is the same.
+        environment = {**generation.environment, "context_rule": CONTEXT_RULE}
+        fingerprint = system_fingerprint(self.model.checkpoint["fingerprint"], environment)
+        if generation.checkpoint_id != self.checkpoint_id or fingerprint != self.fingerprint:
             raise ApiError(
                 409,
                 "this reply was begun under another model or another version of its arithmetic, so it cannot "
