@@ -19,6 +19,7 @@ from niels_gpt.model.config import ModelConfig, to_dict
 from niels_gpt.model.fingerprint import Fingerprint, int8_weights_digest, quantised_digest
 from niels_gpt.model.form import Form
 from niels_gpt.model.loading import LoadedModel
+from niels_gpt.model.stored import release_pages
 from niels_gpt.sampling import Sampling
 from niels_gpt.text.chat_template import Template
 from niels_gpt.text.tokenizer import Tokenizer
@@ -284,7 +285,10 @@ def _packed(loaded: LoadedModel, form: GroupForm, weights: WeightForm) -> Packed
 
     try:
         if isinstance(loaded.cfg, Form):
-            return pack(loaded.form, loaded.weights, form)
+            content = f"{loaded.fingerprint.weights} {loaded.fingerprint.config}"
+            packed = pack(loaded.form, loaded.weights, form, content)
+            release_pages(weight.data for weight in loaded.weights.values())
+            return packed
         if loaded.cfg.arch == "gpt" and loaded.state is not None:
             return pack_state(loaded.own_cfg, loaded.state, weights)  # without building a torch module
         return pack_model(cast("Model", loaded.model), weights)

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, GroupForm, UnsupportedFormError, WeightForm
+from niels_gpt.kernels import (
+    INTEGER_VERSION,
+    KERNEL_VERSION,
+    GroupForm,
+    UnsupportedFormError,
+    WeightForm,
+    packed_cache,
+)
 from niels_gpt.kernels.attention import (
     HEAD_NORM,
     NORM_AFTER,
@@ -42,6 +49,7 @@ from niels_gpt.kernels.gpt import (
     attention,
 )
 from niels_gpt.kernels.integer_rows import GROUP, record_bytes
+from niels_gpt.kernels.integer_weights import OFFSET
 from niels_gpt.kernels.jit import address_of
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.matrices import ROWS, Products, products
@@ -75,19 +83,18 @@ class PackedModel:
     `version` is that of the arithmetic, a number of `KERNEL_HISTORY`.
     """
 
-    def __init__(self, plan: _Plan) -> None:
-        """Pack the planned arrays into one block of memory."""
+    def __init__(self, plan: _Plan, content: str | None) -> None:
+        """Pack the planned arrays into one block of memory, or map the file of an earlier time."""
         self.shape, self.T, self.kind = plan.shape, plan.form.T, plan.kind
         self.version = INTEGER_VERSION if plan.kind == "groups" else KERNEL_VERSION
         compiled, self._products = products(plan.kind)
-        self._memory = aligned(sum(padded(part.floats) for part in plan.parts.values()))
         found: dict[str, int] = {}
         used = 0
         for name, part in plan.parts.items():
-            place = self._memory[used : used + part.floats]
-            place[:] = part.make().reshape(-1).view(np.float32)
-            found[name] = place.ctypes.data
+            found[name] = used
             used += padded(part.floats)
+        self._memory = _filled(plan, found, used, content)
+        found = {name: self._memory.ctypes.data + 4 * place for name, place in found.items()}
         at = {name: found.get(name, 0) for name in Weights._fields}
         layers = [
             [plan.numbers.get(f"{i}.{place}", found.get(f"{i}.{place}", 0)) for place in PLACES]
@@ -135,6 +142,7 @@ def pack_form(
     weight_form: GroupForm = "stored",
     *,
     from_residual: bool = False,
+    content: str | None = None,
 ) -> PackedModel:
     """Pack a model that a form describes, from weights by the names of `niels_gpt.model.weights`.
 
@@ -144,6 +152,8 @@ def pack_form(
         weight_form: "stored" for matrices as they are, or a form that all are converted to; for "q8" and
             "q4", matrices that already are integers in groups stay unchanged.
         from_residual: whether products that end in the residual stream start from its values.
+        content: a digest of form and weights, to keep the packed arrays of a large model on disk by; None
+            keeps nothing.
 
     Raises:
         UnsupportedFormError: The kernels do not support the form.
@@ -156,7 +166,24 @@ def pack_form(
             raise ValueError(f"the weights lack {name!r}, expected one of shape {shape}")
         if tuple(weights[name].shape) != shape:
             raise ValueError(f"the weight {name!r} has shape {tuple(weights[name].shape)}, expected {shape}")
-    return PackedModel(_Plan(form, weights, weight_form, from_residual=from_residual))
+    return PackedModel(_Plan(form, weights, weight_form, from_residual=from_residual), content)
+
+
+def _filled(plan: _Plan, places: Mapping[str, int], floats: int, content: str | None) -> np.ndarray:
+    """Return (floats,) float32 with the planned arrays at their places."""
+    path = None
+    if content is not None and 4 * floats >= packed_cache.LEAST_BYTES:
+        arrays = [(name, part.floats) for name, part in plan.parts.items()]
+        path = packed_cache.packed_path(content, plan.kind, OFFSET, sorted(plan.numbers.items()), arrays)
+        mapped = packed_cache.load_packed(path, floats)
+        if mapped is not None:
+            return mapped
+    memory = aligned(floats)
+    for name, part in plan.parts.items():
+        memory[places[name] : places[name] + part.floats] = part.make().reshape(-1).view(np.float32)
+    if path is not None:
+        packed_cache.store_packed(path, memory)
+    return memory
 
 
 def check_supported(form: Form) -> None:

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from niels_gpt.model.weights import Weight
 
 
-def pack(form: Form, weights: Mapping[str, Weight], weight_form: GroupForm = "stored") -> PackedModel:
+def pack(
+    form: Form, weights: Mapping[str, Weight], weight_form: GroupForm = "stored", content: str | None = None
+) -> PackedModel:
     """Pack a model of any family; see `pack_form`."""
-    return pack_form(form, weights, weight_form)
+    return pack_form(form, weights, weight_form, content=content)
 
 
 def pack_model(model: Model, form: WeightForm = "float32") -> PackedModel | PackedBDH:

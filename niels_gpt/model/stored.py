@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
@@ -62,3 +63,19 @@ def as_weight(stored: Stored) -> Weight:
     if stored.kind in K_BLOCKS.sizes:
         return float32_weight(dequantise_k(stored.kind, stored.data).reshape(stored.shape))
     return Weight(cast("WeightKind", stored.kind), stored.shape, stored.data)
+
+
+def release_pages(arrays: Iterable[np.ndarray]) -> None:
+    """Let the system take back the memory of mapped files that these arrays are parts of.
+
+    The arrays stay readable: what is read again comes from the file again.
+    """
+    maps: dict[int, mmap.mmap] = {}
+    for array in arrays:
+        owner: object = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap):
+            maps[id(owner)] = owner
+    for found in maps.values() if hasattr(mmap, "MADV_DONTNEED") else ():
+        found.madvise(mmap.MADV_DONTNEED)

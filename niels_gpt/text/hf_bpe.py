@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -288,7 +288,9 @@ def _strip(spec: BPESpec, token_id: int) -> str:
 
 
 def _stored(spec: BPESpec) -> dict[str, Any]:
-    return asdict(spec) | {"strips": {str(n): how for n, how in dict(spec.strips).items()}}
+    # Not `asdict`, which copies every one of its 100,000 tuples.
+    values = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    return values | {"strips": {str(n): how for n, how in dict(spec.strips).items()}}
 
 
 def _longest_first(texts: Iterable[str]) -> list[str]:
