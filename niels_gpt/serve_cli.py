@@ -6,6 +6,7 @@ Imports nothing heavy before the flags are read.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import os
 import sys
@@ -92,17 +93,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: a whole number from 1")
-    return value
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: seconds from 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < 1e9:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not allowed: seconds from 0")
 
 
 def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ServeOptions:

@@ -13,7 +13,7 @@ from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, 
 from niels_gpt.device import DEVICES
 from niels_gpt.kernels import WeightForm
 
-_MOST_THREADS = 256
+MOST_THREADS = 256
 
 
 def _one_of(words: Sequence[str]) -> Callable[[str], str]:
@@ -34,7 +34,7 @@ def _text(text: str) -> str:
 def _threads(text: str) -> int | None:
     if text.lower() == "auto":
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
         raise ValueError(text)
     return int(text)
 
@@ -94,7 +94,7 @@ PREFERENCES: dict[str, Setting] = {
             flag="--threads",
             placeholder="N",
             meaning="how many threads compute; no number changes a reply (default: auto)",
-            allowed=f"a whole number from 1 to {_MOST_THREADS}, or auto for what was measured as best",
+            allowed=f"a whole number from 1 to {MOST_THREADS}, or auto for what was measured as best",
             examples=("auto", "1", "2"),
             parse=_threads,
         ),

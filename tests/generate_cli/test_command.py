@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from niels_gpt.cli.generate import command
+from niels_gpt.cli.generate import command, input_file
 from niels_gpt.cli.generate.options import parse_options
 from niels_gpt.cli.jobs.journal import Journal
 from niels_gpt.decoding import backend
@@ -142,6 +142,14 @@ def test_what_cannot_be_done_is_one_line(run, words: list[str], status: int, sai
     assert said in err
 
 
+def test_an_input_without_an_end_is_refused(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(input_file, "_LONGEST", 1 << 20)
+    status, _, err = run("--prompts", "/dev/zero")
+    assert (status, err) == (
+        1, "niels-generate: --prompts '/dev/zero' has more than 1 MiB; give a regular file\n",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -151,6 +159,8 @@ def test_what_cannot_be_done_is_one_line(run, words: list[str], status: int, sai
         ["--prompt", "x", "--max_new_tokens", "-1"],
         ["--prompt", "x", "--max_new_tokens", "many"],
         ["--prompt", "x", "--wrong"],
+        ["--prompt", "x", "--threads", "100000"],
+        ["--prompt", "x", "--num_beams", "99999999"],
         ["--prompt_tokens", "one"],
         ["--prompts", "x", "--shard", "2/2", "--output", "y"],
         ["--prompts", "/dev/null", "--shard", "0/2", "--output", "y"],

@@ -228,6 +228,18 @@ def test_without_the_key_nothing_but_the_page_is_answered(tmp_path: Path, model:
             running.stop()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--max-batch", "nan"], ["--max-batch", "0"], ["--reply-seconds", "x"], ["--reply-seconds", "nan"]],
+)
+def test_a_wrong_number_is_quoted_with_what_is_allowed(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(words)
+    assert f"argument {words[0]}: {words[1]!r} is not allowed: " in capsys.readouterr().err
+
+
 def test_a_server_that_others_can_reach_needs_a_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,8 @@ from typing import BinaryIO
 from niels_gpt.cli.generate.prompts import PromptError
 from niels_gpt.cli.jobs.journal import Place, chunks
 
+_LONGEST = 1 << 28  # bytes of a pipe or a device, which are kept in memory
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -117,8 +119,11 @@ def open_input(path: Path) -> InputFile:
             with path.open("rb"):
                 pass
         else:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = file.read(_LONGEST + 1)
             size = len(content)
     except OSError as error:
         raise PromptError(f"cannot read --prompts {str(path)!r}: {error.strerror or error}") from error
+    if content is not None and size > _LONGEST:  # a device may have no end
+        raise PromptError(f"--prompts {str(path)!r} has more than {_LONGEST >> 20} MiB; give a regular file")
     return InputFile(path=path, content=content, size=size, start=Place(0, 0), stop=size, is_first=True)

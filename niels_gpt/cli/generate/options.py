@@ -14,11 +14,12 @@ from typing import Any, get_args
 from niels_gpt.cli.jobs.ray_tasks import add_ray
 from niels_gpt.cli.jobs.shards import add_shard
 from niels_gpt.cli.parser import OneLineParser
-from niels_gpt.cli.preferences import WEIGHTS_MEANING
+from niels_gpt.cli.preferences import MOST_THREADS, WEIGHTS_MEANING
 from niels_gpt.device import DEVICES
 from niels_gpt.kernels import WeightForm
 
 PROGRAM = "niels-generate"
+_MOST_BEAMS = 1024
 MODES = ("interactive", "prompt", "prompts", "prompt_tokens", "merge")
 
 
@@ -192,7 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--threads",
-        type=_from(1),
+        type=_from(1, MOST_THREADS),
         metavar="N",
         help="threads of the kernels; the results are the same",
     )
@@ -229,7 +230,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add("--ban", type=_ids, default=(), metavar="IDS", help='token ids never chosen, such as "1,2,3"')
     add(
         "--num_beams",
-        type=_from(1),
+        type=_from(1, _MOST_BEAMS),
         default=1,
         metavar="N",
         help="number of beams of a beam search; nothing is sampled",
@@ -238,11 +239,13 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=_from(0), default=42, metavar="N", help="default 42")
 
 
-def _from(lowest: int):
+def _from(lowest: int, highest: int | None = None):
     def read(text: str) -> int:
         value = int(text)
         if value < lowest:
             raise argparse.ArgumentTypeError(f"{text!r} is too small, expected at least {lowest}")
+        if highest is not None and value > highest:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large, expected at most {highest}")
         return value
 
     read.__name__ = "whole number"
