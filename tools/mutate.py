@@ -87,7 +87,7 @@ AREAS = {
     ),
     "replay": Area(
         "niels_gpt/replay/*.py",
-        "tests/replay --ignore tests/replay/test_campaign.py -k 'not processor and not watching'",
+        "tests/replay --ignore tests/replay/test_campaign.py -k 'not processor'",
         sample=50,
     ),
     "train": Area(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niels_gpt.replay.verdict import Account, Verdict, compare, differences, overall
-from niels_gpt.replay.word_diff import Piece, shown, word_difference
+from niels_gpt.replay.word_diff import Piece, shown, word_difference, words
 
 ONE = Account(prompt_hash="p", token_ids=(1, 2, 3), text="abc", finish_reason="stop", logits_hash="h")
 
@@ -94,3 +94,8 @@ def test_a_difference_is_shown_in_marks_or_in_colours() -> None:
 
 def test_equal_texts_are_one_piece() -> None:
     assert word_difference("a b", "a b") == [Piece(kind="same", text="a b")]
+
+
+def test_words_are_counted_by_kind() -> None:
+    pieces = word_difference("one two three", "one 2 or 3")
+    assert [words(pieces, kind) for kind in ("same", "gone", "new")] == [1, 2, 3]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.backend import Backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder, KernelSequence
 from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.decoding.sequence import logits_hash
 from niels_gpt.kernels import KERNEL_VERSION
 from niels_gpt.kernels.gpt_packing import pack_gpt
 from niels_gpt.model.fingerprint import fingerprint
+from niels_gpt.replay import diagnosis
+from niels_gpt.replay.explain import Candidate, ExplainedToken
 from niels_gpt.replay.replay import Replay, replay
 from niels_gpt.replay.report import turn_lines
 from niels_gpt.replay.verdict import Verdict
@@ -133,6 +137,8 @@ def test_a_seed(replayed: Replayed, damage: Damage, store_path: Path) -> None:
     assert f"the stored seed is {generation.seed + 1}" in remarks(second)
     assert f"every token fits the seed {generation.seed}: the stored seed was changed" in remarks(second)
     assert [fault.generation_id for fault in found.faults] == [generation.id]
+    changed = f"changed after it was recorded: generation {generation.id}:"
+    assert [changed in remarks(verdict) for verdict in found.verdicts] == [False, True, *[False] * 4]
 
 
 def test_one_stored_token(replayed: Replayed, damage: Damage) -> None:
@@ -150,6 +156,42 @@ def test_one_stored_token(replayed: Replayed, damage: Damage) -> None:
     assert "this one was changed after it was drawn" in remarks(second)
     assert [fault.message_id for fault in found.faults] == [reply.id]
     assert STATUS_OF_VERDICT[found.kind] == 3
+
+
+def test_a_stored_reply_that_ends_too_early_has_no_margin_where_it_parts(
+    replayed: Replayed, damage: Damage
+) -> None:
+    reply = replayed().questions[1].recorded.reply
+    ids = list(reply.token_ids or ())[:-1]
+    damage("UPDATE message SET token_ids = ? WHERE id = ?", json.dumps(ids), reply.id)
+    divergence = replayed().verdicts[1].divergence
+    assert divergence is not None
+    assert (divergence.place, divergence.index, divergence.margin) == ("token", len(ids), None)
+
+
+def test_a_reply_that_was_stopped_before_its_first_token_is_exact(replayed: Replayed, damage: Damage) -> None:
+    turn = replayed().questions[-1].recorded
+    receipt = json.dumps({"logits_hash": logits_hash([]), "smallest_margin": None})
+    damage(
+        "UPDATE message SET content = '', token_ids = '[]', status = 'cancelled' WHERE id = ?", turn.reply.id
+    )
+    damage(
+        "UPDATE generation SET status = 'cancelled', finish_reason = 'cancelled', receipt = ? WHERE id = ?",
+        receipt,
+        turn.generation.id,
+    )
+    assert [verdict.kind for verdict in replayed().verdicts] == ["exact"] * 6
+
+
+@pytest.mark.parametrize(
+    ("draw", "distance"), [(None, None), (0.25, 0.5), (0.75, 0.0), (0.8, 0.0), (0.875, 0.0), (1.0, 0.125)]
+)
+def test_how_far_a_draw_was_from_giving_a_token(draw: float | None, distance: float | None) -> None:
+    chosen = Candidate(token_id=1, text="a", before=0.125, after=0.125)
+    step = ExplainedToken(
+        index=0, chosen=chosen, candidates=(chosen,), forced=False, draw=draw, low=0.75, high=0.875
+    )
+    assert diagnosis._distance(step) == distance
 
 
 def test_one_letter_of_a_stored_reply(replayed: Replayed, damage: Damage) -> None:
@@ -179,17 +221,20 @@ def test_one_message(replayed: Replayed, damage: Damage) -> None:
 
 
 class SkippingDecoder(KernelDecoder):
-    """Its generators are one draw ahead."""
+    """Its generators are some draws ahead."""
+
+    skipped = 1
 
     def admit(self, request: GenerationRequest) -> KernelSequence:
-        """Waste the first draw."""
+        """Waste the first draws."""
         sequence = super().admit(request)
-        sequence.reply.uniforms(1)
+        sequence.reply.uniforms(self.skipped)
         return sequence
 
 
-def skip(model: Backend) -> None:
+def skip(model: Backend, count: int = 1) -> None:
     model.decoder = SkippingDecoder(pack_gpt(integer_model(T=320)), model.tokenizer)
+    model.decoder.skipped = count
 
 
 def test_an_off_by_one_of_the_generator_that_replays(replayed: Replayed) -> None:
@@ -199,13 +244,16 @@ def test_an_off_by_one_of_the_generator_that_replays(replayed: Replayed) -> None
     assert "every recorded token fits its seed: what made the reply again is at fault" in remarks(first)
 
 
-def test_an_off_by_one_of_the_generator_that_recorded(checkpoint: Path, tmp_path: Path) -> None:
-    faulty = swapped(skip)(ChatOptions(checkpoint=checkpoint))
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_off_by_one_or_two_of_the_generator_that_recorded(
+    checkpoint: Path, tmp_path: Path, count: int
+) -> None:
+    faulty = swapped(partial(skip, count=count))(ChatOptions(checkpoint=checkpoint))
     anyio.run(record_session, tmp_path / "s.db", faulty, "talk", [lambda c: say(c, "niels?")])
     with open_store(tmp_path / "s.db") as store:
         options = ChatOptions(checkpoint=checkpoint, checkpoint_given=True)
         found = anyio.run(lambda: replay(store, "talk", options, swapped(lambda _: None)))
-    assert "every token fits this seed with its generator 1 ahead" in remarks(found.verdicts[0])
+    assert f"every token fits this seed with its generator {count} ahead" in remarks(found.verdicts[0])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from niels_gpt.cli.exit_codes import STATUS_OF_VERDICT
 from niels_gpt.conversation import branching
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.backend import Backend
+from niels_gpt.replay.compare import compare_session
 from niels_gpt.replay.replay import Replay, replay
 from sessions import Message, open_store
 from tests.replay.recordings import Ear, loaded, talking
@@ -255,3 +256,22 @@ def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: Backend)
     assert anyio.run(branch) == [
         "thank you", "assistant", "and then?", "and then?", "no, wait", "False",
     ]  # fmt: skip
+
+
+def test_a_model_compared_with_its_own_replies_says_the_same(
+    store_path: Path, model: Backend, damage: Callable[..., None], replayed: Replayed
+) -> None:
+    last = replayed().questions[-1].recorded
+    damage(
+        "UPDATE generation SET sampling = json_set(sampling, '$.temperature', -1) WHERE id = ?",
+        last.generation.id,
+    )
+    with open_store(store_path) as store:
+        found = anyio.run(lambda: compare_session(store, "talk", model))
+        one = anyio.run(lambda: compare_session(store, "talk", model, turn=2))
+    assert [each.turn for each in found] == [1, 2, 3, 4, 5, 6]
+    assert [each.same for each in found] == [True] * 5 + [False]
+    assert [each.now for each in found[:5]] == [each.recorded for each in found[:5]]
+    assert (found[5].now, found[5].pieces) == ("", ())
+    assert "the settings of the reply are damaged" in found[5].failure
+    assert found[1:2] == one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,15 @@ import pytest
 
 from niels_gpt.chat_cli import run_chat_cli
 from niels_gpt.decoding.backend import Backend
-from niels_gpt.replay.explain import Explained, certainty, explain, explain_last, step_lines
+from niels_gpt.replay.explain import (
+    Candidate,
+    Explained,
+    _small,
+    certainty,
+    explain,
+    explain_last,
+    step_lines,
+)
 from niels_gpt.replay.html_report import Attention, to_html, to_svg
 from niels_gpt.replay.reconstruct import ask
 from niels_gpt.replay.replay import Replay
@@ -66,6 +75,8 @@ def test_forced_tokens_are_named(replayed: Callable[..., Replay], model: Backend
     assert fork.same_bits
     lines = list(step_lines(fork))
     assert ["forced" in line for line in lines[1:-2]] == [step.forced for step in fork.steps]
+    assert all(step.fits is True for step in fork.steps)
+    assert to_html(fork, None, "t").count(": forced") == 7
 
 
 def test_every_token_has_its_runner_up_and_a_scale(explained: list[Explained]) -> None:
@@ -131,6 +142,37 @@ def test_no_text_breaks_out_of_a_picture(explained: list[Explained]) -> None:
     assert seen.tags.count("span") == len(reply.steps) + 2
     assert drawn_tokens(drawing) == len(reply.steps) + 2
     assert "\x1b" not in page + drawing
+
+
+def test_a_drawing_puts_its_tokens_side_by_side_and_line_below_line(explained: list[Explained]) -> None:
+    root = ElementTree.fromstring(to_svg(explained[0], None, "t"))  # noqa: S314 - our own drawing
+    boxes = [box.attrib for box in root.findall("{*}g/{*}rect")]
+    places = [tuple(float(box[name]) for name in ("x", "y", "width", "height")) for box in boxes]
+    for (x, y, width, height), (next_x, next_y, _, _) in itertools.pairwise(places):
+        assert (next_x, next_y) == pytest.approx((x + width, y)) or (
+            next_x == places[0][0] and next_y >= y + height
+        )
+
+
+@pytest.mark.parametrize(
+    ("before", "sure"), [(0.5, 0.0), (0.9, 0.954), (0.1, -0.954), (1.0, 4.0), (0.0, -4.0), (0.99999, 4.0)]
+)
+def test_certainty_is_the_logarithm_of_the_odds(
+    explained: list[Explained], before: float, sure: float
+) -> None:
+    step = explained[0].steps[0]
+    assert certainty(replace(step, chosen=replace(step.chosen, before=before))) == pytest.approx(
+        sure, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "text"), [(0.25, 0.5, "25%"), (0.0, 0.25, "25.0%"), (0.001, 0.001, "1e-03")]
+)
+def test_another_token_has_its_share_of_what_was_drawn_from_or_else_of_all(
+    after: float, before: float, text: str
+) -> None:
+    assert _small(Candidate(token_id=1, text="a", before=before, after=after)) == text
 
 
 def test_the_end_of_a_reply_is_shown_without_its_control_token(explained: list[Explained]) -> None:

@@ -216,7 +216,9 @@ def test_a_checkpoint_from_before_the_seeds_of_dropout_changed_says_so(
     assert main(["--config", config, "--out", str(out)]) == 0
     old = load_checkpoint(out / "step_000002.pt", device="cpu")
     del old["run"]["rng"]["version"]
+    assert (old["run"]["environment"]["processes"], old["run"]["environment"]["parallel"]) == (1, None)
     old["run"]["circumstances"] = old["run"].pop("environment") | {"threads": 77}
+    old["best_val_loss"] = 0.0
     torch.save(old, tmp_path / "old.pt")
     capsys.readouterr()
     flags = ["--resume", str(tmp_path / "old.pt"), "--out", str(tmp_path / "more")]
@@ -224,6 +226,7 @@ def test_a_checkpoint_from_before_the_seeds_of_dropout_changed_says_so(
     said = capsys.readouterr().out
     assert "the seeds of dropout changed" in said
     assert "threads 77 then" in said
+    assert f"best held-out loss 0.0000, of an earlier run: none was better in {tmp_path / 'more'}" in said
 
 
 def test_bytes_in_a_window_too_short_for_the_sample_train_too(
