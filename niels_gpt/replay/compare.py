@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from engine import GenerationFailed
+from engine import GenerationFailed, Result
 from niels_gpt.conversation.errors import ChatError
 from niels_gpt.conversation.options import ChatOptions, check_checkpoint
 from niels_gpt.replay.find_checkpoint import Load, missing_parts
 from niels_gpt.replay.reconstruct import Asked, ask, chosen_turns, questions
 from niels_gpt.replay.regenerate import BATCH, regenerate
 from niels_gpt.replay.replay import Progress
+from niels_gpt.replay.turn_verdict import found_account
 from niels_gpt.replay.word_diff import Piece, word_difference
 from sessions import Store
 
@@ -87,18 +88,27 @@ async def compare_session(
     result_of = {each.question.turn: result for each, result in zip(running, results, strict=True)}
     compared: list[Compared] = []
     for question, each in zip(found, asked, strict=True):
-        result = each if isinstance(each, ChatError) else result_of.get(question.turn)
-        failed = isinstance(result, (ChatError, GenerationFailed))
         recorded = question.recorded.reply.content
-        now = "" if failed or result is None else result.text
+        now, failure = _said_now(each, result_of.get(question.turn), model)
         compared.append(
             Compared(
                 turn=question.turn,
                 question=question.recorded.user.content,
                 recorded=recorded,
                 now=now,
-                pieces=() if failed else tuple(word_difference(recorded, now)),
-                failure=str(result) if failed else "",
+                pieces=() if failure else tuple(word_difference(recorded, now)),
+                failure=failure,
             )
         )
     return compared
+
+
+def _said_now(
+    asked: Asked | ChatError, result: Result | GenerationFailed | None, model: Backend
+) -> tuple[str, str]:
+    """Return the text in a recorded reply's place, or why there is none."""
+    if isinstance(asked, ChatError):
+        return "", str(asked)
+    if isinstance(result, GenerationFailed):
+        return "", str(result)
+    return found_account(asked, result, model).text, ""

@@ -41,7 +41,7 @@ def judge(
         return unverifiable(question, f"it cannot be generated again: {result}", differing)
     verdict = compare(
         recorded_account(question),
-        _found_account(asked, result, model),
+        found_account(asked, result, model),
         turn=question.turn,
         position=question.position,
         decode=lambda ids: _text(model, ids, _stops(asked, model), whole=True),
@@ -70,7 +70,8 @@ def _recorded_hash(question: Question) -> str | None:
     return found if isinstance(found, str) and "smallest_margin" in receipt else None
 
 
-def _found_account(asked: Asked, result: Result | None, model: Any) -> Account:
+def found_account(asked: Asked, result: Result | None, model: Any) -> Account:
+    """Return what was made again; as with the stored reply, a stopped one lacks the text still held back."""
     if result is None:
         ids, reason, receipt = (), "cancelled", {"logits_hash": logits_hash([])}
     else:

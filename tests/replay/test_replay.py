@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.backend import Backend
 from niels_gpt.replay.compare import compare_session
 from niels_gpt.replay.replay import Replay, replay
+from niels_gpt.text.detokenizer import Detokenizer
 from sessions import Message, open_store
 from tests.replay.recordings import Ear, loaded, talking
 
@@ -261,12 +262,21 @@ def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: Backend)
 def test_a_model_compared_with_its_own_replies_says_the_same(
     store_path: Path, model: Backend, damage: Callable[..., None], replayed: Replayed
 ) -> None:
-    last = replayed().questions[-1].recorded
+    *_, stopped, last = (question.recorded for question in replayed().questions)
     damage(
         "UPDATE generation SET sampling = json_set(sampling, '$.temperature', -1) WHERE id = ?",
         last.generation.id,
     )
     with open_store(store_path) as store:
+        cut = _held_back(model, stopped.reply.token_ids or ())
+        damage(
+            "UPDATE message SET content = ?, token_ids = ?, status = 'cancelled' WHERE id = ?",
+            *(cut[0], json.dumps(cut[1]), stopped.reply.id),
+        )
+        damage(
+            "UPDATE generation SET status = 'cancelled', finish_reason = 'cancelled' WHERE id = ?",
+            stopped.generation.id,
+        )
         found = anyio.run(lambda: compare_session(store, "talk", model))
         one = anyio.run(lambda: compare_session(store, "talk", model, turn=2))
     assert [each.turn for each in found] == [1, 2, 3, 4, 5, 6]
@@ -275,3 +285,13 @@ def test_a_model_compared_with_its_own_replies_says_the_same(
     assert (found[5].now, found[5].pieces) == ("", ())
     assert "the settings of the reply are damaged" in found[5].failure
     assert found[1:2] == one
+
+
+def _held_back(model: Backend, ids: Sequence[int]) -> tuple[str, list[int]]:
+    """Cut a reply where its last bytes do not make a character yet; return its text and tokens."""
+    for count in range(len(ids) - 1, 0, -1):
+        text = Detokenizer(model.tokenizer.token_bytes, model.template.stop_sequences)
+        said = "".join([text.push(token_id) for token_id in ids[:count]])
+        if text.finish():
+            return said, list(ids[:count])
+    raise AssertionError("no token of this reply is held back")
