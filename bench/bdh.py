@@ -21,7 +21,7 @@ import torch
 from bench.measure import facts, table
 from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
 from niels_gpt.kernels.decode_loop import FORWARDS
-from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
 from niels_gpt.model.bdh import BDH, BDHConfig
 from niels_gpt.model.config import ModelConfig

@@ -36,8 +36,8 @@ from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.cuda.model import PAGE, CudaModel, Pages, Rows
 from niels_gpt.kernels.fp_env import ieee_arithmetic
-from niels_gpt.kernels.gpt import Rows as HostRows
 from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows as HostRows
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.form import Form, Rope

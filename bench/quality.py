@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from niels_gpt.kernels.fp_env import ieee_arithmetic
-from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, aligned, pack_form
 from niels_gpt.model.loading import LoadedModel, load_model
 

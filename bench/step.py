@@ -24,7 +24,8 @@ from bench.models import SHAPES, random_model, random_prompts
 from bench.product import KernelCandidate
 from bench.stamped import PARTS, Clock, Draws, stamped_steps
 from niels_gpt.kernels.decode_loop import new_scratch
-from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state
 from niels_gpt.kernels.sampler import new_settings, set_slot
 from niels_gpt.model.config import ModelConfig

@@ -159,10 +159,10 @@ def compile_part(part: str, kind: str, arch: str) -> None:
     import numpy as np  # noqa: PLC0415 - the parent of these processes needs none of them
 
     from niels_gpt.decoding.sequence import row_multipliers  # noqa: PLC0415
-    from niels_gpt.kernels import bdh, decode_loop, gpt, gpt_packing, matrices  # noqa: PLC0415
+    from niels_gpt.kernels import bdh, decode_loop, gpt_layout, gpt_packing, matrices  # noqa: PLC0415
     from niels_gpt.kernels.jit import address_of  # noqa: PLC0415
 
-    shape = gpt.Shape if arch == "gpt" else bdh.BDHShape
+    shape = gpt_layout.Shape if arch == "gpt" else bdh.BDHShape
     if part == "attention" and arch == "gpt":
         gpt_packing.attention_address()
     elif part == "products" and arch == "gpt":

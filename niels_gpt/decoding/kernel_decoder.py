@@ -32,7 +32,7 @@ from niels_gpt.kernels.decode_loop import (
     run,
     undo_draws,
 )
-from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.kernels.sampler import set_slot
 from niels_gpt.text.tokenizer import Tokenizer

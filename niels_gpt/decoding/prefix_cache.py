@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from niels_gpt.kernels.gpt import Shape
+from niels_gpt.kernels.gpt_layout import Shape
 from niels_gpt.kernels.gpt_packing import new_state
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.simd_ir import LANES

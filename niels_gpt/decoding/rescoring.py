@@ -49,7 +49,7 @@ def logits_rows(
             return model(read)[0, len(prompt_ids) - 1 :].float().cpu().numpy()
     from niels_gpt.kernels.decode_loop import FORWARDS  # noqa: PLC0415 - Numba, which torch's users may lack
     from niels_gpt.kernels.fp_env import ieee_arithmetic  # noqa: PLC0415
-    from niels_gpt.kernels.gpt import Rows  # noqa: PLC0415
+    from niels_gpt.kernels.gpt_layout import Rows  # noqa: PLC0415
 
     shape = model.shape
     _check(prompt_ids, reply_ids, shape.V, model.T)

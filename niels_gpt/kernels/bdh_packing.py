@@ -16,7 +16,7 @@ import numpy as np
 from niels_gpt.kernels import KERNEL_VERSION
 from niels_gpt.kernels.barrier import BARRIER_INTEGERS
 from niels_gpt.kernels.bdh import BDHShape, BDHWeights, BDHWork
-from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import aligned
 from niels_gpt.kernels.linear import pack, padded
 from niels_gpt.model.config import NO_LIMIT

@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from niels_gpt.kernels import bdh, bdh_packing, gpt, gpt_packing
+from niels_gpt.kernels import bdh, bdh_packing, gpt, gpt_layout, gpt_packing
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
 from niels_gpt.kernels.jit import ZERO, address_of, caller, compiled, inlined, inner
 from niels_gpt.kernels.sampler import Scratch, Settings, new_settings, sample
 from niels_gpt.kernels.simd_ir import LANES
 
-FORWARDS: dict[type, Any] = {gpt.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
+FORWARDS: dict[type, Any] = {gpt_layout.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
 """The forward pass of each architecture, by the type of the model's shape."""
 EXAMPLES: dict[type, Callable[[], tuple[Any, ...]]] = {
-    gpt.Shape: gpt_packing.example_step,
+    gpt_layout.Shape: gpt_packing.example_step,
     bdh.BDHShape: bdh_packing.example_step,
 }
 """Arguments of a step, up to its rows."""

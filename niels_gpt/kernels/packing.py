@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 
 from niels_gpt.kernels import GroupForm, WeightForm
 from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
-from niels_gpt.kernels.gpt_packing import (
-    PackedModel,
-    check_supported,
-    kind_for,
-    pack_form,
-    pack_gpt,
-    pack_state,
-)
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt, pack_state
+from niels_gpt.kernels.gpt_plan import check_supported, kind_for
 
 __all__ = ["check_supported", "kind_for", "pack", "pack_model", "pack_state"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from niels_gpt.kernels.bdh import forward
 from niels_gpt.kernels.bdh_packing import PackedBDH
-from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.gpt_layout import Rows
 
 
 def step(packed: PackedBDH, memory, rows: Rows, parts: int = 1) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from niels_gpt.kernels.bdh_packing import PackedBDH
-from niels_gpt.kernels.gpt import Rows
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.rope_angles import phase_tables
 from niels_gpt.model.bdh import BDH
 from tests.bdh.conftest import random_ids

@@ -18,7 +18,8 @@ import numpy as np
 
 from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, GroupForm, WeightForm
 from niels_gpt.kernels.decode_loop import new_scratch
-from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import (
     PackedModel,
     StepMemory,

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state, pack_gpt
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT

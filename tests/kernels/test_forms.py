@@ -10,7 +10,8 @@ import pytest
 
 from niels_gpt.kernels import GroupForm, UnsupportedFormError
 from niels_gpt.kernels.fp_env import ieee_arithmetic
-from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_state
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.form import Form, Rope

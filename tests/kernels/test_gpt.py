@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.kernels.gpt import Rows, forward
+from niels_gpt.kernels.gpt import forward
+from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import StepMemory
 from tests.kernels.models import SHAPES, Reader, build, read_in, step
 

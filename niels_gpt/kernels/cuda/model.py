@@ -18,7 +18,7 @@ import numpy as np
 from niels_gpt.kernels import UnsupportedFormError
 from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.driver import Argument, Driver
-from niels_gpt.kernels.gpt import IN_TURN, ONE_NORM, PLACES
+from niels_gpt.kernels.gpt_layout import IN_TURN, ONE_NORM, PLACES
 from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.kernels.integer_rows import GROUP
 from niels_gpt.kernels.integer_weights import OFFSET

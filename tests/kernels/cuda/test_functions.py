@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from niels_gpt.kernels.gpt import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU, activate
+from niels_gpt.kernels.gpt import activate
+from niels_gpt.kernels.gpt_layout import GELU, GELU_TANH, RELU, RELU_SQUARED, SILU
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.row_ops import cap_row
 from tests.kernels.cuda.shim import HostDriver, needs_compiler
