@@ -257,14 +257,13 @@ def _cuda(
 
     from niels_gpt.decoding.cuda_decoder import CudaDecoder  # noqa: PLC0415 - Numba
     from niels_gpt.decoding.nvidia import NvidiaDriver  # noqa: PLC0415
-    from niels_gpt.kernels.cuda.model import supported  # noqa: PLC0415
     from niels_gpt.kernels.packing import check_supported  # noqa: PLC0415
 
     form: GroupForm = "stored" if isinstance(loaded.cfg, Form) and weights == "float32" else weights
     try:
         if loaded.cfg.arch in {"gpt", "transformer"}:
             check_supported(loaded.form)
-        packed = supported(_packed(loaded, form, weights))
+        packed = _packed(loaded, form, weights)
         driver = NvidiaDriver(gpu_number(device), weights=packed.kind, on_progress=on_progress)
         decoder = CudaDecoder(packed, loaded.tokenizer, driver)
     except UnsupportedFormError as error:

@@ -23,6 +23,8 @@ from niels_gpt.decoding.pages import PAGE, PageList, PagePool
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, RequestError, Step
 from niels_gpt.decoding.row_decoder import RELEASED, RowBatch, RowDecoder, RowSequence
 from niels_gpt.decoding.sequence import SequenceState, row_multipliers
+from niels_gpt.kernels.bdh_packing import PackedBDH
+from niels_gpt.kernels.cuda.bdh import CudaBDH
 from niels_gpt.kernels.cuda.driver import Driver
 from niels_gpt.kernels.cuda.model import CudaModel, Pages, Rows
 from niels_gpt.kernels.cuda.slots import UNDRAWN, DeviceSlots, Draws
@@ -62,7 +64,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
 
     def __init__(
         self,
-        model: PackedModel,
+        model: PackedModel | PackedBDH,
         tokenizer: Tokenizer,
         driver: Driver,
         *,
@@ -86,7 +88,9 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         """
         super().__init__(tokenizer, V=model.shape.V, prefill_chunk=prefill_chunk, usual_chunk=CHUNK)
         self._packed, self._driver = model, driver
-        self._model = CudaModel(model, driver)
+        self._model = CudaBDH(model, driver) if isinstance(model, PackedBDH) else CudaModel(model, driver)
+        # A BDH's memories depend on all tokens that it has read: no part of them is another sequence's.
+        self._is_shared = isinstance(model, PackedModel)
         V, row = model.shape.V, model.shape.head_row
         self._slots = DeviceSlots(driver, V=V, row=row, count=FIRST_SLOTS)
         self._free = list(range(FIRST_SLOTS))[::-1]
@@ -101,7 +105,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
             raise DecoderError(f"keys and values may use {limit:,} bytes, expected {page_bytes:,} or more")
         self._pool = PagePool(limit // page_bytes)
         self._pages = driver.allocate(self._pool.count * page_bytes)
-        self._most_pages = -(-model.T // PAGE)
+        self._most_pages = -(-model.T // self._model.page_positions)
         self._table = driver.allocate(4 * FIRST_SLOTS * self._most_pages)
         self._graphs: OrderedDict[int, Callable[[], None]] = OrderedDict()
         self._calls: dict[int, int] = {}
@@ -109,14 +113,14 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         self._waiting: list[CudaSequence] = []
 
     @property
-    def model(self) -> PackedModel:
+    def model(self) -> PackedModel | PackedBDH:
         """The packed weights, as the CPU kernels read them."""
         return self._packed
 
     @property
     def reads_drafts(self) -> bool:
-        """Whether a draft makes decoding faster."""
-        return True
+        """Whether a draft makes decoding faster: a BDH cannot undo what it has read."""
+        return self._is_shared
 
     @property
     def threads(self) -> int:
@@ -128,7 +132,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         reply = SequenceState(request, self._tokenizer, context=self._model.T)
         request = reply.request
         new_tokens = min(request.max_new_tokens - len(request.forced_ids), self._model.T - len(reply.ids))
-        need = -(-(len(reply.ids) + new_tokens) // PAGE)
+        need = -(-(len(reply.ids) + new_tokens) // self._model.page_positions)
         if need > self._pool.count:
             raise RequestError(
                 f"prompt and reply may have {len(reply.ids) + new_tokens:,} tokens together, and the GPU's "
@@ -138,7 +142,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         counts = np.bincount(reply.ids, minlength=self._packed.shape.V).astype(np.int32)
         self._slots.set(slot, request.sampling, counts, request.banned_ids)
         sequence = CudaSequence(reply, slot, np.array(reply.ids, np.int32), need=need, remaining=new_tokens)
-        if request.use_cache:
+        if request.use_cache and self.reads_drafts:
             sequence.draft = list(request.draft_ids[: new_tokens - 1])
         self._waiting.append(sequence)
         return sequence
@@ -151,7 +155,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
             self._free.append(sequence.slot)
             sequence.slot = RELEASED
         if sequence.held is not None:
-            if sequence.reply.request.use_cache:
+            if sequence.reply.request.use_cache and self._is_shared:
                 self._pool.publish(sequence.held, sequence.reply.ids[: sequence.committed])
             self._pool.release(sequence.held)
             sequence.held = None
@@ -175,7 +179,8 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         return [steps.get(sequence, Step()) for sequence in sequences]
 
     def _give_pages(self, sequence: CudaSequence) -> bool:
-        prompt = sequence.prompt[:-1].tolist() if sequence.reply.request.use_cache else []
+        shares = self._is_shared and sequence.reply.request.use_cache
+        prompt = sequence.prompt[:-1].tolist() if shares else []
         sequence.held = self._pool.take(prompt, sequence.need)
         if sequence.held is None:
             return False
@@ -193,7 +198,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
             self._driver.upload(place, np.array(sequence.held.pages, np.int32))
 
     def _reuse(self, sequence: CudaSequence) -> None:
-        if sequence.held is None or sequence.read >= len(sequence.prompt) - 1:
+        if sequence.held is None or not self._is_shared or sequence.read >= len(sequence.prompt) - 1:
             return
         before = len(sequence.held.shared)
         shared = self._pool.adopt(sequence.held, sequence.prompt[:-1].tolist())
@@ -201,7 +206,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
             self._share_pages(sequence, shared)
 
     def _offer_prompt(self, sequence: CudaSequence) -> None:
-        if sequence.held is not None:
+        if sequence.held is not None and self._is_shared:
             self._pool.publish(sequence.held, sequence.prompt.tolist())
 
     def _draws_left(self, sequence: CudaSequence) -> int:

@@ -31,6 +31,7 @@ class PackedBDH:
 
     T = NO_LIMIT
     may_split = True
+    kind = "bdh"
     version = KERNEL_VERSION
 
     def __init__(self, cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> None:
@@ -64,6 +65,11 @@ class PackedBDH:
         frequencies[:own] = state["attn.freqs"].reshape(-1)
         *weights, unit, zeros = addresses
         self.weights = BDHWeights(*weights, frequencies=frequencies, ones=unit, zeros=zeros)
+
+    @property
+    def memory(self) -> np.ndarray:
+        """All packed weights, float32; the addresses of `weights` point into it."""
+        return self._memory
 
     @property
     def nbytes(self) -> int:

@@ -17,13 +17,13 @@ from niels_gpt.decoding.pages import PAGE, PagePool
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, RequestError
 from niels_gpt.device import DEVICES, DeviceError, device_named, gpu_number, torch_device
 from niels_gpt.kernels import KERNEL_VERSION
+from niels_gpt.kernels.cuda import model as cuda_model
 from niels_gpt.kernels.cuda.nvrtc import CudaError
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.loading import LoadedModel, load_model
-from niels_gpt.model.registry import build_model
 from niels_gpt.sampling import Sampling
 from niels_gpt.text.tokenizer import ByteTokenizer
 from tests.kernels.cuda.shim import HostDriver, needs_compiler
@@ -229,11 +229,10 @@ def test_names_of_devices() -> None:
     assert torch_device("cuda:1", kernels=False) == "cuda:1"
 
 
-def test_a_model_that_the_gpu_kernels_do_not_compute_is_refused(tmp_path: Path) -> None:
-    cfg, path = ModelConfig(T=32, C=16, L=1, H=1, d_ff=16, arch="bdh"), tmp_path / "b.pt"
-    save_checkpoint(
-        path, model_cfg=cfg, train_cfg=TrainConfig(), model=build_model(cfg), optimizer=None, step=0,
-        best_val_loss=None,
-    )  # fmt: skip
-    with pytest.raises(BackendError, match="do not compute a BDH; use --device cpu"):
-        open_backend(load_model(path), device="cuda")
+def test_a_model_that_the_gpu_kernels_do_not_compute_is_refused(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvidia, "NvidiaDriver", lambda index, **_: HostDriver())
+    monkeypatch.setattr(cuda_model, "WIDEST_HEAD", 8)
+    with pytest.raises(BackendError, match="do not compute heads wider than 8; use --device cpu"):
+        open_backend(loaded, device="cuda")

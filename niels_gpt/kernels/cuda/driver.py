@@ -35,17 +35,19 @@ MODULES = (
     Module("rows.cu", (), ("embed", "norm_rows", "add_bias", "add_scaled", "finish_logits", "activate")),
     Module("attention.cu", (), ("remember", "attend")),
     Module("sampler.cu", (), ("sample",)),
+    Module("bdh.cu", (), ("phases", "recall", "gate", "gather", "look_up", "add_rows")),
     Module("integer.cu", (), ("quantise", "four_bits_1", "four_bits_4", "eight_bits_1", "eight_bits_4")),
 )
 
 
 def modules_for(kind: str) -> tuple[Module, ...]:
-    """Return the modules that a model needs whose weights are of a kind (`kernels.matrices.PRODUCTS`)."""
-    form = ("FORM", "float32" if kind == "groups" else kind)
+    """Return the modules of a model; `kind` is that of its weights (`matrices.PRODUCTS`), or "bdh"."""
+    form = ("FORM", "float32" if kind in {"groups", "bdh"} else kind)
+    special = {"integer.cu": "groups", "bdh.cu": "bdh"}
     return tuple(
         module
         for module in MODULES
-        if (not module.macros or form in module.macros) and (module.file != "integer.cu" or kind == "groups")
+        if (not module.macros or form in module.macros) and special.get(module.file, kind) == kind
     )
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from niels_gpt.kernels import UnsupportedFormError
-from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.driver import Argument, Driver
 from niels_gpt.kernels.gpt_layout import IN_TURN, ONE_NORM, PLACES
 from niels_gpt.kernels.gpt_packing import PackedModel
@@ -60,6 +59,8 @@ class Pages:
 class CudaModel:
     """A transformer whose weights are on a GPU."""
 
+    page_positions = PAGE
+
     def __init__(self, packed: PackedModel, driver: Driver) -> None:
         """Copy the weights to the GPU.
 
@@ -68,7 +69,7 @@ class CudaModel:
             MemoryError: The weights do not fit.
 
         """
-        packed = supported(packed)
+        check_supported(packed)
         self.shape, self.T, self.kind = packed.shape, packed.T, packed.kind
         self.driver = driver
         self._memory = driver.allocate(packed.memory.nbytes)
@@ -323,10 +324,7 @@ def _tile(driver: Driver, kind: str, M: int, N: int, K: int) -> tuple[str, tuple
     return f"some_{R}", (columns, -(-M // R)), SOME_STAGES * (portion + 4 * R * (PORTION + 4))
 
 
-def supported(packed: PackedModel | PackedBDH) -> PackedModel:
-    """Return a packed model that the GPU kernels compute; raise `UnsupportedFormError` for any other."""
-    if isinstance(packed, PackedBDH):
-        raise UnsupportedFormError("the GPU kernels do not compute a BDH")
+def check_supported(packed: PackedModel) -> None:
+    """Raise `UnsupportedFormError` for a packed model that the GPU kernels do not compute."""
     if packed.shape.D > WIDEST_HEAD:
         raise UnsupportedFormError(f"the GPU kernels do not compute heads wider than {WIDEST_HEAD}")
-    return packed

@@ -155,6 +155,7 @@ inline float __int_as_float(int x) { return shim_cast<float>(x); }
 inline int __float_as_int(float x) { return shim_cast<int>(x); }
 inline long long __double_as_longlong(double x) { return shim_cast<long long>(x); }
 inline float __int2float_rn(int x) { return (float)x; }
+inline float __double2float_rn(double x) { return (float)x; }
 #define SHIM_OPERATIONS(T, P)                       \
   inline T P##add_rn(T x, T y) { return x + y; }    \
   inline T P##sub_rn(T x, T y) { return x - y; }    \
