@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from niels_gpt.errors import NielsGptError, ReportedError
-from niels_gpt.program import BROKEN_PIPE, FAILED, INTERNAL, INTERRUPTED, OK, USAGE, run
+from niels_gpt.program import BROKEN_PIPE, FAILED, INTERNAL, INTERRUPTED, OK, USAGE, report, run
 
 
 class UnspeakableError(Exception):
@@ -126,6 +127,20 @@ def in_a_shell(redirection: str, *words: str) -> tuple[int, str, str]:
 
 
 HELD_OUT = ("niels_gpt.train.evaluate", "--help")
+
+
+def test_an_error_on_a_terminal_is_wrapped_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, said = Terminal(), "the file '/a/path/that/is/long' is not an archive of tensors; copy it again"
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    report("prog", said)
+    lines = terminal.getvalue().splitlines()
+    assert " ".join(lines) == f"prog: {said}"
+    assert all(len(line) <= 40 for line in lines)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
