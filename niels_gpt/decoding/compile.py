@@ -96,20 +96,24 @@ def compile_kernels(
     if is_prepared(kind, arch):
         return
     report = on_progress or (lambda _done, _total: None)
-    report(0, len(PARTS))
+    done, total = 0, len(PARTS)
+    report(0, total)
     if claim_folder() and sys.executable:
         finished: SimpleQueue[str | None] = SimpleQueue()
-        shares = _shares(min(processors(), len(PARTS)))
+        shares = _shares(min(processors(), total))
         for share in shares:
             Thread(target=_in_a_process, args=(share, kind, arch, finished), daemon=True).start()
-        done, running = 0, len(shares)
+        running = len(shares)
         while running:
-            part = finished.get()
-            running, done = running - (part is None), done + (part is not None)
-            report(done, len(PARTS))
+            if finished.get() is None:
+                running -= 1
+            else:
+                done += 1
+                report(done, total)
     for part in PARTS:  # what a process has compiled is loaded
         compile_part(part, kind, arch)
-    report(len(PARTS), len(PARTS))
+    if done < total:
+        report(total, total)
     mark_prepared(kind, arch)
     forget_other_versions()
 
