@@ -45,8 +45,14 @@ def read_on_gpu(driver: HostDriver, model: PackedModel, ids: list[int], portions
     return out[:, :V]
 
 
-@pytest.mark.parametrize("weight_form", ["float32", "q8", "q4"])
-@pytest.mark.parametrize("name", FORMS)
+INTEGERS = ("grouped heads", "parallel, partial", "one norm for both")
+"""Forms that are read with integer weights, too: together they have every product."""
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_form"),
+    [*((name, "float32") for name in FORMS), *((name, form) for name in INTEGERS for form in ("q8", "q4"))],
+)
 def test_every_form_has_the_bits_of_the_cpu(name: str, weight_form: GroupForm) -> None:
     one = packed(name, weight_form)
     ids = ids_of(one.form)[:40]
