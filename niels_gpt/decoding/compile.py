@@ -96,11 +96,12 @@ def compile_kernels(
     if is_prepared(kind, arch):
         return
     report = on_progress or (lambda _done, _total: None)
-    done, total = 0, len(PARTS)
+    parts = ["products"] if is_prepared(EVERY_KIND, arch) else list(PARTS)
+    done, total = 0, len(parts)
     report(0, total)
     if claim_folder() and sys.executable:
         finished: SimpleQueue[str | None] = SimpleQueue()
-        shares = _shares(min(processors(), total))
+        shares = _shares(parts, min(processors(), total))
         for share in shares:
             Thread(target=_in_a_process, args=(share, kind, arch, finished), daemon=True).start()
         running = len(shares)
@@ -110,11 +111,12 @@ def compile_kernels(
             else:
                 done += 1
                 report(done, total)
-    for part in PARTS:  # what a process has compiled is loaded
+    for part in parts:  # what a process has compiled is loaded
         compile_part(part, kind, arch)
     if done < total:
         report(total, total)
     mark_prepared(kind, arch)
+    mark_prepared(EVERY_KIND, arch)
     forget_other_versions()
 
 
@@ -122,10 +124,14 @@ PARTS = {"forward": 3.4, "sampler": 3.1, "attention": 2.2, "loop": 1.6, "product
 """What is compiled, with about the seconds that each takes; they call each other by address."""
 
 
-def _shares(count: int) -> list[list[str]]:
+EVERY_KIND = "every kind"
+"""Marks the parts that all kinds of weights share: all but the products."""
+
+
+def _shares(parts: Sequence[str], count: int) -> list[list[str]]:
     """Divide the parts among processes so that all take about the same time."""
     shares: list[list[str]] = [[] for _ in range(count)]
-    for part in PARTS:
+    for part in parts:
         min(shares, key=lambda share: sum(PARTS[each] for each in share)).append(part)
     return shares
 

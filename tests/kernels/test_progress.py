@@ -13,6 +13,7 @@ from niels_gpt.decoding import compile as compiling
 from niels_gpt.decoding.compile import PARTS, compile_kernels
 from niels_gpt.kernels.cache import is_prepared
 
+REAL = subprocess.Popen
 Told = list[tuple[int, int]]
 
 
@@ -22,21 +23,22 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def compiled(monkeypatch: pytest.MonkeyPatch, processors: int) -> tuple[Told, list[str]]:
+def compiled(
+    monkeypatch: pytest.MonkeyPatch, processors: int, kind: str = "float32"
+) -> tuple[Told, list[str]]:
     """Compile with processes that only say that they have; return what was told and what was left."""
     told: Told = []
     left: list[str] = []
-    real = subprocess.Popen
 
     def pretend(command: list[str], **options: object) -> subprocess.Popen[str]:
         parts = command[command.index("--parts") + 1]
         code = f"for part in {parts!r}.split(','): print(part, flush=True)"
-        return real([sys.executable, "-c", code], **options)  # type: ignore[call-overload]
+        return REAL([sys.executable, "-c", code], **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(compiling.subprocess, "Popen", pretend)
     monkeypatch.setattr(compiling, "processors", lambda: processors)
     monkeypatch.setattr(compiling, "compile_part", lambda part, *_: left.append(part))
-    compile_kernels(on_progress=lambda done, total: told.append((done, total)))
+    compile_kernels(kind, on_progress=lambda done, total: told.append((done, total)))
     return told, left
 
 
@@ -50,6 +52,7 @@ def test_every_part_is_told_once_and_loaded_afterwards(
     assert left == list(PARTS)
     assert is_prepared()
     assert compiled(monkeypatch, processors) == ([], [])
+    assert compiled(monkeypatch, processors, "int8") == ([(0, 1), (1, 1)], ["products"])
 
 
 def test_without_processes_everything_is_compiled_here(
