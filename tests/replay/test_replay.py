@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from niels_gpt.conversation import branching
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.decoding.backend import Backend
 from niels_gpt.replay.compare import compare_session
+from niels_gpt.replay.playback import play
 from niels_gpt.replay.replay import Replay, replay
 from niels_gpt.text.detokenizer import Detokenizer
 from sessions import Message, open_store
@@ -227,8 +229,6 @@ def test_what_cannot_be_done_is_one_line(
 
 
 def test_watching_waits_as_long_as_it_took(replayed: Replayed) -> None:
-    from niels_gpt.replay.playback import play  # noqa: PLC0415
-
     turn = replayed(turn=2).questions[0].recorded
     shown: list[str] = []
     waited: list[float] = []
@@ -237,6 +237,29 @@ def test_watching_waits_as_long_as_it_took(replayed: Replayed) -> None:
     timings: Any = turn.generation.timings
     assert sum(waited) == pytest.approx(timings["total"] / 2)
     assert waited[0] == timings["first_token"] / 2
+
+
+@pytest.mark.parametrize(
+    ("timings", "waited"),
+    [
+        ({"first_token": 1.0, "total": 3.0}, [0.5, 0.25, 0.25, 0.25, 0.25]),
+        ({"first_token": float("nan"), "total": 1e9}, [0.0, 75.0, 75.0, 75.0, 75.0]),
+        (None, [0.0] * 5),
+    ],
+)
+def test_playback_waits_for_the_first_word_and_shares_the_rest_among_the_words(
+    replayed: Replayed, timings: dict[str, float] | None, waited: list[float]
+) -> None:
+    turn = replayed().questions[0].recorded
+    turn = replace(
+        turn,
+        reply=replace(turn.reply, content="one two three four"),
+        generation=replace(turn.generation, timings=timings),
+    )
+    shown: list[str] = []
+    waits: list[float] = []
+    play(turn, speed=2.0, show=shown.append, wait=waits.append)
+    assert (shown, waits) == (["one ", "two ", "three ", "four"], waited)
 
 
 def test_other_ways_lie_beside_the_ones_before(store_path: Path, model: Backend) -> None:
