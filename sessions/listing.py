@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, case, desc, func
+from sqlalchemy import ColumnElement, Subquery, case, desc, func
 from sqlmodel import Session as Transaction
 from sqlmodel import col, select
 from sqlmodel.sql.expression import Select
@@ -19,6 +19,7 @@ from sessions.queries import shortened
 from sessions.records import Session, SessionSummary
 from sessions.tables import CheckpointRow, GenerationRow, MessageRow, SessionRow
 
+_ORDER = desc(col(SessionRow.last_used)), desc(col(SessionRow.id))
 _WORDS_READ = 160  # characters of the first user message that are read: twice as many as are shown
 _Line = tuple[SessionRow, int, str | None, str | None]
 _Path = tuple[int, int, str | None]
@@ -26,8 +27,11 @@ _Path = tuple[int, int, str | None]
 
 def page(transaction: Transaction, *, archived: bool, limit: int | None, offset: int) -> list[SessionSummary]:
     """Return a page of the list, last used first; archived sessions only if ``archived`` is set."""
-    rows: Sequence[_Line] = transaction.exec(_page(archived=archived, limit=limit, offset=offset)).all()
-    paths = _paths(transaction, [row[0].id for row in rows])
+    chosen = select(SessionRow.id).order_by(*_ORDER).limit(limit).offset(offset)
+    if not archived:
+        chosen = chosen.where(~col(SessionRow.archived))
+    rows: Sequence[_Line] = transaction.exec(_lines(chosen.subquery("chosen"))).all()
+    paths = _paths(transaction, chosen.subquery("chosen"))
     return [_summary(read(Session, row[0]), row, paths.get(row[0].id, (0, 0, None))) for row in rows]
 
 
@@ -52,15 +56,7 @@ def _text(value: str | None) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _page(
-    *, archived: bool, limit: int | None, offset: int
-) -> Select[SessionRow, int, str | None, str | None]:
-    order = desc(col(SessionRow.last_used)), desc(col(SessionRow.id))
-    chosen = select(SessionRow.id).order_by(*order).limit(limit).offset(offset)
-    if not archived:
-        chosen = chosen.where(~col(SessionRow.archived))
-    chosen = chosen.subquery("chosen")
-
+def _lines(chosen: Subquery) -> Select[SessionRow, int, str | None, str | None]:
     of_session = col(MessageRow.session_id) == col(SessionRow.id)
     of_users = of_session & (col(MessageRow.role) == "user")
     messages = select(func.count()).select_from(MessageRow).where(of_session)
@@ -75,21 +71,21 @@ def _page(
     )
     columns = [each.correlate(SessionRow).scalar_subquery() for each in (messages, words, checkpoint)]
     lines: Select[SessionRow, int, str | None, str | None] = Select(SessionRow, *columns)
-    return lines.join(chosen, col(SessionRow.id) == chosen.c.id).order_by(*order)
+    return lines.join(chosen, col(SessionRow.id) == chosen.c.id).order_by(*_ORDER)
 
 
 def _start_of_content() -> ColumnElement[str]:
     return func.substr(MessageRow.content, 1, _WORDS_READ, type_=FaithfulText)
 
 
-def _paths(transaction: Transaction, session_ids: Sequence[int]) -> dict[int, _Path]:
+def _paths(transaction: Transaction, chosen: Subquery) -> dict[int, _Path]:
     """Return for each session that has a path its turns, and what of it is shared with other sessions.
 
     That is the number of messages, and the start of the first turn.
     """
     path = (
         select(SessionRow.id, SessionRow.head_id)
-        .where(col(SessionRow.id).in_(session_ids))
+        .join(chosen, col(SessionRow.id) == chosen.c.id)
         .cte("path", recursive=True)
     )
     path = path.union(
@@ -97,23 +93,20 @@ def _paths(transaction: Transaction, session_ids: Sequence[int]) -> dict[int, _P
     )
     is_turn = col(MessageRow.role) == "user"
     is_shared = col(MessageRow.session_id) != path.c.id
-    counted = transaction.exec(
+    counted = (
         select(
             path.c.id,
-            func.count(case((is_turn, 1))),
-            func.count(case((is_shared, 1))),
-            func.min(case((is_turn & is_shared, MessageRow.id))),
+            func.count(case((is_turn, 1))).label("turns"),
+            func.count(case((is_shared, 1))).label("shared"),
+            func.min(case((is_turn & is_shared, MessageRow.id))).label("first_turn"),
         )
         .join(MessageRow, col(MessageRow.id) == path.c.head_id)
         .group_by(path.c.id)
-    ).all()
-    first_turns = {row[3] for row in counted if row[3] is not None}
-    words = dict(
-        transaction.exec(
-            select(MessageRow.id, _start_of_content()).where(col(MessageRow.id).in_(first_turns))
-        ).all()
+        .subquery("counted")
     )
-    return {
-        session_id: (turns, shared, words.get(first_turn))
-        for session_id, turns, shared, first_turn in counted
-    }
+    found = transaction.exec(
+        select(counted.c.id, counted.c.turns, counted.c.shared, _start_of_content()).join(
+            MessageRow, col(MessageRow.id) == counted.c.first_turn, isouter=True
+        )
+    )
+    return {session_id: (turns, shared, words) for session_id, turns, shared, words in found}

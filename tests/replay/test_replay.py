@@ -294,7 +294,9 @@ def test_a_model_compared_with_its_own_replies_says_the_same(
         cut = _held_back(model, stopped.reply.token_ids or ())
         damage(
             "UPDATE message SET content = ?, token_ids = ?, status = 'cancelled' WHERE id = ?",
-            *(cut[0], json.dumps(cut[1]), stopped.reply.id),
+            cut[0].replace("\x1a", "\x1a\x1a").replace("\0", "\x1a0"),  # as the store escapes NUL
+            json.dumps(cut[1]),
+            stopped.reply.id,
         )
         damage(
             "UPDATE generation SET status = 'cancelled', finish_reason = 'cancelled' WHERE id = ?",
