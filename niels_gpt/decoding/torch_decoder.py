@@ -17,7 +17,7 @@ import torch
 
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
 from niels_gpt.decoding.sequence import SequenceState
-from niels_gpt.decoding.torch_kv_slab import KVSlab, Row
+from niels_gpt.decoding.torch_kv_buffer import KVBuffer, Row
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.kv_cache import forward_cached
 from niels_gpt.text.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ class TorchDecoder:
         self._max_batch = max_batch
         self._held: set[TorchSequence] = set()
         dtype = model.tok_emb.weight.dtype
-        self._slab = KVSlab(L=cfg.L, H=cfg.H, T=cfg.T, D=cfg.D, device=self._device, dtype=dtype)
+        self._buffer = KVBuffer(L=cfg.L, H=cfg.H, T=cfg.T, D=cfg.D, device=self._device, dtype=dtype)
 
     @property
     def model(self) -> GPT:
@@ -97,7 +97,7 @@ class TorchDecoder:
             raise DecoderError(f"all {self._max_batch} places are taken, expected a release first")
         reply = SequenceState(request, self._tokenizer, context=self._model.cfg.T)
         cached = request.use_cache
-        sequence = CachedSequence(reply, self._slab.take()) if cached else RecomputedSequence(reply)
+        sequence = CachedSequence(reply, self._buffer.take()) if cached else RecomputedSequence(reply)
         self._held.add(sequence)
         return sequence
 
@@ -126,7 +126,7 @@ class TorchDecoder:
     def release(self, sequence: TorchSequence) -> dict[str, object]:
         """Free what the sequence holds, at any time, and return its reply's metadata."""
         if isinstance(sequence, CachedSequence):
-            self._slab.free(sequence.row)
+            self._buffer.free(sequence.row)
         self._held.discard(sequence)
         return sequence.reply.receipt("torch")
 
@@ -152,7 +152,7 @@ class TorchDecoder:
         return reply.take(logits[0]) if sequence.unread == 0 else Step()
 
     def _step_together(self, running: Sequence[CachedSequence]) -> dict[TorchSequence, Step]:
-        self._slab.pack([sequence.row for sequence in running])
+        self._buffer.pack([sequence.row for sequence in running])
         in_place = sorted(running, key=lambda sequence: sequence.row.index)
         last_ids = [sequence.reply.ids[-1:] for sequence in in_place]
         logits = self._forward(last_ids, [sequence.row for sequence in in_place])
@@ -163,7 +163,7 @@ class TorchDecoder:
 
     def _forward(self, ids: list[list[int]], rows: Sequence[Row]) -> torch.Tensor:
         """Read the next ids (B, t) of adjacent rows; return their last logits (B, V), float32 on the CPU."""
-        k, v, start = self._slab.extend(rows, len(ids[0]))
+        k, v, start = self._buffer.extend(rows, len(ids[0]))
         logits, _ = forward_cached(self._model, self._tensor(ids), k, v, start)
         return _last_rows(logits)
 

@@ -20,7 +20,7 @@ import platformdirs
 from niels_gpt.kernels.cache import cache_folder
 
 LEAST_BYTES = 32 * 2**20
-"""Smaller models are packed anew: that takes less than a tenth of a second."""
+"""Smaller models are packed every time: that takes less than a tenth of a second."""
 MOST_BYTES = 8 * 2**30
 HEADER_BYTES = 4096
 """A page, so that the arrays are aligned as in memory of their own."""

@@ -72,10 +72,10 @@ def test_replies_together_are_what_each_is_alone(decoder: Any):
 
 
 def test_a_reply_computed_anew_for_every_token_is_the_same(decoder: Any):
-    cached, anew = run(decoder, [request_for(), request_for(use_cache=False)])
-    assert cached[:3] == anew[:3]
+    cached, recomputed = run(decoder, [request_for(), request_for(use_cache=False)])
+    assert cached[:3] == recomputed[:3]
     if isinstance(decoder, KernelDecoder):  # and to the last bit
-        assert cached[3]["logits_hash"] == anew[3]["logits_hash"]
+        assert cached[3]["logits_hash"] == recomputed[3]["logits_hash"]
 
 
 def test_a_prompt_like_one_before_is_read_like_it(decoder: Any):

@@ -33,7 +33,7 @@ def store_path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fresh_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of an empty store, so that not every test makes one anew."""
+    """The bytes of an empty store, so that not every test makes one."""
     path = tmp_path_factory.mktemp("fresh") / "sessions.db"
     open_store(path).close()
     return path.read_bytes()

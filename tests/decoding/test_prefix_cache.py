@@ -212,13 +212,13 @@ def test_a_short_prompt_does_not_wait_until_long_ones_have_been_read(packed: Pac
 def test_the_prompt_that_came_first_is_read_however_many_short_ones_come(packed: PackedModel) -> None:
     decoder = decoder_of(packed, chunk=8, prefix_cache_bytes=0)
     long = decoder.admit(asked([7] * 80))
-    spoke = []
-    while not spoke and long.read < 80:
+    drawn = []
+    while not drawn and long.read < 80:
         short, before = decoder.admit(asked([long.read, *b"hello?!"])), long.read
-        spoke = decoder.advance([long, short])[0].tokens
+        drawn = decoder.advance([long, short])[0].tokens
         decoder.release(short)
         assert long.read >= before + 4  # half of a chunk
-    assert spoke
+    assert drawn
 
 
 # The cache itself.

@@ -1,4 +1,4 @@
-"""Packed weights on disk: the same bits as packed anew, found by content, never trusted, bounded."""
+"""Packed weights on disk: the same bits as packed in memory, found by content, never trusted, bounded."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def logits(model: PackedModel) -> bytes:
 
 
 def test_a_mapped_model_has_the_bits_of_one_packed_anew(folder: Path) -> None:
-    anew, first, second = packed(None), packed(), packed()
+    unsaved, first, second = packed(None), packed(), packed()
     assert isinstance(second._memory, np.memmap)
     assert not isinstance(first._memory, np.memmap)
-    assert logits(anew) == logits(first) == logits(second)
+    assert logits(unsaved) == logits(first) == logits(second)
     assert len(list(folder.iterdir())) == 1
 
 

@@ -166,7 +166,7 @@ def test_a_row_that_held_nan_is_clean_for_the_next_one(
 def test_a_row_that_is_not_wiped_poisons_the_next_one(
     poisoned: GPT, torch_decoder: TorchDecoder, request_for: RequestFor, run_batch: Run
 ) -> None:
-    torch_decoder._slab.free = lambda row: torch_decoder._slab._rows.__setitem__(row.index, None)
+    torch_decoder._buffer.free = lambda row: torch_decoder._buffer._rows.__setitem__(row.index, None)
     long = request_for(tuple(range(1, 31)), max_new_tokens=15, banned_ids=frozenset({POISON}))
     short = request_for((1, 2), banned_ids=frozenset({POISON}))
     run_batch(torch_decoder, [long, request_for((POISON,) * 30)])
@@ -212,7 +212,7 @@ def test_rows_are_used_again(
 ) -> None:
     for _ in range(5):
         run_batch(torch_decoder, [request_for(seed=i, max_new_tokens=2) for i in range(4)])
-    assert torch_decoder._slab._k.shape[1] == 4
+    assert torch_decoder._buffer._k.shape[1] == 4
 
 
 def test_nobody_to_advance_is_no_step(decoder: TorchDecoder) -> None:

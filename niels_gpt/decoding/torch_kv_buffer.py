@@ -23,7 +23,7 @@ class Row:
     length: int = 0
 
 
-class KVSlab:
+class KVBuffer:
     """Allocates rows on demand; the tensors double when all are taken."""
 
     def __init__(self, *, L: int, H: int, T: int, D: int, device: torch.device, dtype: torch.dtype) -> None:
