@@ -99,7 +99,8 @@ def test_a_file_that_is_no_checkpoint_is_one_line_and_status_1(
     assert (status, out) == (1, "")
     *notices, error = err.splitlines()
     assert "is not an archive of tensors" in error
-    assert notices == [f"(created a new session store at {tmp_path / 's.db'})"]
+    # The store is opened meanwhile: it may be there before the file is refused, or not.
+    assert notices in ([], [f"(created a new session store at {tmp_path / 's.db'})"])
 
 
 def test_a_store_that_is_none_is_one_line_and_status_1(
