@@ -54,7 +54,7 @@ def packed_shape(shape: ModelConfig | Form) -> PackedModel:
 
 
 def decode_seconds(packed: PackedModel, driver: Driver, streams: int) -> tuple[float, float]:
-    """Return the seconds of a decode step, and of one token of a prompt read alone."""
+    """Return the seconds of a decode step, and of one token of a prompt while nothing else is decoded."""
     V, length = packed.shape.V, CONTEXT
     decoder = CudaDecoder(packed, tokenizer_for(ModelConfig(V=V)), driver)
     ids = np.random.default_rng(4).integers(0, V, (1, 512)).tolist()[0]
@@ -205,7 +205,7 @@ def speed(names: Sequence[str], streams: Sequence[int]) -> int:
             print(f"| {name} | {count:,} | {rates} |", flush=True)
             prompts.append((name, 1 / reading))
     for name, rate in dict(prompts).items():
-        print(f"prompt of {name}, 512 tokens alone: {rate:,.0f} tokens/s")
+        print(f"prompt of {name}, 512 tokens at once: {rate:,.0f} tokens/s")
     print(f"\n| product M x N x K | TFLOP/s | cuBLAS | times cuBLAS |\n|{'---|' * 4}")
     for M, N, K in PRODUCTS:
         ours, theirs = product_seconds(driver, M, N, K)

@@ -3,8 +3,8 @@
 Three ways produce the same texts from the same seeds: the loop with a full batch, the loop with one reply at
 a time, and the model's own method (torch) for one prompt after another. The first two must agree to the last
 token; the third may differ where two tokens are nearly tied, and the table says how often it did. A fourth
-row is the rate of the kernels alone: the same tokens over the time that the full batch spends inside them,
-prompts included. Ratios hold for this run only: the ways take turns, block of prompts by block.
+row is the rate of the kernels without the engine: the same tokens over the time that the full batch spends
+inside them, prompts included. Ratios hold for this run only: the ways take turns, block of prompts by block.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def report(ways: Ways, prompts: int) -> int:
         rows.append([way, f"{speed:,.0f}", f"{ratio:.1f}", f"{differing[way]} of {len(exact):,}"])
     kernels = sum(map(len, exact)) / ways.kernel_seconds
     share = ways.kernel_seconds / sum(base)
-    rows.append(["kernels alone", f"{kernels:,.0f}", f"{share:.2f}", ""])
+    rows.append(["kernels without the engine", f"{kernels:,.0f}", f"{share:.2f}", ""])
     print(table(["way", "tokens/s", "together is faster by", "replies that differ"], rows))
     return int(differing["one at a time"] > 0)
 

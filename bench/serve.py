@@ -159,9 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("| streams | engine tokens/s | HTTP | share | stored | first token p50, p99 | /health p99 |")
         print("|---|---|---|---|---|---|---|")
         for streams in map(int, options.streams.split(",")):
-            alone, served, kept, firsts, waits = [], [], [], [], []
+            direct, served, kept, firsts, waits = [], [], [], [], []
             for _ in range(options.repetitions):
-                alone.append(asyncio.run(engine_rate(model, streams, options.tokens)))
+                direct.append(asyncio.run(engine_rate(model, streams, options.tokens)))
                 rate, first, wait = asyncio.run(
                     served_rate(server.port, streams, options.tokens, store=False)
                 )
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 kept.append(asyncio.run(served_rate(server.port, streams, options.tokens, store=True))[0])
             p50, p99 = (quantiles([*firsts, firsts[-1]], n=100)[n] * 1000 for n in (49, 98))
             slow = quantiles([*waits, waits[-1]], n=100)[98] * 1000
-            best, over, stored = max(alone), max(served), max(kept)
+            best, over, stored = max(direct), max(served), max(kept)
             print(
                 f"| {streams} | {best:,.0f} | {over:,.0f} | {over / best:.2f} | {stored / best:.2f} | "
                 f"{p50:.0f}, {p99:.0f} ms | {slow:.0f} ms |",

@@ -66,7 +66,7 @@ def test_a_job_runs_every_shard_once_and_may_be_restarted(name: str) -> None:
 def command(name: str, program: str) -> list[str]:
     """The arguments of a program in a job's script, for its second shard."""
     [script] = job(name)["spec"]["template"]["spec"]["containers"][0]["args"]
-    text = script.replace("$JOB_COMPLETION_INDEX", "1").replace("$MODEL", "/work/model")
+    text = script.replace("$JOB_COMPLETION_INDEX", "1").replace("$MODEL", "/job/model")
     words = shlex.split(text.split(";")[0])
     return words[words.index(program) + 1 :]
 
@@ -75,11 +75,11 @@ def test_the_commands_of_the_jobs_parse(tmp_path: Path) -> None:
     flags = command("generate.yaml", "niels-generate")
     prompts = tmp_path / "prompts.jsonl"
     prompts.touch()
-    options = parse_options([str(prompts) if word == "/work/prompts.jsonl" else word for word in flags])
+    options = parse_options([str(prompts) if word == "/job/prompts.jsonl" else word for word in flags])
     assert (options.shard, options.batch_size, options.threads) == ((1, 16), 64, 1)
 
     parser = OneLineParser(prog="niels-chat audit")
     audit.add_arguments(parser)
     [subcommand, *rest] = command("audit.yaml", "niels-chat")
     found = parser.parse_args(rest)
-    assert (subcommand, found.shard, str(found.ckpt)) == ("audit", (1, 16), "/work/model")
+    assert (subcommand, found.shard, str(found.ckpt)) == ("audit", (1, 16), "/job/model")
