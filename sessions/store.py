@@ -249,6 +249,36 @@ class Store:
                 transaction, session_id, content=content, expected_head=expected_head, generation=generation
             )
 
+    def begin_edit(
+        self,
+        session_id: int,
+        *,
+        user_message_id: int,
+        content: str,
+        expected_head: int | None,
+        generation: NewGeneration,
+    ) -> Turn:
+        """Store a user message next to one of the path, and the generation of its reply, both or neither.
+
+        Args:
+            session_id: the session.
+            user_message_id: the message of the path that the new one stands next to.
+            content: the new message.
+            expected_head: the head that the caller last read.
+            generation: the request for the reply.
+
+        Raises as ``begin_turn``, also for a message that is not on the path.
+        """
+        with self._database.writing() as transaction:
+            return turns.begin_edit(
+                transaction,
+                session_id,
+                user_message_id=user_message_id,
+                content=content,
+                expected_head=expected_head,
+                generation=generation,
+            )
+
     def begin_session(
         self,
         name: str,

@@ -79,6 +79,26 @@ def begin_turn(
     return _turn(row, user, mutations.request_reply(transaction, row, user, asked))
 
 
+def begin_edit(
+    transaction: Transaction,
+    session_id: int,
+    *,
+    user_message_id: int,
+    content: str,
+    expected_head: int | None,
+    generation: NewGeneration,
+) -> Turn:
+    """Store a user message next to one of the path, and the generation of its reply, both or neither."""
+    checked_int(user_message_id, "a message id")
+    checked_text(content, "the message")
+    asked = checked(generation)
+    row = mutations.locked_session(transaction, session_id)
+    mutations.require_head(transaction, row, expected_head)
+    replaced = _user_on_path(transaction, row, user_message_id)
+    user = mutations.append(transaction, row, parent_id=replaced.parent_id, role="user", content=content)
+    return _turn(row, user, mutations.request_reply(transaction, row, user, asked))
+
+
 def begin_session(
     transaction: Transaction,
     name: str,
@@ -119,13 +139,9 @@ def begin_retry(
     checked_int(user_message_id, "a message id")
     asked = checked(generation)
     row = mutations.locked_session(transaction, session_id)
-    user = transaction.get(MessageRow, user_message_id)
-    if user is None or user.role != "user":
-        raise RecordNotFound("user message", user_message_id)
     if expected_head not in {None, row.head_id}:
         raise mutations.head_moved(transaction, row, expected_head)
-    if not queries.is_on_path(transaction, user_message_id, row.head_id):
-        raise mutations.head_moved(transaction, row, user_message_id)
+    user = _user_on_path(transaction, row, user_message_id)
     pending = queries.pending_row(transaction, session_id)
     if pending is not None:
         if pending.user_message_id != user_message_id:
@@ -231,6 +247,16 @@ def generations(transaction: Transaction, session_id: int) -> list[Generation]:
         select(GenerationRow).where(GenerationRow.session_id == session_id).order_by(col(GenerationRow.id))
     )
     return [read(Generation, row) for row in rows]
+
+
+def _user_on_path(transaction: Transaction, session: SessionRow, message_id: int) -> MessageRow:
+    """Return a user message of the session's path. Raises RecordNotFound, HeadMoved."""
+    user = transaction.get(MessageRow, message_id)
+    if user is None or user.role != "user":
+        raise RecordNotFound("user message", message_id)
+    if not queries.is_on_path(transaction, message_id, session.head_id):
+        raise mutations.head_moved(transaction, session, message_id)
+    return user
 
 
 def _reply_of(transaction: Transaction, row: GenerationRow) -> Message | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -148,14 +147,8 @@ class ConversationSession:
         """
         if self._name is None:
             return False
-        name = self._name
-
-        def read() -> tuple[Session, list[Message]]:
-            session = self._store.session(name)
-            return session, self._store.path(session.id)
-
         try:
-            session, path = await self._call(read)
+            session, path = await self._call(self._with_path, self._store.session, self._name)
         except SessionNotFound:
             return False
         if session.archived:
@@ -255,8 +248,15 @@ class ConversationSession:
         If the store refuses the message, the session stays where it was.
         """
         await self.save()
-        work = partial(replace_message, self._store, self._required(), user, content, generation)
-        turn = await self._changing(work)
+        session = self._required()
+        turn = await self._changing(
+            self._store.begin_edit,
+            session.id,
+            user_message_id=user.id,
+            content=content,
+            expected_head=session.head_id,
+            generation=generation,
+        )
         self._take(turn.session, [*self.messages[: user.position], turn.user])
         self._left.clear()
         return turn
@@ -302,7 +302,9 @@ class ConversationSession:
         origin = self._required("nothing to fork yet")
         # At this path's own end: another program may have continued the session meanwhile.
         at = origin.head_id if at is None else at
-        session, path = await self._with_path(self._store.fork, origin.id, name=name, at=at, seed=seed)
+        session, path = await self._call(
+            self._with_path, self._store.fork, origin.id, name=name, at=at, seed=seed
+        )
         self._take(session, path)
         self._left.clear()
         self.settings = replace(self.settings, seed=session.seed)
@@ -400,7 +402,8 @@ class ConversationSession:
         name = stem
         while True:
             try:
-                session, path = await self._with_path(
+                session, path = await self._call(
+                    self._with_path,
                     self._store.create_session,
                     name,
                     seed=self.settings.seed,
@@ -435,21 +438,14 @@ class ConversationSession:
 
     async def _move(self, function: Callable[..., Session], *args: object, **values: object) -> None:
         """Change the session's head, and take over what it is then."""
+        self._take(*await self._changing(self._with_path, function, *args, **values))
 
-        def work() -> tuple[Session, list[Message]]:
-            session = function(*args, **values)
-            return session, self._store.path(session.id)
-
-        self._take(*await self._changing(work))
-
-    async def _with_path(
+    def _with_path(
         self, function: Callable[..., Session], *args: object, **values: object
     ) -> tuple[Session, list[Message]]:
-        def work() -> tuple[Session, list[Message]]:
-            session = function(*args, **values)
-            return session, self._store.path(session.id)
-
-        return await self._call(work)
+        """Call the store for a session, and read its path; blocks."""
+        session = function(*args, **values)
+        return session, self._store.path(session.id)
 
     async def _changing(self, function: Callable[..., T], *args: object, **values: object) -> T:
         """Call what may find that another program continued the session; `save` comes before."""
@@ -472,12 +468,7 @@ class ConversationSession:
         """Read the session again, by its id: another program may have renamed it."""
         if self._stored is None:
             return
-        session_id = self._stored.id
-
-        def read() -> tuple[Session, list[Message]]:
-            return self._store.session_by_id(session_id), self._store.path(session_id)
-
-        self._take(*await self._call(read))
+        self._take(*await self._call(self._with_path, self._store.session_by_id, self._stored.id))
 
     async def _call(self, function: Callable[..., T], *args: object, **values: object) -> T:
         """Call the store; its errors become SessionTrouble, but for those that callers here tell apart."""
@@ -497,22 +488,3 @@ class ConversationSession:
 
     async def _call_store(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function, limiter=self._limiter)
-
-
-def replace_message(
-    store: Store, session: Session, user: Message, content: str, generation: NewGeneration
-) -> Turn:
-    """Store another message in the place of one of a session's path, and the generation that it asks for.
-
-    Raises:
-        StoreError: The store refuses the message; the session stays where it was.
-    """
-    moved = store.move_head(session.id, to=user.parent_id, expected_head=session.head_id)
-    try:
-        return store.begin_turn(
-            session.id, content=content, expected_head=moved.head_id, generation=generation
-        )
-    except StoreError:
-        with suppress(StoreError):  # the first error is the one to tell
-            store.move_head(session.id, to=session.head_id, expected_head=moved.head_id)
-        raise

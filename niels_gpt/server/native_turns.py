@@ -13,7 +13,6 @@ from fastapi import APIRouter, Header, Query
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
-from niels_gpt.conversation.session import replace_message
 from niels_gpt.server.answers import continued, event_id
 from niels_gpt.server.errors import ApiError
 from niels_gpt.server.forms import ReplyInfo
@@ -145,7 +144,12 @@ async def edit(session_id: SessionId, body: EditRequest, state: State) -> dict[s
     plan = state.planner.plan(path[: user.position], body.content, settings)
     state.replies.check_room(1)
     begun = await state.replies.call(
-        replace_message, state.store, session, user, body.content, plan.generation
+        state.store.begin_edit,
+        session.id,
+        user_message_id=user.id,
+        content=body.content,
+        expected_head=session.head_id,
+        generation=plan.generation,
     )
     return _begun(await _start(state, begun, plan.request, settings.seed), begun)
 

@@ -86,7 +86,7 @@ async def test_an_edit_that_the_store_refuses_leaves_the_question(
     async with converse(session, scripted()) as conversation:
         await conversation.send("hi", ear())
         head = store.session("a").head_id
-        Lock(store, "begin_turn", monkeypatch).held = True
+        Lock(store, "begin_edit", monkeypatch).held = True
         with pytest.raises(SessionTrouble, match="locked"):
             await branching.edit(conversation, "other", ear())
     assert store.session("a").head_id == head

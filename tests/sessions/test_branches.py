@@ -169,3 +169,23 @@ def test_recorded_turns_follow_the_path_or_the_whole_tree(store, session, exchan
     assert [each.reply.content for each in everything] == ["hello", "yes", "good day"]
     fork = store.fork(session.id, name="fork")
     assert [each.reply.id for each in store.recorded_turns(fork.id)] == [again.id]
+
+
+def test_an_edit_stands_next_to_the_message_or_changes_nothing(store, session, exchange, asked):
+    exchange(store, session, "hi", "hello")
+    exchange(store, session, "more", "yes")
+    [_, first, *_, second, _] = store.path(session.id)
+    head = store.session(session.name).head_id
+    values = {"content": "other", "expected_head": head, "generation": asked(store)}
+    unknown = replace(asked(store), checkpoint_id=999)
+    for refused, error in [
+        ({"user_message_id": first.id, "generation": unknown}, RecordNotFound),
+        ({"user_message_id": head}, RecordNotFound),
+        ({"user_message_id": first.id, "expected_head": second.id}, HeadMoved),
+    ]:
+        with pytest.raises(error):
+            store.begin_edit(session.id, **values | refused)
+        assert store.session(session.name).head_id == head
+    turn = store.begin_edit(session.id, user_message_id=first.id, **values)
+    assert (turn.user.parent_id, said(store, session)) == (first.parent_id, ["be brief", "other"])
+    assert said(store, store.fork(session.id, name="old", at=head))[-1] == "yes"

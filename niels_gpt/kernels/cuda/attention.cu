@@ -8,33 +8,13 @@
 // both ascending; the weights' sum takes lanes of positions modulo 16. H heads of queries, KV heads of keys.
 #include "arithmetic.cuh"
 #include "device.cuh"
+#include "norm.cuh"
 
 #define PAGE 16
 #define HEAD_NORM 1
 #define ROW_NORM 2
 #define NORM_AFTER 3
 #define WIDEST_HEAD 256
-
-// Norm `count` floats in place; one warp.
-__device__ void norm_in_place(float* x, const float* scale, const float* shift, int count, int rms, float eps) {
-  int lane = threadIdx.x & 15;
-  float size = (float)count, mean = 0.0f, sum = 0.0f;
-  if (!rms) {
-    for (int i = lane; i < count; i += 16) sum = add(sum, x[i]);
-    mean = quotient(fold_lanes(sum), size);
-  }
-  sum = 0.0f;
-  for (int i = lane; i < count; i += 16) {
-    float deviation = rms ? x[i] : sub(x[i], mean);
-    sum = add(sum, mul(deviation, deviation));
-  }
-  float divisor = root(add(quotient(fold_lanes(sum), size), eps));
-  __syncwarp();
-  for (int i = threadIdx.x & 31; i < count; i += 32)
-    x[i] = rms ? mul(quotient(x[i], divisor), scale[i])
-               : fused(quotient(sub(x[i], mean), divisor), scale[i], shift[i]);
-  __syncwarp();
-}
 
 // Norm and rotate each row's queries and keys, multiply queries by the factor of the scores, store keys and values.
 // One block of whole warps a row; `layer` is the first float of the layer's part of a page.
@@ -49,8 +29,8 @@ KERNEL remember(float* q, int q_row, float* k, const float* v, int kv_row, const
   const float* own_v = v + (size_t)r * kv_row;
   bool after = qk_norm == NORM_AFTER;
   if (qk_norm == ROW_NORM) {
-    if (warp == 0) norm_in_place(own_q, q_norm, q_shift, H * D, rms, eps);
-    if (warp == warps - 1) norm_in_place(own_k, k_norm, k_shift, KV * D, rms, eps);
+    if (warp == 0) norm_row(own_q, own_q, q_norm, q_shift, H * D, rms, eps);
+    if (warp == warps - 1) norm_row(own_k, own_k, k_norm, k_shift, KV * D, rms, eps);
     __syncthreads();
   }
   float* page = pages + (size_t)table[(size_t)slots[r] * most_pages + position / PAGE] * page_floats + layer;
@@ -60,7 +40,7 @@ KERNEL remember(float* q, int q_row, float* k, const float* v, int kv_row, const
     float* x = query ? own_q + h * D : own_k + (h - H) * D;
     const float* scale = query ? q_norm : k_norm;
     const float* shift = query ? q_shift : k_shift;
-    if (qk_norm == HEAD_NORM) norm_in_place(x, scale, shift, D, rms, eps);
+    if (qk_norm == HEAD_NORM) norm_row(x, x, scale, shift, D, rms, eps);
     if (cosine) {
       const float* c = cosine + (size_t)position * table_row;
       const float* s = sine + (size_t)position * table_row;
@@ -76,7 +56,7 @@ KERNEL remember(float* q, int q_row, float* k, const float* v, int kv_row, const
     }
     __syncwarp();
     if (after) {
-      norm_in_place(x, scale, shift, D, rms, eps);
+      norm_row(x, x, scale, shift, D, rms, eps);
       float times = query ? mul(qk_scale, factor) : qk_scale;
       for (int i = threadIdx.x & 31; i < D; i += 32) x[i] = mul(x[i], times);
       __syncwarp();

@@ -4,6 +4,7 @@
 // part of the arithmetic, whatever the width of a warp. C elements of a row, `row` its stride in floats.
 #include "arithmetic.cuh"
 #include "device.cuh"
+#include "norm.cuh"
 
 // Codes of `kernels/matrices.py`: rows in torch's layout, and column blocks of 16.
 #define ROWS 0
@@ -46,27 +47,14 @@ KERNEL embed(const int* ids, const int* positions, const void* table, int code, 
 // Norm rows, those of `chosen` or all; copy them if there is no scale. One warp a row; y may be x.
 KERNEL norm_rows(const float* x, int x_row, const int* chosen, const float* scale, const float* shift, float* y,
                  int y_row, int C, int rms, float eps) {
-  int r = blockIdx.x, lane = threadIdx.x & 15;
+  int r = blockIdx.x;
   const float* from = x + (size_t)(chosen ? chosen[r] : r) * x_row;
   float* to = y + (size_t)r * y_row;
   if (!scale) {
     for (int c = threadIdx.x; c < C; c += 32) to[c] = from[c];
     return;
   }
-  float size = (float)C, mean = 0.0f, sum = 0.0f;
-  if (!rms) {
-    for (int c = lane; c < C; c += 16) sum = add(sum, from[c]);
-    mean = quotient(fold_lanes(sum), size);
-  }
-  sum = 0.0f;
-  for (int c = lane; c < C; c += 16) {
-    float deviation = rms ? from[c] : sub(from[c], mean);
-    sum = add(sum, mul(deviation, deviation));
-  }
-  float divisor = root(add(quotient(fold_lanes(sum), size), eps));
-  for (int c = threadIdx.x; c < C; c += 32)
-    to[c] = rms ? mul(quotient(from[c], divisor), scale[c])
-                : fused(quotient(sub(from[c], mean), divisor), scale[c], shift[c]);
+  norm_row(to, from, scale, shift, C, rms, eps);
 }
 
 // x = x + bias, row by row. A bias of zeros matters too: it turns -0 into +0.

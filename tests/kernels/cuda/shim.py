@@ -37,6 +37,11 @@ Edit = tuple[str, str, str]
 """A source file, a piece of its text, and what replaces it."""
 
 
+def _is_made_of(file: str, part: str) -> bool:
+    """Return whether a source is the file `part` or includes it."""
+    return part == file or f'#include "{part}"' in (FOLDER / file).read_text("utf-8")
+
+
 @cache
 def library(module: Module, edit: Edit | None = None) -> ctypes.CDLL:
     """Compile one module, if it was not compiled before, and load it."""
@@ -143,7 +148,7 @@ class HostDriver:
         assert min(blocks) > 0
         assert shared <= self.shared_bytes
         module = MODULE_OF[kernel]
-        edit = self._edit if self._edit is not None and self._edit[0] == module.file else None
+        edit = self._edit if self._edit is not None and _is_made_of(module.file, self._edit[0]) else None
         loaded, number = library(module, edit), module.kernels.index(kernel)
         values = [_c_value(argument) for argument in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))

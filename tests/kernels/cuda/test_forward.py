@@ -110,12 +110,12 @@ def test_16_bit_weights_have_the_bits_of_the_cpu(kind: str) -> None:
 
 CONTROLS: dict[str, Edit] = {
     "a sum in another order": (
-        "rows.cu",
-        "for (int c = lane; c < C; c += 16) {",
-        "for (int c = lane + (C - 1 - lane) / 16 * 16; c >= 0; c -= 16) {",
+        "norm.cuh",
+        "for (int i = lane; i < count; i += 16) {",
+        "for (int i = lane + (count - 1 - lane) / 16 * 16; i >= 0; i -= 16) {",
     ),
     "a sum of squares contracted": (
-        "rows.cu",
+        "norm.cuh",
         "sum = add(sum, mul(deviation, deviation));",
         "sum = fused(deviation, deviation, sum);",
     ),
