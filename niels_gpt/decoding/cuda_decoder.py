@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from niels_gpt.decoding.cuda_memory import MOST_STEPS, StepMemory
 from niels_gpt.decoding.pages import PAGE, PageList, PagePool
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, RequestError, Step
 from niels_gpt.decoding.row_decoder import RELEASED, RowBatch, RowDecoder, RowSequence
@@ -26,8 +27,8 @@ from niels_gpt.decoding.sequence import SequenceState, row_multipliers
 from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.bdh import CudaBDH
 from niels_gpt.kernels.cuda.driver import Driver
-from niels_gpt.kernels.cuda.model import CudaModel, Pages, Rows
-from niels_gpt.kernels.cuda.slots import UNDRAWN, DeviceSlots, Draws
+from niels_gpt.kernels.cuda.model import CudaModel, Pages
+from niels_gpt.kernels.cuda.slots import UNDRAWN, DeviceSlots
 from niels_gpt.kernels.decode_loop import UNIFORMS
 from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.kernels.sampler import NON_FINITE
@@ -35,7 +36,6 @@ from niels_gpt.text.tokenizer import Tokenizer
 
 CALL_SECONDS = 0.005
 """How long the steps of one call may take together."""
-MOST_STEPS = 16
 CHUNK = 256
 """Tokens of prompts that a step reads while other sequences wait."""
 FIRST_ROWS, FIRST_SLOTS = 64, 8
@@ -97,7 +97,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         multipliers = row_multipliers(V)
         self._multipliers = driver.allocate(multipliers.nbytes)
         driver.upload(self._multipliers, multipliers)
-        self._steps = _StepMemory(driver, row=row, rows=FIRST_ROWS)
+        self._steps = StepMemory(driver, row=row, rows=FIRST_ROWS)
         self._model.reserve(FIRST_ROWS)
         page_bytes = 4 * self._model.page_floats
         limit = int(driver.free_bytes() * MEMORY_SHARE) if memory_bytes is None else memory_bytes
@@ -323,74 +323,3 @@ class CudaDecoder(RowDecoder[CudaSequence]):
 
 def _is_watched(sequence: CudaSequence) -> bool:
     return sequence.reply.watch is not None or sequence.reply.request.watch is not None
-
-
-class _StepMemory:
-    """What a call sends to the GPU and receives from it, and the logits between them."""
-
-    def __init__(self, driver: Driver, *, row: int, rows: int) -> None:
-        self._driver, self._row = driver, row
-        self._count = 0
-        self._sent = self._received = self.logits = 0
-        self.reserve(rows)
-
-    def reserve(self, rows: int) -> bool:
-        """Allocate for up to `rows` rows and as many sequences; return whether addresses changed."""
-        if rows <= self._count:
-            return False
-        self.close()
-        self._count = max(rows, 2 * self._count)
-        self._sent = self._driver.allocate(4 * 7 * (self._count + 1))
-        self._received = self._driver.allocate(8 * 3 * MOST_STEPS * self._count)
-        self.logits = self._driver.allocate(4 * self._count * self._row)
-        return True
-
-    def close(self) -> None:
-        """Free the memory."""
-        for address in (self._sent, self._received, self.logits):
-            if address:
-                self._driver.free(address)
-        self._sent = self._received = self.logits = 0
-
-    def _place(self, which: int) -> int:
-        return self._sent + 4 * which * (self._count + 1)
-
-    @property
-    def wanted(self) -> int:
-        """The address of the wanted rows."""
-        return self._place(3)
-
-    def write(self, batch: RowBatch[CudaSequence], slots: list[int], first: np.ndarray) -> None:
-        """Send the rows of a step, and which of them each sequence draws from."""
-        parts = (batch.ids, batch.positions, batch.slots, batch.wanted, slots, first, np.zeros(len(slots)))
-        sent = np.zeros((len(parts), self._count + 1), np.int32)
-        for line, part in zip(sent, parts, strict=True):
-            line[: len(part)] = part
-        self._driver.upload(self._sent, sent)
-
-    def rows(self, count: int) -> Rows:
-        """Return the addresses of the rows."""
-        return Rows(self._place(0), self._place(1), self._place(2), count)
-
-    def draws(self, sequences: int, rows: int) -> Draws:
-        """Return the addresses of the draws, whose results follow each other without gaps."""
-        size = 8 * MOST_STEPS * rows
-        return Draws(
-            slots=self._place(4), first=self._place(5), wanted=self._place(3), steps=self._place(6),
-            ids=self._received, margins=self._received + size, sums=self._received + 2 * size,
-            sequences=sequences, rows=rows,
-        )  # fmt: skip
-
-    def read(self, steps: int, rows: int) -> tuple[np.ndarray, ...]:
-        """Receive ids, margins and sums, each (steps, rows)."""
-        received = np.zeros((3, MOST_STEPS, rows), np.int64)
-        if rows:
-            self._driver.download(self._received, received)
-        ids, margins, sums = received[:, :steps]
-        return ids, margins.view(np.float64), sums.view(np.uint64)
-
-    def read_logits(self, rows: int) -> np.ndarray:
-        """Receive the last step's logits, (rows, `row`) float32."""
-        logits = np.zeros((rows, self._row), np.float32)
-        self._driver.download(self.logits, logits)
-        return logits
