@@ -17,7 +17,8 @@ from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.rng import reply_seed
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
-from sessions import NewGeneration, SessionNotFound, Store
+from sessions import SessionNotFound, Store
+from tests.conversation.conftest import interrupt
 
 pytestmark = pytest.mark.anyio
 
@@ -254,27 +255,6 @@ async def test_an_empty_system_prompt_is_none_at_all(store: Store, scripted: Any
     assert store.generations(store.session("a").id)[0].seed == reply_seed(42, 1, 0)
 
 
-def interrupt(store: Store, *, prompt_hash: str) -> None:
-    """Leave the store as a crash in the middle of the second reply of session "a" leaves it."""
-    session = store.session("a")
-    first = store.generations(session.id)[0]
-    store.begin_turn(
-        session.id,
-        content="two",
-        expected_head=session.head_id,
-        generation=NewGeneration(
-            checkpoint_id=first.checkpoint_id,
-            seed=1234,
-            attempt=0,
-            sampling={**first.sampling, "temperature": 0.125},
-            max_new_tokens=77,
-            prompt_hash=prompt_hash,
-            trimmed_turns=0,
-            environment={},
-        ),
-    )
-
-
 async def begun(store: Store, scripted: Any, ear: Any) -> str:
     """Hold a first turn, and return the hash that the prompt of "two" has."""
     async with talking(store, scripted(["x"], ["y"]), name="probe") as (_, conversation):
@@ -288,7 +268,8 @@ async def begun(store: Store, scripted: Any, ear: Any) -> str:
 async def test_an_interrupted_reply_is_finished_as_it_would_have_been(
     store: Store, scripted: Any, ear: Any
 ) -> None:
-    interrupt(store, prompt_hash=await begun(store, scripted, ear))
+    recorded = {"seed": 1234, "max_new_tokens": 77, "prompt_hash": await begun(store, scripted, ear)}
+    interrupt(store, settings={"temperature": 0.125}, **recorded)
     model = scripted(["late"])
     async with talking(store, model, name="a") as (session, conversation):
         turn = await session.pending()
@@ -305,7 +286,8 @@ async def test_an_interrupted_reply_is_finished_as_it_would_have_been(
 async def test_under_another_checkpoint_the_interrupted_reply_is_the_next_attempt(
     store: Store, scripted: Any, ear: Any
 ) -> None:
-    interrupt(store, prompt_hash=await begun(store, scripted, ear))
+    recorded = {"seed": 1234, "max_new_tokens": 77, "prompt_hash": await begun(store, scripted, ear)}
+    interrupt(store, settings={"temperature": 0.125}, **recorded)
     model = scripted(["late"], fingerprint="f2")
     async with talking(store, model, name="a") as (session, conversation):
         turn = await session.pending()

@@ -12,7 +12,8 @@ from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation, converse
 from niels_gpt.conversation.errors import ChatError, NotStoredYet, SessionTrouble
 from niels_gpt.conversation.session import ConversationSession
-from sessions import NewGeneration, Store, StoreLocked
+from sessions import Store, StoreLocked
+from tests.conversation.conftest import interrupt
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +100,7 @@ async def test_an_interrupted_reply_with_damaged_settings_is_one_line_and_the_se
     session = ConversationSession(store, name="a")
     async with converse(session, scripted(["x"], ["y"])) as conversation:
         await conversation.send("hi", ear())
-        _interrupt(store, sampling={"temperature": {"not": "a number"}})
+        interrupt(store, settings={"temperature": {"not": "a number"}})
         again = ConversationSession(store, name="a")
         await again.open()
         talk = Conversation(session=again, model=conversation.model, engine=conversation._engine)
@@ -171,23 +172,3 @@ async def test_what_undo_left_comes_back_and_any_message_can_be_continued(
             await branching.goto(session, 999)
         with pytest.raises(SessionTrouble, match="nothing to redo"):
             await branching.redo(ConversationSession(store))
-
-
-def _interrupt(store: Store, *, sampling: dict[str, Any]) -> None:
-    session = store.session("a")
-    first = store.generations(session.id)[0]
-    store.begin_turn(
-        session.id,
-        content="two",
-        expected_head=session.head_id,
-        generation=NewGeneration(
-            checkpoint_id=first.checkpoint_id,
-            seed=1,
-            attempt=0,
-            sampling=sampling,
-            max_new_tokens=7,
-            prompt_hash=first.prompt_hash,
-            trimmed_turns=0,
-            environment={},
-        ),
-    )
