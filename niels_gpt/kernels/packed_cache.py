@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 
+from niels_gpt.atomic_io import atomic_write, remove_stale
 from niels_gpt.kernels.cache import cache_folder
 
 LEAST_BYTES = 32 * 2**20
@@ -58,19 +58,13 @@ def load_packed(path: Path, floats: int) -> np.ndarray | None:
 
 def store_packed(path: Path, array: np.ndarray) -> None:
     """Write an array to a file; without the space or the right to do so, nothing is kept."""
-    temporary: Path | None = None
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
+        with atomic_write(path, mode=0o600) as file:
             file.write(_header(array))
             file.write(array.data)
-        temporary.replace(path)
-    except OSError:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        return
-    _forget_oldest(path)
+        remove_stale(path.parent)
+        _forget_oldest(path)
 
 
 def _header(array: np.ndarray) -> bytes:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from http import HTTPStatus
 
 import anyio
-import anyio.to_thread
 
 from engine import EngineClosed, EngineFull
 from niels_gpt.conversation.errors import ChatError
@@ -54,20 +51,20 @@ class Takeover:
         call = self._replies.call
         pending = await call(self._store.pending_turns)
         mine = {turn.generation.id for turn in pending if self._replies.is_running(str(turn.generation.id))}
-        await anyio.to_thread.run_sync(partial(self._renew, mine))
+        await call(self._renew, mine)
         now = datetime.now(UTC)
         for turn in pending:
             generation = turn.generation
-            is_ours = generation.environment.get("program") == MAKER
-            if not is_ours or generation.id in mine or generation.id in self._given_up:
+            is_servers = generation.environment.get("program") == MAKER
+            if not is_servers or generation.id in mine or generation.id in self._given_up:
                 continue
             if now - generation.created < GRACE or not await call(self._claims.take, generation.id):
                 continue
             await self._finish(turn)
 
-    def _renew(self, mine: Iterable[int]) -> None:
+    def _renew(self, mine: set[int]) -> None:
         """Hold claims on exactly these replies."""
-        for generation_id in self._claims.held - set(mine):
+        for generation_id in self._claims.held - mine:
             self._claims.release(generation_id)
         for generation_id in mine:
             self._claims.take(generation_id)
