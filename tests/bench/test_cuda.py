@@ -29,7 +29,7 @@ def test_the_kernels_pass_their_check() -> None:
 @needs_compiler
 def test_changed_kernels_fail_it() -> None:
     edit = (
-        "rows.cu",
+        "norm.cuh",
         "sum = add(sum, mul(deviation, deviation));",
         "sum = fused(deviation, deviation, sum);",
     )
