@@ -1,15 +1,17 @@
 """Split a file of prompts over shards, kill workers at random, merge, and compare with one process.
 
-    python -m bench.shards [--count 1000] [--tokens 8] [--shards 1 2 7 64] [--kills 5] [--seed 0]
+    python -m bench.shards [--count 1000] [--tokens 8] [--shards 1 2 7 64] [--kills 1] [--ray] [--seed 0]
 
 Prints tokens/s of one process, peak memory at a tenth and at all of the prompts, the time that a resumed run
-takes to verify and continue its output, and whether the merged output of each number of shards, and of a
-worker that is killed at random moments, has the bytes of one process. The exit status is 1 if any differs.
+takes to verify and continue its output, and whether the merged output of each number of shards, of two
+workers that are both killed at random moments, and (with --ray) of a Ray cluster on this machine has the
+bytes of one process. The exit status is 1 if any differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import subprocess
@@ -26,6 +28,8 @@ from niels_gpt.cli.jobs.shards import merge, part_of
 from niels_gpt.generate_cli import main as generate
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 
+KILLED_WORKERS = 2
+KILLED_AFTER = (2.0, 8.0)  # seconds: from the middle of a start to well into the prompts
 KINDS = ("what is {}?", "tell me about number {} and why it matters.", "{} and", "once there were {}")
 
 
@@ -77,27 +81,39 @@ class Campaign:
         return output.read_bytes()
 
     def killed(self) -> tuple[bytes, int]:
-        """Return the output of a worker that is killed at random moments, and the number of kills."""
+        """Return the output of workers that are each killed at random moments, and the number of kills."""
         output, rng = self.folder / "killed.jsonl", random.Random(self.options.seed)
         kills = 0
-        while True:
-            limit = rng.uniform(2.0, 8.0) if kills < self.options.kills else None
-            status, _, _ = self.process(output, "--shard", "0/1", kill_after=limit)
-            if status == 0:
-                break
-            kills += 1
+        for number in range(KILLED_WORKERS):
+            left = self.options.kills
+            while True:
+                limit = rng.uniform(*KILLED_AFTER) if left else None
+                shard = f"{number}/{KILLED_WORKERS}"
+                status, _, _ = self.process(output, "--shard", shard, kill_after=limit)
+                if status == 0:
+                    break
+                left, kills = max(0, left - 1), kills + 1
         merge(output, force=True)
         return output.read_bytes(), kills
 
+    def by_ray(self) -> bytes:
+        """Return the output of a Ray cluster that is started on this machine."""
+        output = self.folder / "by-ray.jsonl"
+        if generate(self.flags(output, "--ray")) != 0:
+            sys.exit(1)
+        return output.read_bytes()
+
     def resume_seconds(self, output: Path) -> float:
         """Return the time to verify an output that was cut off in its last result."""
-        beside = journal_of(part_of(output, 0, 1))
+        beside = journal_of(part_of(output, 0, KILLED_WORKERS))
         marks = beside.read_bytes().splitlines(keepends=True)
         beside.write_bytes(b"".join(marks[:-2]))  # without the last prompt, and the end
         head = next(marks_of(beside))
         began = time.perf_counter()
         source = open_input(self.prompts)
-        with Journal(part_of(output, 0, 1), job=head["job"], source=source, keeps_marks=True) as journal:
+        with Journal(
+            part_of(output, 0, KILLED_WORKERS), job=head["job"], source=source, keeps_marks=True
+        ) as journal:
             next(source.lines(journal.place), None)
             return time.perf_counter() - began
 
@@ -110,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=8, help="most new tokens of a reply")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 7, 64])
-    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=1, help="of each worker")
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster of this machine too")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
@@ -127,14 +144,18 @@ def report(campaign: Campaign) -> int:
     whole = folder / "whole.jsonl"
     _, seconds, large = campaign.process(whole)
     expected = whole.read_bytes()
-    tokens = expected.count(b'"token_ids"') * options.tokens
-    speed = f"up to {tokens / seconds:,.0f} tokens/s of processor time"
+    tokens = sum(len(json.loads(line)["token_ids"]) for line in expected.splitlines())
+    speed = (
+        f"{tokens:,} tokens, {tokens / seconds:,.0f} a second of processor time, start and prompts included"
+    )
     print(f"\n{options.count:,} prompts, one process: {speed}")
     print(f"peak memory: {small / 1024:,.0f} MiB at a tenth of them, {large / 1024:,.0f} MiB at all of them")
     equal = {True: "equal", False: "DIFFERENT"}
-    rows = [[f"{count} shards", equal[campaign.sharded(count) == expected]] for count in options.shards]
+    rows = [[f"shards: {count}", equal[campaign.sharded(count) == expected]] for count in options.shards]
     found, kills = campaign.killed()
-    rows.append([f"a worker killed {kills} times", equal[found == expected]])
+    rows.append([f"shards: {KILLED_WORKERS}, kills: {kills}", equal[found == expected]])
+    if options.ray:
+        rows.append(["Ray", equal[campaign.by_ray() == expected]])
     print(f"verified for resuming in {campaign.resume_seconds(folder / 'killed.jsonl'):.3f} s\n")
     print(table(["output of", "compared with one process"], rows))
     return int(any(row[1] != "equal" for row in rows))
