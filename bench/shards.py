@@ -105,15 +105,14 @@ class Campaign:
 
     def resume_seconds(self, output: Path) -> float:
         """Return the time to verify an output that was cut off in its last result."""
-        beside = journal_of(part_of(output, 0, KILLED_WORKERS))
+        part = part_of(output, 0, KILLED_WORKERS)
+        beside = journal_of(part)
         marks = beside.read_bytes().splitlines(keepends=True)
         beside.write_bytes(b"".join(marks[:-2]))  # without the last prompt, and the end
         head = next(marks_of(beside))
         began = time.perf_counter()
         source = open_input(self.prompts)
-        with Journal(
-            part_of(output, 0, KILLED_WORKERS), job=head["job"], source=source, keeps_marks=True
-        ) as journal:
+        with Journal(part, job=head["job"], source=source, keeps_marks=True) as journal:
             next(source.lines(journal.place), None)
             return time.perf_counter() - began
 
@@ -145,9 +144,7 @@ def report(campaign: Campaign) -> int:
     _, seconds, large = campaign.process(whole)
     expected = whole.read_bytes()
     tokens = sum(len(json.loads(line)["token_ids"]) for line in expected.splitlines())
-    speed = (
-        f"{tokens:,} tokens, {tokens / seconds:,.0f} a second of processor time, start and prompts included"
-    )
+    speed = f"{tokens:,} tokens, {tokens / seconds:,.0f} a second of processor time, all included"
     print(f"\n{options.count:,} prompts, one process: {speed}")
     print(f"peak memory: {small / 1024:,.0f} MiB at a tenth of them, {large / 1024:,.0f} MiB at all of them")
     equal = {True: "equal", False: "DIFFERENT"}
