@@ -23,13 +23,13 @@ from niels_gpt.kernels.gpt import forward
 from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, aligned, pack_form
 from niels_gpt.model.loading import LoadedModel, load_model
+from niels_gpt.paths import REPO_ROOT
 
 LEAST_SAME, MOST_DIVERGENCE, MOST_LOSS = 0.96, 0.004, 0.001
 TEXTS = (
     "README.md",
     "docs/arithmetic.md",
     "niels_gpt/kernels/gpt.py",
-    "data/primer.jsonl",
     "docs/architecture.md",
 )
 
@@ -53,7 +53,7 @@ class Quality:
 
 def windows(loaded: LoadedModel, *, tokens: int, window: int) -> Iterator[list[int]]:
     """Windows of ids, in turns from each text, with `tokens` ids in all."""
-    texts = [Path(name).read_text(encoding="utf-8") for name in TEXTS if Path(name).is_file()]
+    texts = [(REPO_ROOT / name).read_text(encoding="utf-8") for name in TEXTS]
     streams = [[int(one) for one in loaded.tokenizer.encode(text[: 40 * tokens])] for text in texts]
     taken, turn = 0, 0
     while taken < tokens:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from niels_gpt.decoding.kernel_decoder import KernelDecoder
+from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.kernels.gpt_packing import pack_form
 from niels_gpt.model.checkpoint import CheckpointError
 from niels_gpt.model.hf.text import byte_pieces
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.model.weights import dequantise
+from niels_gpt.sampling import Sampling
 from niels_gpt.text.bpe import BYTE_OF_LETTER
 
 with warnings.catch_warnings():  # of its own dependencies, at import
@@ -25,10 +30,10 @@ with warnings.catch_warnings():  # of its own dependencies, at import
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 96, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0,
+    "intermediate_size": 96, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 0,
     "pad_token_id": 0,
 }  # fmt: skip
-GPT2 = {"vocab_size": 256, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 0,
+GPT2 = {"vocab_size": 256, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "bos_token_id": 0,
         "eos_token_id": 0}  # fmt: skip
 SHARED = LLAMA | {"num_key_value_heads": 2}
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
@@ -64,6 +69,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "nanochat": ("NanoChat", LLAMA),
     "granite": ("Granite", LLAMA | GRANITE),
 }  # fmt: skip
+NEW_TOKENS = 200
 Made = tuple[Path, Any]
 IDS = torch.randint(0, 256, (2, 48), generator=torch.Generator().manual_seed(3))
 
@@ -116,15 +122,47 @@ def test_a_folder_gives_the_logits_of_transformers(made: Callable[[str], Made], 
         assert_same(load_model(folder), theirs(IDS).logits)
 
 
-@pytest.mark.parametrize("name", ["smollm2", "gpt2", "qwen3"])
-def test_greedy_text_is_that_of_transformers(made: Callable[[str], Made], name: str) -> None:
-    folder, theirs = made(name)
-    model, prompt = load_model(folder).model, IDS[:1, :9]
-    settings = {"do_sample": False, "max_new_tokens": 60, "pad_token_id": 0, "eos_token_id": None}
+def replies_of(decoder: KernelDecoder, prompts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Greedy replies side by side, each of NEW_TOKENS tokens."""
+    sequences = [decoder.admit(greedy_request(prompt)) for prompt in prompts]
+    live = sequences
+    while live:
+        steps = decoder.advance(live)
+        live = [sequence for sequence, step in zip(live, steps, strict=True) if step.finish is None]
+    found = [tuple(each.reply.ids[len(prompt) :]) for each, prompt in zip(sequences, prompts, strict=True)]
+    for sequence in sequences:
+        decoder.release(sequence)
+    return found
+
+
+def greedy_request(prompt: Sequence[int]) -> GenerationRequest:
+    return GenerationRequest(
+        prompt_ids=tuple(prompt), max_new_tokens=NEW_TOKENS, sampling=Sampling(temperature=0.0), seed=0,
+        stop_ids=frozenset(), stop_sequences=(), banned_ids=frozenset(),
+    )  # fmt: skip
+
+
+def is_greedy(model: Any, prompt: list[int], reply: Sequence[int]) -> bool:
+    """Whether each token is the likeliest one behind those before it: then the whole is the greedy reply."""
     with torch.inference_mode():
-        expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
-    found = model.generate(prompt, 60, do_sample=False)
-    assert torch.equal(found, expected)
+        logits = model(torch.tensor([prompt + list(reply)])).logits[0, len(prompt) - 1 : -1]
+    return logits.argmax(-1).tolist() == list(reply)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_replies_are_those_of_transformers(made: Callable[[str], Made], name: str) -> None:
+    folder, theirs = made(name)
+    loaded = load_model(folder)
+    packed = pack_form(loaded.form, loaded.weights, "float32")
+    prompts = [IDS[0, :9].tolist(), IDS[1, :30].tolist()]
+    with closing(KernelDecoder(packed, loaded.tokenizer, threads=1)) as decoder:
+        replies = replies_of(decoder, prompts)
+    for prompt, reply in zip(prompts, replies, strict=True):
+        assert len(reply) == NEW_TOKENS
+        assert is_greedy(theirs, prompt, reply)
+        assert not is_greedy(theirs, prompt, (*reply[:-1], (reply[-1] + 1) % 256))
+    with closing(KernelDecoder(packed, loaded.tokenizer, threads=1, prefill_chunk=7)) as decoder:
+        assert [replies_of(decoder, [prompt])[0] for prompt in prompts] == replies
 
 
 @pytest.mark.parametrize(("dtype", "shard"), [(torch.bfloat16, None), (torch.float16, "60KB")])
