@@ -2,11 +2,12 @@
 
     python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3000 --shuffle
 
-makes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
-`data/primer/`; each gets as many dialogues, opened by the entry of it that was asked least so far. No
-phrasing comes back before all of its entry's phrasings have been used. A dialogue strays into other topics,
-asks follow-ups right behind the entry that they lean on, and keeps to one system prompt. What the held-out
-dialogues ask is never asked in the same words: they would not be held out any more.
+writes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
+`data/primer/`; each gets the same number of dialogues, opened by the entry of it that was asked least so
+far. No wording is used again before all of its entry's wordings have been used. A dialogue moves on to other
+topics, asks follow-ups right after the entry that they belong to, and has one system prompt. Entries that
+share words (`contrast`) often follow each other, because a small model otherwise learns the words of one and
+the answer of the other. No question has the words of a held-out one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from primer_combinators import roughen, vary, vary_follow_up
+from primer_wordings import FORMS, fill, wording
 
 DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 HELD_OUT = ("heldout.jsonl", "dev.jsonl")
@@ -55,7 +56,10 @@ GREETING_CHANCE = 0.08  # that small talk comes first
 STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 1.2, "private": 0.4}
 # An entry with more phrasings than this is asked more often, so that none of them is left out.
 USUAL_PHRASINGS = 60
+MOST_BREADTH = 2.0
 FOLLOW_UP_WEIGHT = 0.35  # how much more often a follow-up makes its entry come up
+CONTRAST_CHANCE = 0.35  # that an entry which shares words with another is followed by it
+CONTRAST_WEIGHT, MOST_CONTRASTS = 0.25, 2  # how much more often such an entry comes up
 STRAY_CANDIDATES = 8
 
 _REWRITES: dict[str, Callable[[str, random.Random], str]] = {"smalltalk": roughen}
@@ -103,57 +107,100 @@ class Entry:
     questions: Deck
     answers: Deck
     follow_ups: tuple[FollowUp, ...]
+    contrast: tuple[str, ...]
 
     def asked(self) -> float:
-        """How often it was asked, for the phrasings and follow-ups that it has."""
-        breadth = max(1.0, len(self.questions) / USUAL_PHRASINGS)
-        return self.questions.dealt / (breadth * (1 + FOLLOW_UP_WEIGHT * len(self.follow_ups)))
+        """How often it was asked, relative to its wordings, follow-ups and contrasts."""
+        breadth = min(MOST_BREADTH, max(1.0, len(self.questions) / USUAL_PHRASINGS))
+        breadth *= 1 + FOLLOW_UP_WEIGHT * len(self.follow_ups)
+        return self.questions.dealt / (
+            breadth * (1 + CONTRAST_WEIGHT * min(MOST_CONTRASTS, len(self.contrast)))
+        )
 
     def strayed_into(self) -> float:
-        """How often it was asked, for how often its kind wants to be strayed into."""
+        """How often it was asked, relative to how often its kind is to be strayed into."""
         return self.asked() / STRAY_WEIGHTS[self.kind]
 
 
-def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
-    """Read every topic file in `data_dir/primer`, in the order of their names.
+def read_topics(data_dir: Path = DATA_DIR) -> list[dict[str, Any]]:
+    """Read every topic file in `data_dir/primer`, in the order of their names, as it is written.
 
-    Raises PrimerError for a folder without topics, a file of another form, an unknown kind, or an entry
-    that rests on a fact which `public_facts.json` does not state.
+    Returns:
+        The entries of all files, each with its `topic`.
+
+    Raises:
+        PrimerError: The folder has no topics, or a file has another form.
     """
-    facts = {fact["id"] for fact in json.loads((data_dir / "public_facts.json").read_text("utf-8"))}
-    entries: list[Entry] = []
+    raw_entries: list[dict[str, Any]] = []
     for path in sorted((data_dir / "primer").glob("*.json")):
         content = json.loads(path.read_text("utf-8"))
         try:
-            entries += [_entry(raw, content["topic"], facts) for raw in content["entries"]]
+            raw_entries += [{**raw, "topic": content["topic"]} for raw in content["entries"]]
         except (KeyError, TypeError) as error:
             raise PrimerError(f"{path}: not a topic file ({error!r}); compare it with usage.json") from error
-    if not entries:
+    if not raw_entries:
         raise PrimerError(f"no topic files in {str(data_dir / 'primer')!r}; expected *.json there")
-    return entries
+    return raw_entries
 
 
-def _entry(raw: dict[str, Any], topic: str, facts: set[str]) -> Entry:
-    unstated = [fact for fact in raw.get("facts", []) if fact not in facts]
+def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
+    """Read every topic file in `data_dir/primer` and expand its entries into their wordings.
+
+    Raises:
+        PrimerError: The folder has no topics, a file has another form, or an entry has an unknown kind or
+            form, no answer, or rests on a fact that `public_facts.json` does not state.
+    """
+    facts = {fact["id"] for fact in json.loads((data_dir / "public_facts.json").read_text("utf-8"))}
+    raw_entries = read_topics(data_dir)
+    for raw in raw_entries:
+        _check(raw, facts)
+    contrasts = _contrasts(raw_entries)
+    return [
+        Entry(
+            id=raw["id"],
+            topic=raw["topic"],
+            kind=raw["kind"],
+            questions=Deck(raw["questions"]),
+            answers=Deck(raw["answers"]),
+            follow_ups=tuple(
+                FollowUp(
+                    id=follow["id"], questions=Deck(follow["questions"]), answers=Deck(follow["answers"])
+                )
+                for follow in raw["follow_ups"]
+            ),
+            contrast=contrasts[raw["id"]],
+        )
+        for raw in fill(raw_entries)
+    ]
+
+
+def _check(raw: dict[str, Any], facts: set[str]) -> None:
+    try:
+        name, kind, form, stated = raw["id"], raw["kind"], raw.get("form", "fact"), raw.get("facts", [])
+        exchanges = [raw, *raw.get("follow_ups", [])]
+        silent = [exchange["id"] for exchange in exchanges if not exchange["answers"]]
+    except (KeyError, TypeError) as error:
+        raise PrimerError(f"entry {raw.get('id')!r} is incomplete ({error!r}); see usage.json") from error
+    unstated = [fact for fact in stated if fact not in facts]
     if unstated:
-        raise PrimerError(
-            f"entry {raw['id']!r} rests on {unstated!r}, which public_facts.json does not state"
-        )
-    if raw["kind"] not in STRAY_WEIGHTS:
-        raise PrimerError(
-            f"entry {raw['id']!r} is of kind {raw['kind']!r}; expected one of {list(STRAY_WEIGHTS)}"
-        )
-    return Entry(
-        id=raw["id"],
-        topic=topic,
-        kind=raw["kind"],
-        questions=Deck(raw["questions"]),
-        answers=Deck(raw["answers"]),
-        follow_ups=tuple(
-            FollowUp(id=follow["id"], questions=Deck(follow["questions"]), answers=Deck(follow["answers"]))
-            for follow in raw.get("follow_ups", [])
-        ),
-    )
+        raise PrimerError(f"entry {name!r} rests on {unstated!r}, which public_facts.json does not state")
+    if kind not in STRAY_WEIGHTS:
+        raise PrimerError(f"entry {name!r} is of kind {kind!r}; expected one of {list(STRAY_WEIGHTS)}")
+    if form not in FORMS:
+        raise PrimerError(f"entry {name!r} is of form {form!r}; expected one of {list(FORMS)}")
+    if silent:
+        raise PrimerError(f"{silent!r} without an answer; expected one or two answers")
+
+
+def _contrasts(raw_entries: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Return for every entry the entries that it is to be told apart from, both ways."""
+    contrasts: dict[str, dict[str, None]] = {raw["id"]: {} for raw in raw_entries}
+    for raw in raw_entries:
+        for other in raw.get("contrast", []):
+            if other in contrasts:
+                contrasts[raw["id"]][other] = None
+                contrasts[other][raw["id"]] = None
+    return {name: tuple(others) for name, others in contrasts.items()}
 
 
 class DialogueWriter:
@@ -161,6 +208,7 @@ class DialogueWriter:
 
     def __init__(self, entries: Sequence[Entry], rng: random.Random, held_out: frozenset[str]) -> None:
         self._entries = list(entries)
+        self._by_id = {entry.id: entry for entry in entries}
         self._held_out = held_out
         self._greetings = [entry for entry in entries if entry.kind == "smalltalk"]
         self._rng = rng
@@ -181,7 +229,7 @@ class DialogueWriter:
                 room -= 1
             if room == 0:
                 return "".join(f"{line}\n" for line in lines)
-            entry = self._stray(told)
+            entry = self._contrast(entry, told) or self._stray(told)
             told.add(entry.id)
 
     def _system_lines(self) -> list[str]:
@@ -212,16 +260,18 @@ class DialogueWriter:
             chosen.append(follow_up)
         return chosen
 
+    def _contrast(self, entry: Entry, told: set[str]) -> Entry | None:
+        """Choose now and then, of the entries that share words with `entry`, the one asked least so far."""
+        others = [self._by_id[name] for name in entry.contrast if name not in told]
+        if not others or self._rng.random() >= CONTRAST_CHANCE:
+            return None
+        return min(others, key=Entry.strayed_into)
+
     def _stray(self, told: set[str]) -> Entry:
-        """Choose where the dialogue goes next: of a few entries, the one that was asked least so far."""
+        """Choose the next entry: of a few, the one that was asked least so far."""
         candidates = self._rng.sample(self._entries, min(STRAY_CANDIDATES, len(self._entries)))
         fresh = [entry for entry in candidates if entry.id not in told] or candidates
         return min(fresh, key=Entry.strayed_into)
-
-
-def wording(question: str) -> str:
-    """Return a question without case and punctuation, apart from what belongs to commands and flags."""
-    return " ".join(re.findall(r"[a-z0-9/_'-]+", question.lower()))
 
 
 def held_out_wordings(data_dir: Path = DATA_DIR) -> frozenset[str]:

@@ -83,6 +83,12 @@ _TAILS = (
     " briefly", " really", " then", " anyway", " for me", " by the way", ", do you know", " actually",
     " here",
 )  # fmt: skip
+# The keys next to a letter.
+_NEIGHBOURS = {
+    letter: row[max(at - 1, 0) : at] + row[at + 1 : at + 2]
+    for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+    for at, letter in enumerate(row)
+}
 _FILLERS = ("actually", "exactly", "just", "really", "basically", "even")
 
 
@@ -108,7 +114,7 @@ def vary_follow_up(question: str, rng: random.Random) -> str:
 def roughen(question: str, rng: random.Random) -> str:
     """Change only the typing: end mark, a slip of one letter, case. Safe for greetings as well."""
     question = end_mark(question, rng)
-    return change_case(_maybe(question, rng, (0.06, mistype)), rng)
+    return change_case(_maybe(question, rng, (0.13, mistype), (0.12, drop_apostrophes)), rng)
 
 
 def is_code(word: str) -> bool:
@@ -173,23 +179,31 @@ def change_case(text: str, rng: random.Random) -> str:
 
 
 def mistype(text: str, rng: random.Random) -> str:
-    """Slip once in one longer word: two letters swapped, one lost or one doubled."""
+    """Slip once in one word, rarely in two: letters swapped, one lost, doubled or its neighbour hit."""
     words = text.split(" ")
     longer = [
-        i for i, (word, fixed) in enumerate(_marked(words)) if not fixed and re.fullmatch(r"[a-z]{5,}", word)
+        i for i, (word, fixed) in enumerate(_marked(words)) if not fixed and re.fullmatch(r"[a-z]{4,}", word)
     ]
-    if not longer:
-        return text
-    chosen = rng.choice(longer)
-    word = words[chosen]
+    for chosen in rng.sample(longer, min(len(longer), 2 if rng.random() < 0.2 else 1)):
+        words[chosen] = _slip(words[chosen], rng)
+    return " ".join(words)
+
+
+def _slip(word: str, rng: random.Random) -> str:
     at = rng.randrange(1, len(word) - 1)
     slips = (
         word[:at] + word[at + 1] + word[at] + word[at + 2 :],
         word[:at] + word[at + 1 :],
         word[:at] + word[at] + word[at:],
+        word[:at] + rng.choice(_NEIGHBOURS[word[at]]) + word[at + 1 :],
     )
-    words[chosen] = rng.choice(slips)
-    return " ".join(words)
+    return rng.choices(slips, (4, 3, 2, 1))[0]
+
+
+def drop_apostrophes(text: str, rng: random.Random) -> str:
+    """Leave the apostrophes out: `doesnt`, `im`; never those of a name."""
+    del rng
+    return " ".join(word if fixed else word.replace("'", "") for word, fixed in _marked(text.split(" ")))
 
 
 def _maybe(text: str, rng: random.Random, *chances: tuple[float, Rewrite]) -> str:

@@ -12,6 +12,9 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "tools"))
 
+import generate_primer  # noqa: E402 (the path is extended above)
+import primer_wordings  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
@@ -24,8 +27,15 @@ def topic_files(data_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def entries(topic_files: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for content in topic_files.values() for entry in content["entries"]]
+def written_entries() -> list[dict[str, Any]]:
+    """Every entry as its topic file has it."""
+    return generate_primer.read_topics()
+
+
+@pytest.fixture(scope="session")
+def entries(written_entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every entry with all of its wordings."""
+    return primer_wordings.fill(written_entries)
 
 
 @pytest.fixture(scope="session")

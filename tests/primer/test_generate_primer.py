@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import shlex
@@ -153,6 +154,46 @@ def test_an_unknown_kind_is_refused_by_name(tmp_path: Path) -> None:
     write_data(tmp_path, facts=[], entry={"kind": "gossip"})
     with pytest.raises(PrimerError, match="gossip"):
         generate_primer.load_entries(tmp_path)
+
+
+def test_an_unknown_form_is_refused_by_name(tmp_path: Path) -> None:
+    write_data(tmp_path, facts=[], entry={"form": "poem"})
+    with pytest.raises(PrimerError, match="poem"):
+        generate_primer.load_entries(tmp_path)
+
+
+def test_an_entry_without_answers_is_refused_by_name(tmp_path: Path) -> None:
+    write_data(tmp_path, facts=[], entry={"id": "mute", "answers": []})
+    with pytest.raises(PrimerError, match="mute"):
+        generate_primer.load_entries(tmp_path)
+
+
+def test_entries_that_share_words_often_follow_each_other(tmp_path: Path) -> None:
+    def behind(contrast: list[str]) -> float:
+        topic = {
+            "topic": "one",
+            "entries": [
+                {
+                    "id": name,
+                    "kind": "fact",
+                    "questions": [f"{name}?"],
+                    "answers": [name],
+                    "contrast": contrast if name == "e0" else [],
+                }
+                for name in (f"e{number}" for number in range(30))
+            ],
+        }
+        (tmp_path / "primer").mkdir(exist_ok=True)
+        (tmp_path / "public_facts.json").write_text("[]", "utf-8")
+        (tmp_path / "primer" / "one.json").write_text(json.dumps(topic), "utf-8")
+        entries = generate_primer.load_entries(tmp_path)
+        text = generate_primer.generate(entries, seed=0, n_per_category=400, shuffle=False)
+        said = [answer for line in text.splitlines() for answer in line.split("assistant: ")[1:]]
+        pairs = list(itertools.pairwise(said))
+        return sum(pair == ("e1", "e0") for pair in pairs) / sum(first == "e1" for first, _ in pairs)
+
+    assert behind(["e1"]) > 0.2  # written at e0 alone, and yet both ways
+    assert behind([]) < 0.1
 
 
 def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
