@@ -77,6 +77,7 @@ _NAMES_BY_FORM: dict[str, tuple[str, ...]] = {
     "fact": ("what can you say about {}", "what is there to know about {}", "i want to know about {}"),
 }  # fmt: skip
 _NOT_TYPED = {"page", "idea", "fact"}
+_MARKED = {"command": "/", "flag": "-"}
 
 _GOALS = (
     "how do i {}", "how can i {}", "can i {}", "is there a way to {}", "how to {}", "i want to {}", "{}",
@@ -144,6 +145,16 @@ _PLACES = (
     "where on my disk {is} {}", "i'm looking for {}, where {is} {it}", "where should i look for {}",
     "what is the path to {}", "i can't find {}", "where have you put {}", "under which path {is} {}",
     "where {is} {} to be found",
+)  # fmt: skip
+
+_PAIRS = (
+    "what is the difference between {} and {}", "{} or {}", "{} vs {}", "how does {} differ from {}",
+    "is {} the same as {}", "should i use {} or {}", "difference between {} and {}", "compare {} and {}",
+    "which is better, {} or {}", "when do i use {} and when {}", "do {} and {} do the same",
+    "what's the difference between {} and {}", "how do {} and {} differ", "why is there {} and {}",
+    "{} versus {}", "i mix up {} and {}", "explain the difference between {} and {}", "isn't {} just {}",
+    "what distinguishes {} from {}", "are {} and {} different", "{} and {}: what is the difference",
+    "how is {} different from {}", "i don't see the difference between {} and {}",
 )  # fmt: skip
 
 # What may be asked about any entry, by the suffix of the follow-up's id.
@@ -299,14 +310,19 @@ def shared_wordings(raw_entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str,
 def made_questions(entry: Mapping[str, Any]) -> Iterator[str]:
     """Return the common wordings of an entry and a sample of the others, seeded by its id."""
     form = entry.get("form", "fact")
-    names = _NAMES_BY_FORM[form] + (_NAMES if form in _NOT_TYPED else (*_NAMES, *_TYPED_NAMES))
+    general = _NAMES if form in _NOT_TYPED else (*_NAMES, *_TYPED_NAMES)
     own_goals = _GOALS_BY_FORM[form]
+    # Only what begins like a command or flag can be typed; "the temperature" is its name in prose.
+    typed = [name for name in entry.get("names", []) if form not in _MARKED or name.startswith(_MARKED[form])]
+    prose = [name for name in entry.get("names", []) if name not in typed]
     lists = (
-        (entry.get("names", []), (*_NAMES[:2], *names)),
+        (typed, (*_NAMES[:2], *_NAMES_BY_FORM[form], *general)),
+        (prose, general),
         (entry.get("goals", []), (*_GOALS[:2], *own_goals[:2], *_GOALS[2:], *own_goals[2:])),
         (entry.get("cases", []), _CASES),
         (entry.get("places", []), _PLACES),
     )
+    pairs = [(one, other) for pair in entry.get("pairs", []) for one, other in (pair, pair[::-1])]
     others: list[str] = []
     for slots, intents in lists:
         for at, intent in enumerate(dict.fromkeys(intents)):
@@ -315,6 +331,12 @@ def made_questions(entry: Mapping[str, Any]) -> Iterator[str]:
                 yield from asked
             else:
                 others += asked
+    for at, intent in enumerate(_PAIRS):
+        asked = [intent.format(*pair) for pair in pairs]
+        if at < COMMON_INTENTS:
+            yield from asked
+        else:
+            others += asked
     rng = random.Random(entry["id"])
     yield from rng.sample(others, min(SAMPLED_WORDINGS, len(others)))
 

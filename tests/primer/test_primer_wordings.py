@@ -33,6 +33,19 @@ def test_cases_and_places_have_their_own_words() -> None:
     assert {"what happens if top-k is 0", "where are sessions", "where is the store"} <= questions
 
 
+def test_a_pair_is_asked_in_both_orders() -> None:
+    questions = set(made_questions(entry(pairs=[["/undo", "/reset"]])))
+    assert {"/undo or /reset", "what is the difference between /reset and /undo"} <= questions
+    assert len(questions) >= 40
+
+
+def test_a_name_in_prose_is_not_typed() -> None:
+    questions = set(made_questions(entry(names=["/seed", "the seed"])))
+    assert "what happens when i type /seed" in questions
+    assert "what happens when i type the seed" not in questions
+    assert "what is the seed" in questions
+
+
 def test_common_wordings_are_kept_and_the_others_sampled() -> None:
     goals = [f"do thing {number}" for number in range(15)]
     questions = list(made_questions(entry(goals=goals)))
