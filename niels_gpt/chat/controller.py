@@ -140,7 +140,7 @@ class Controller(Listener):
 
     async def greet(self) -> None:
         """Say what was resumed, and what became of a reply that waited for the store. Raises LoadFailed."""
-        await self._reporting(self.open_session())
+        await self._reporting(self.open_session(early_line=False))
         session = self._workspace.session
         if self._was_unsaved and session is not None and session.unsaved is None:
             self._was_unsaved = False
@@ -168,10 +168,14 @@ class Controller(Listener):
             words = options.resume_arguments(session.name)
             self._screen.notice(as_started(f"resume with: {shlex.join(words)}"), breakable=False)
 
-    async def open_session(self) -> ConversationSession:
+    async def open_session(self, *, early_line: bool = True) -> ConversationSession:
         """Open the session: wait for it, introduce it, finish its interrupted reply, apply the flags.
 
         What was done for a session once is not done again. Raises LoadFailed.
+
+        Args:
+            early_line: Whether a line that waits for the session is on the screen already, if that is a
+                terminal.
         """
         if not self._workspace.has_session:
             with spinning(self._screen, lambda: "opening the session"):
@@ -182,7 +186,7 @@ class Controller(Listener):
             if self._introduced is None and store is not None and store.caution is not None:
                 self._screen.notice(f"({store.caution})")
             self._introduced = session
-            self._introduce(session)
+            self._introduce(session, early_line=early_line and self._recall)
         if self._ready is not session:
             await self._finish_pending(session)
             await session.adopt()
@@ -213,9 +217,12 @@ class Controller(Listener):
     @contextmanager
     def footer(self) -> Iterator[None]:
         """Keep the status line on the last line of the screen while a reply streams, on a terminal."""
-        columns = self._screen.columns - 1
-        line = status_line(self.stats(), max(columns - len(_STOPS), 1))
-        with self._screen.footer(line + _STOPS) if self._recall else nullcontext():
+        known = self.stats()
+
+        def line(columns: int) -> str:
+            return status_line(known, max(columns - len(_STOPS), 1)) + _STOPS
+
+        with self._screen.footer(line) if self._recall else nullcontext():
             yield
 
     async def switch(self, session: str) -> None:
@@ -419,12 +426,14 @@ class Controller(Listener):
             if notice is not None:
                 self._screen.notice(notice)
 
-    def _introduce(self, session: ConversationSession) -> None:
+    def _introduce(self, session: ConversationSession, *, early_line: bool) -> None:
         options = self._workspace.options
         if options.session is None:
             return
         if not session.exists:
-            self._screen.notice(f"new session {session.name!r}")
+            new = f"new session {session.name!r}"
+            # Behind a line it is a remark about it, like the others before a reply.
+            self._screen.notice(f"({new})" if early_line else new)
             return
         self._screen.notice(f"resumed {session.name!r}: {counted(session.turns, 'turn')}")
         if self._recall:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from niels_gpt.conversation.settings import SETTINGS, Settings, show
 from niels_gpt.model.config import NO_LIMIT
-from niels_gpt.terminal.line_wrapper import clipped
+from niels_gpt.terminal.line_wrapper import clipped, text_width
 
 _SHORT = {"temperature": "temp", "repetition_penalty": "rep", "max_new_tokens": "max"}
 
@@ -51,8 +51,8 @@ class ChatStats:
 
 
 def status_line(known: ChatStats, columns: int) -> str:
-    """Return one line of what is known, as much of it as fits: what changes most comes first."""
-    parts = [known.session or "new session"]
+    """Return one line of what is known, as many parts as fit: what changes most comes first."""
+    parts: list[str] = []
     if known.unsaved:
         parts.append("NOT STORED YET")
     if known.spent and known.spent[-1].tokens_per_second is not None:
@@ -63,9 +63,13 @@ def status_line(known: ChatStats, columns: int) -> str:
     if known.left_out:
         parts.append(f"{known.left_out} turn{'' if known.left_out == 1 else 's'} left out")
     parts.append(known.checkpoint)
-    if known.settings is not None:
-        parts.append(_changed(known.settings))
-    return clipped(" | ".join(part for part in parts if part), columns)
+    settings = [] if known.settings is None else _changed(known.settings)
+    line = clipped(known.session or "new session", columns)
+    for part in [" | " + part for part in [*parts, *settings[:1]]] + [", " + word for word in settings[1:]]:
+        if text_width(line + part) > columns:
+            break
+        line += part
+    return line
 
 
 def stats(known: ChatStats) -> str:
@@ -88,7 +92,7 @@ def stats(known: ChatStats) -> str:
     return "\n".join(lines)
 
 
-def _changed(settings: Settings) -> str:
+def _changed(settings: Settings) -> list[str]:
     """Return the temperature, and every other setting that is not what it is by default."""
     initial = Settings()
     words: list[str] = []
@@ -96,4 +100,4 @@ def _changed(settings: Settings) -> str:
         value = getattr(settings, key)
         if key == "temperature" or value != getattr(initial, key):
             words.append(f"{_SHORT.get(key, key)} {show(value)}")
-    return ", ".join(words)
+    return words

@@ -13,7 +13,6 @@ from typing import Any
 
 from niels_gpt.sampling.settings import (
     MAX_PENALTY,
-    MAX_TEMPERATURE,
     check_penalty,
     check_repetition_penalty,
     check_share,
@@ -105,7 +104,7 @@ SETTINGS: dict[str, Setting] = {
             aliases=("/temp",),
             placeholder="X",
             meaning="randomness; 0 = always the likeliest token",
-            allowed=f"a number from 0 to {MAX_TEMPERATURE:.2g}",
+            allowed="a number from 0 to 3.4e38, usually up to 2",
             examples=("0", "0.7", "0.9"),
             parse=_number(check_temperature),
         ),

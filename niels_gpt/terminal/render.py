@@ -20,7 +20,7 @@ from niels_gpt.text.control_characters import Harmless, harmless
 DIM, BOLD, PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[1m", "\x1b[0m", "\r\x1b[K"
 ASKED = "\x1b[36m"  # cyan, as the prompt shows what is typed
 _LEAST_ROWS = 6  # of a terminal that has room for a footer
-_DOWN, _SAVE, _RESTORE, _WHOLE_SCREEN = "\x1bD", "\x1b7", "\x1b8", "\x1b[r"
+_DOWN, _SAVE, _RESTORE, _WHOLE_SCREEN, _ERASE_BELOW = "\x1bD", "\x1b7", "\x1b8", "\x1b[r", "\x1b[J"
 STEP_SECONDS = 0.1
 """The time between two frames of a spinner. A faster operation shows none, so nothing flickers."""
 _FRAMES = "|/-\\"
@@ -84,7 +84,7 @@ class Screen:
         self._line_open = False
         self._waiting = False
         self._busy = False
-        self._footer: tuple[str, os.terminal_size] | None = None
+        self._footer: tuple[Callable[[int], str], os.terminal_size] | None = None
 
     @property
     def columns(self) -> int:
@@ -162,6 +162,7 @@ class Screen:
     def busy(self, text: str) -> bool:
         """Show or replace a line that stays until other output; return False when not waiting."""
         if self._waiting and self._columns is not None:
+            self._follow_resize()
             line = clipped(harmless(text), self._columns() - 1)
             self._notices.write(_ERASE_LINE + self._in_style(line, DIM))
             self._notices.flush()
@@ -174,13 +175,16 @@ class Screen:
         self._take_back()
 
     @contextmanager
-    def footer(self, text: str) -> Iterator[None]:
-        """Keep a line at the bottom of the terminal during the block; everything else scrolls above it."""
+    def footer(self, text: Callable[[int], str]) -> Iterator[None]:
+        """Keep a line at the bottom of the terminal during the block; everything else scrolls above it.
+
+        `text` returns the line for a number of columns: it is drawn again after a resize.
+        """
         size = None if self._columns is None or not self._styled else _size(self._notices)
         if size is None or size.lines < _LEAST_ROWS or self._quiet:
             yield
             return
-        self._footer = (clipped(harmless(text), size.columns - 1), size)
+        self._footer = (text, size)
         self.draw_footer()
         try:
             yield
@@ -189,25 +193,30 @@ class Screen:
             self._footer = None
 
     def draw_footer(self) -> None:
-        """Draw the footer, if there is one."""
+        """Draw the footer at the bottom of the terminal as it is now, if there is one."""
         if self._footer is not None:
-            text, size = self._footer
+            text, before = self._footer
+            size = _size(self._notices) or before
+            self._footer = (text, size)
+            line = self._in_style(clipped(harmless(text(size.columns - 1)), size.columns - 1), DIM)
             # One line up and down again: at the bottom that makes room.
             self._notices.write(
-                f"{_DOWN}\x1b[A{_SAVE}\x1b[1;{size.lines - 1}r\x1b[{size.lines};1H\x1b[2K"
-                f"{self._in_style(text, DIM)}{_RESTORE}"
+                f"{_DOWN}\x1b[A{_SAVE}\x1b[1;{size.lines - 1}r\x1b[{size.lines};1H\x1b[2K{line}{_RESTORE}"
             )
             self._notices.flush()
 
     def erase_footer(self) -> None:
         """Erase the footer, if there is one."""
         if self._footer is not None:
-            _, size = self._footer
-            # After a resize the terminal has moved it, and what is at the bottom is something else.
-            same = _size(self._notices) == size
-            line = f"\x1b[{size.lines};1H\x1b[2K" if same else ""
-            self._notices.write(f"{_SAVE}{_WHOLE_SCREEN}{line}{_RESTORE}")
+            # Wherever a resize has moved it, below the cursor there is nothing else.
+            self._notices.write(f"{_SAVE}{_WHOLE_SCREEN}{_RESTORE}{_ERASE_BELOW}")
             self._notices.flush()
+
+    def _follow_resize(self) -> None:
+        """Draw the footer again if the terminal has another size than when it was drawn."""
+        if self._footer is not None and _size(self._notices) not in {None, self._footer[1]}:
+            self.erase_footer()
+            self.draw_footer()
 
     def _take_back(self) -> None:
         if self._busy:
@@ -228,6 +237,7 @@ class Screen:
         if not text:
             return
         self.idle()
+        self._follow_resize()
         self._replies.write(text)
         self._replies.flush()
         self._line_open = not text.endswith("\n") if self._wrapper is None else self._wrapper.column > 0
@@ -238,6 +248,7 @@ class Screen:
 
     def _lines(self, text: str, style: str, *, breakable: bool = True) -> None:
         self._take_back()
+        self._follow_resize()
         # Complete the line of a reply that was cut in mid-line; on a separate stream it is left unchanged.
         if self._replies is self._notices:
             self._close_line()

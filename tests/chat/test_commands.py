@@ -192,7 +192,7 @@ def test_help_explains_one_command(chat: FakeChat) -> None:
     chat.type("/help temp")
     assert chat.said == [
         "/temperature X: randomness; 0 = always the likeliest token (0.9)",
-        "X is a number from 0 to 3.4e+38",
+        "X is a number from 0 to 3.4e38, usually up to 2",
         "also /temp",
     ]
     chat.type("/help nonsense")

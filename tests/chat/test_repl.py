@@ -46,7 +46,7 @@ def test_commands_are_answered_and_never_reach_the_model(typist: Typist, scripte
         "/temp 0\r/temp\r/temp x\r/tmep\r//temp\r", model, later=(("ok\n", "/exit\r"),)
     ).splitlines()
     assert shown[1] == "temperature: 0 (greedy), was 0.9"
-    assert shown[2] == "temperature: 0 (greedy) (a number from 0 to 3.4e+38)"
+    assert shown[2] == "temperature: 0 (greedy) (a number from 0 to 3.4e38, usually up to 2)"
     assert shown[3].startswith("/temperature: 'x' is not allowed")
     assert shown[4].startswith("unknown command /tmep: did you mean /temp?")
     assert [content for role, content in typist.messages() if role == "user"] == ["/temp"]

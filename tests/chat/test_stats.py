@@ -22,9 +22,11 @@ def test_the_line_at_the_bottom_tells_what_is_known_and_fits() -> None:
     )
     line = status_line(facts, 80)
     assert line == "a | 20 tok/s | 51/512 tokens | x.pt | temp 0.5, top_p 0.9"
-    assert status_line(facts, 20) == line[:20]
+    assert status_line(facts, 20) == "a | 20 tok/s"
+    assert status_line(facts, 50) == "a | 20 tok/s | 51/512 tokens | x.pt | temp 0.5"
+    assert status_line(replace(facts, session="a long name"), 5) == "a lon"
     waiting = replace(facts, left_out=3, unsaved=True)
-    assert status_line(waiting, 53) == "a | NOT STORED YET | 20 tok/s | 51/512 tokens | 3 turns left out"[:53]
+    assert status_line(waiting, 53) == "a | NOT STORED YET | 20 tok/s | 51/512 tokens"
     assert " | 3 turns left out | " in status_line(waiting, 80)
     assert status_line(ChatStats(session=None, checkpoint="x.pt"), 80) == "new session | x.pt"
 

@@ -293,6 +293,7 @@ def test_in_a_shell_early_lines_suspension_paste_branches_personas_and_files(
         # The second line is typed while the program starts, before there is a prompt.
         terminal.type("clear; $CHAT\rearly line\r")
         lines = terminal.wait_for_end("hello␛[31m there", ">")
+        assert lines.index("> early line") < lines.index("(new session 'a')")
         assert lines.count("> early line") == 1
         terminal.sing("sing")
         assert terminal.bottom.endswith("| Esc stops")
@@ -300,6 +301,10 @@ def test_in_a_shell_early_lines_suspension_paste_branches_personas_and_files(
         terminal.wait_for_end("$")
         terminal.type("clear; echo modes $(stty -a | grep -c ' icanon'); fg\r")
         terminal.wait(lambda lines: lines[:1] == ["modes 1"] and re.search(r"la\d+ la\d+", lines[-1]))
+        terminal.resize(60)
+        terminal.wait(lambda _: terminal.bottom.endswith(" any.pt | Esc stops"))
+        terminal.resize(80)
+        terminal.wait(lambda _: terminal.bottom.endswith(" any.pt | temp 0.9 | Esc stops"))
         terminal.type(ESC)
         terminal.wait_for_end("(stopped)", ">")
         terminal.wait(lambda _: terminal.bottom.startswith("a | "))

@@ -126,7 +126,7 @@ def test_a_footer_keeps_the_last_line_and_gives_the_screen_back(monkeypatch: pyt
         screen.say(f"line {number}")
     shown()
     assert seen.cursor.y == 7  # at the bottom, where the footer needs room
-    with screen.footer("the \x1b[31mfooter" + "." * 40):
+    with screen.footer(lambda _: "the \x1b[31mfooter" + "." * 40):
         screen.text("one two")
         assert shown()[-2:] == ["one two", "the ␛[31mfooter.............."]
         for number in range(20):
@@ -146,14 +146,42 @@ def test_a_footer_keeps_the_last_line_and_gives_the_screen_back(monkeypatch: pyt
     assert seen.cursor.y == 7
 
 
-def test_after_a_resize_nothing_at_the_bottom_is_erased(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = [os.terminal_size((30, 8)), os.terminal_size((20, 8))]
-    monkeypatch.setattr("niels_gpt.terminal.render._size", lambda _: sizes[0])
-    out = io.StringIO()
-    with Screen(out, out, styled=True, columns=lambda: 30).footer("x"):
-        sizes.pop(0)
-        before = len(out.getvalue())
-    assert "\x1b[2K" not in out.getvalue()[before:]
+@pytest.mark.parametrize("resized", [(40, 12), (20, 7), (30, 20)])
+def test_after_a_resize_the_footer_is_at_the_bottom_again_and_nowhere_else(
+    resized: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyte = pytest.importorskip("pyte")
+    columns, lines = 30, 8
+    monkeypatch.setattr("niels_gpt.terminal.render._size", lambda _: os.terminal_size((columns, lines)))
+    seen, out = pyte.Screen(columns, lines), io.StringIO()
+    screen = Screen(out, out, styled=True, columns=lambda: columns)
+
+    def shown() -> list[str]:
+        pyte.Stream(seen).feed(out.getvalue().replace("\n", "\r\n"))
+        out.seek(0)
+        out.truncate()
+        return [line.rstrip() for line in seen.display]
+
+    for number in range(4):
+        screen.say(f"line {number}")
+    with screen.footer(lambda _: "the footer"):
+        screen.text("one")
+        assert shown()[-1] == "the footer"
+        lost, (columns, lines) = max(0, lines - resized[1]), resized
+        seen.resize(lines, columns)
+        seen.cursor.y -= lost  # pyte clips at the top, as terminals do, but leaves the cursor in its row
+        screen.text(" two")
+        found = shown()
+        assert found[-1] == "the footer"
+        assert found.count("the footer") == 1
+        assert "one two" in found
+        for number in range(20):
+            screen.text(f"\nline {number}")
+        assert shown()[-2:] == ["line 19", "the footer"]
+        assert shown().count("the footer") == 1
+    assert "the footer" not in shown()
+    assert shown()[-2] == "line 19"
+    assert seen.margins is None
 
 
 @pytest.mark.parametrize("kept", [{"styled": False}, {"quiet": True}, {"columns": None}])
@@ -162,6 +190,6 @@ def test_where_it_cannot_or_must_not_be_there_is_no_footer(
 ) -> None:
     monkeypatch.setattr("niels_gpt.terminal.render._size", lambda _: os.terminal_size((30, 8)))
     out = io.StringIO()
-    with Screen(out, out, **{"styled": True, "columns": lambda: 30, **kept}).footer("x"):
+    with Screen(out, out, **{"styled": True, "columns": lambda: 30, **kept}).footer(lambda _: "x"):
         pass
     assert out.getvalue() == ""
