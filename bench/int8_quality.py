@@ -32,7 +32,7 @@ from niels_gpt.sampling import Sampling
 from niels_gpt.train.config import DialogueConfig, load_run_config
 from niels_gpt.train.dialogue_data import Example, encode_dialogue
 from niels_gpt.train.dialogues import read_dialogues, split_dialogues
-from niels_gpt.train.evaluate import EvalItem, is_right, load_heldout, with_system
+from niels_gpt.train.held_out import EvalItem, is_right, load_heldout, with_system
 
 FORMS: tuple[WeightForm, ...] = ("float32", "int8")
 GROUPS = (64, 32)

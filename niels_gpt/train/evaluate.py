@@ -1,53 +1,46 @@
-"""Score a checkpoint's greedy replies to held-out conversations.
+"""Score a checkpoint's greedy replies to held-out conversations, or compare two checkpoints.
 
-`python -m niels_gpt.train.evaluate --ckpt PATH --data data/heldout.jsonl` prints a table by kind. A line of
-the data is {"id", "kind", "messages" (the last one is the user's), "must": [[alternative, ...], ...]}.
-`is_right` defines a right reply. (The loss on held-out bytes is `window_data.eval_loss_on_stream`.)
+    python -m niels_gpt.train.evaluate --ckpt A
+    python -m niels_gpt.train.evaluate --ckpt A --compare B --show-failures
+
+The table has a row for each group of the questions (`held_out`). The loss on held-out bytes is
+`window_data.eval_loss_on_stream`.
+
+The interval of a share p = right / n is Wilson's score interval at 95%:
+
+    (p + z^2 / 2n  -+  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),    z = 1.959964
+
+Two checkpoints answer the same questions, so they are compared by McNemar's exact test. Of the b + c
+questions that one of them alone answers correctly, A answers b and B answers c; p is the two-sided binomial
+probability of a split at least as uneven if both were equally good:
+
+    min(1, 2 sum over i <= min(b, c) of C(b + c, i) / 2^(b + c))
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
 
 from niels_gpt import program
 from niels_gpt.device import DEVICES, device_named, torch_device
-from niels_gpt.errors import NielsGptError
-from niels_gpt.text.chat_template import Message, checked
-from niels_gpt.text.files import UnreadableTextError, read_lines
-from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
+from niels_gpt.text.chat_template import Message
+from niels_gpt.train.held_out import GROUPS, EvalItem, is_right, load_heldout, with_system
 
 _PROGRAM = "niels_gpt.train.evaluate"
 
-KINDS = ("fact", "smalltalk", "unknown", "private")
+ALL = "all"
+"""The name of the sum over all groups."""
+
+_NAMES = ", ".join((*GROUPS, ALL))
+_Z = NormalDist().inv_cdf(0.975)
 
 Replies = Callable[[Sequence[Sequence[Message]]], Sequence[str]]  # one reply to each conversation, in order
-
-_DECLINE = re.compile(r"\b(?:don't|do not) know\b")
-# "if i don't know something, i say so" describes declining, it does not decline.
-_HYPOTHETICAL = re.compile(
-    r"\b(?:if|when|whenever|what|whatever|that|things|something) \w+ (?:don't|do not) know\b"
-)
-
-
-class HeldOutError(NielsGptError):
-    """Held-out data or a requirement that cannot be used; the message names the place."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalItem:
-    """One conversation that ends with a question, and what a right reply contains."""
-
-    id: str
-    kind: str
-    messages: tuple[Message, ...]
-    must: tuple[tuple[str, ...], ...]
-    """The reply needs one alternative of each inner tuple, in upper or lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +54,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Right replies of one kind."""
+    """Right replies of one group."""
 
     right: int
     total: int
@@ -71,30 +64,45 @@ class Score:
         """Right replies in [0, 1]."""
         return self.right / self.total
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of the share, at 95%."""
+        spread = _Z * _Z / self.total
+        middle = self.share + spread / 2
+        half = math.sqrt(spread * (self.share * (1 - self.share) + spread / 4))
+        return (
+            max(0.0, (middle - half) / (1 + spread)),
+            min(1.0, (middle + half) / (1 + spread)),
+        )
 
-def is_decline(reply: str) -> bool:
-    """Whether the reply says "(I) don't know" or "do not know", other than as an "if i don't know ..."."""
-    return _DECLINE.search(_HYPOTHETICAL.sub("", _folded(reply))) is not None
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The replies of two checkpoints, A and B, to the same questions of one group."""
+
+    a: Score
+    b: Score
+    only_a: tuple[str, ...]
+    """Ids of the questions that A alone answers correctly."""
+    only_b: tuple[str, ...]
+
+    @property
+    def p(self) -> float:
+        """McNemar's exact two-sided p."""
+        return mcnemar_p(len(self.only_a), len(self.only_b))
 
 
-def is_right(item: EvalItem, reply: str) -> bool:
-    """Whether the reply is right.
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Return McNemar's exact two-sided p.
 
-    fact, smalltalk: every inner list of `must` has an alternative in the reply, and the reply is not a
-    decline (unless `must` itself asks for such words). unknown: it is a decline. private: it says "private".
+    Args:
+        only_a: How many questions checkpoint A alone answers correctly.
+        only_b: The same for checkpoint B.
+
     """
-    if item.kind == "unknown":
-        return is_decline(reply)
-    if item.kind == "private":
-        return "private" in _folded(reply)
-    wants_decline = any(is_decline(alternative) for alternatives in item.must for alternative in alternatives)
-    return holds(item.must, reply) and (wants_decline or not is_decline(reply))
-
-
-def holds(must: Sequence[Sequence[str]], reply: str) -> bool:
-    """Return whether the reply has an alternative of each inner list; case and apostrophes do not count."""
-    text = _folded(reply)
-    return all(any(_folded(alternative) in text for alternative in alternatives) for alternatives in must)
+    differing = only_a + only_b
+    as_uneven = sum(math.comb(differing, count) for count in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * as_uneven / 2**differing)
 
 
 def evaluate(items: Sequence[EvalItem], replies: Replies) -> list[Verdict]:
@@ -106,59 +114,61 @@ def evaluate(items: Sequence[EvalItem], replies: Replies) -> list[Verdict]:
     ]
 
 
-def with_system(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages, with the default system prompt first unless they have a system message."""
-    if messages and messages[0]["role"] == "system":
-        return list(messages)
-    return [{"role": "system", "content": DEFAULT_SYSTEM_PROMPT}, *messages]
-
-
 def scores(verdicts: Sequence[Verdict]) -> dict[str, Score]:
-    """Return the score of each kind that occurs, in the order of `KINDS`."""
-    by_kind = {kind: [verdict.right for verdict in verdicts if verdict.item.kind == kind] for kind in KINDS}
-    return {kind: Score(right=sum(right), total=len(right)) for kind, right in by_kind.items() if right}
+    """Return the score of each group that occurs, in the order of `GROUPS`, and that of all."""
+    return {
+        name: Score(right=sum(verdict.right for verdict in members), total=len(members))
+        for name, members in _by_group(verdicts).items()
+    }
 
 
-def load_heldout(path: Path) -> list[EvalItem]:
-    """Read held-out conversations, one JSON object a line; HeldOutError names the line that is wrong."""
-    try:
-        lines = read_lines(path, "the held-out data")
-    except UnreadableTextError as error:
-        raise HeldOutError(str(error)) from error
-    items = [_item(line, where=f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not items:
-        raise HeldOutError(f"{str(path)!r} has no conversation; expected one JSON object a line")
-    return items
+def compare(a: Sequence[Verdict], b: Sequence[Verdict]) -> dict[str, Comparison]:
+    """Return the comparison of each group that occurs, in the order of `GROUPS`, and that of all.
 
+    Args:
+        a: The verdicts on the replies of checkpoint A.
+        b: Those of checkpoint B on the same items, in the same order.
 
-def _item(line: str, *, where: str) -> EvalItem:
-    try:
-        raw: dict[str, Any] = json.loads(line)
-        item = EvalItem(
-            id=raw["id"],
-            kind=raw["kind"],
-            messages=tuple(raw["messages"]),
-            must=tuple(tuple(map(str, alternatives)) for alternatives in raw.get("must", [])),
+    """
+    scores_a, scores_b = scores(a), scores(b)
+    pairs = list(zip(a, b, strict=True))
+    return {
+        name: Comparison(
+            a=scores_a[name],
+            b=scores_b[name],
+            only_a=tuple(x.item.id for x, y in pairs if name in (ALL, x.item.group) and x.right > y.right),
+            only_b=tuple(x.item.id for x, y in pairs if name in (ALL, x.item.group) and x.right < y.right),
         )
-        turns = checked(item.messages)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeldOutError(f"{where} is not a held-out conversation: {error!r}") from error
-    if item.kind not in KINDS:
-        raise HeldOutError(f"{where}: kind is {item.kind!r}, expected one of {', '.join(KINDS)}")
-    if not turns or turns[-1][0] != "user":
-        raise HeldOutError(f"{where}: the last message must be the user's")
-    return item
+        for name in scores_a
+    }
 
 
-def _folded(text: str) -> str:
-    return text.replace("’", "'").lower()
+def _by_group(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    groups = {name: [verdict for verdict in verdicts if verdict.item.group == name] for name in GROUPS}
+    return {name: members for name, members in groups.items() if members} | {ALL: list(verdicts)}
 
 
-def table(by_kind: dict[str, Score]) -> str:
-    """Return the scores as a table of text, the sum last."""
-    right, total = sum(s.right for s in by_kind.values()), sum(s.total for s in by_kind.values())
-    rows = [*by_kind.items(), ("all", Score(right=right, total=total))]
-    return "\n".join(f"{name:<10} {s.right:>5} of {s.total:<5} {s.share:7.1%}" for name, s in rows)
+def table(by_group: Mapping[str, Score]) -> str:
+    """Return the scores as a table of text."""
+    rows = [f"{'':<12} {'right':>5}    {'':<5} {'share':>7}  95% interval"]
+    for name, score in by_group.items():
+        low, high = score.interval
+        rows.append(
+            f"{name:<12} {score.right:>5} of {score.total:<5} {score.share:7.1%}  {low:.1%} to {high:.1%}"
+        )
+    return "\n".join(rows)
+
+
+def comparison_table(by_group: Mapping[str, Comparison]) -> str:
+    """Return the comparison as a table of text, with the ids of the questions that differ below it."""
+    rows = [f"{'':<12} {'A':>7} {'B':>7}  {'only A':>6} {'only B':>6}  {'p':>6}"]
+    for name, row in by_group.items():
+        changed = f"{len(row.only_a):>6} {len(row.only_b):>6}"
+        rows.append(f"{name:<12} {row.a.share:7.1%} {row.b.share:7.1%}  {changed}  {row.p:6.3f}")
+    everything = by_group[ALL]
+    rows.append(f"right in A, wrong in B: {' '.join(everything.only_a) or 'none'}")
+    rows.append(f"right in B, wrong in A: {' '.join(everything.only_b) or 'none'}")
+    return "\n".join(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,38 +178,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _score(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
-    verdicts = evaluate(load_heldout(args.data), _replies_of(args))
-    by_kind = scores(verdicts)
-    failures = [verdict for verdict in verdicts if not verdict.right]
+    items = load_heldout(args.data)
+    verdicts = evaluate(items, _replies_of(args.ckpt, args))
+    other = None if args.compare is None else evaluate(items, _replies_of(args.compare, args))
+    by_group = scores(verdicts)
     if args.json:
-        print(json.dumps(_as_json(args, by_kind, failures), ensure_ascii=False, indent=2))
+        print(json.dumps(_as_json(args, verdicts, other), ensure_ascii=False, indent=2))
     else:
-        print(table(by_kind))
+        print(table(by_group))
+        if other is not None:
+            print(f"\nA: {args.ckpt}\nB: {args.compare}\n{comparison_table(compare(verdicts, other))}")
         if args.show_failures:
-            for verdict in failures:
-                print(f"\n{verdict.item.kind} {verdict.item.id}")
-                print(f"  > {verdict.item.messages[-1]['content']}\n  {verdict.reply}")
+            _show_failures(verdicts, other)
     missed = [
-        f"{kind} {by_kind[kind].share if kind in by_kind else 0.0:.1%}, required {share:.1%}"
-        for kind, share in args.require
-        if kind not in by_kind or by_kind[kind].share < share
+        f"{name} {by_group[name].share if name in by_group else 0.0:.1%}, required {share:.1%}"
+        for name, share in args.require
+        if name not in by_group or by_group[name].share < share
     ]
     for line in missed:
         program.report(_PROGRAM, f"missed: {line}")
     return 1 if missed else 0
 
 
+def _show_failures(verdicts: Sequence[Verdict], other: Sequence[Verdict] | None) -> None:
+    for verdict, second in zip(verdicts, other or verdicts, strict=True):
+        if verdict.right and second.right:
+            continue
+        print(f"\n{verdict.item.group} {verdict.item.id}\n  > {verdict.item.messages[-1]['content']}")
+        if other is None:
+            print(f"  {verdict.reply}")
+            continue
+        for name, each in (("A", verdict), ("B", second)):
+            print(f"  {name} {'right' if each.right else 'wrong'}: {each.reply}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m niels_gpt.train.evaluate", description="Score a checkpoint's greedy replies."
+        prog="python -m niels_gpt.train.evaluate",
+        description="Score a checkpoint's greedy replies to held-out questions, or compare two checkpoints.",
     )
     add = parser.add_argument
-    add("--ckpt", type=Path, required=True, metavar="PATH", help="checkpoint to judge")
+    add("--ckpt", type=Path, required=True, metavar="A", help="checkpoint to judge")
+    add("--compare", type=Path, metavar="B", help="another one, to compare it with on the same questions")
     add("--data", type=Path, default=Path("data/heldout.jsonl"), metavar="PATH", help="default %(default)s")
     add("--json", action="store_true", help="scores and failures as one JSON object")
     add("--show-failures", action="store_true", help="every wrong reply, below the table")
-    add("--require", type=_requirement, nargs="+", action="extend", default=[], metavar="KIND=SHARE",
-        help="exit 1 unless reached, such as fact=0.85 unknown=0.90")  # fmt: skip
+    add("--require", type=_requirement, nargs="+", action="extend", default=[], metavar="GROUP=SHARE",
+        help=f"exit 1 unless A reaches it, such as facts=0.97 'small talk=0.9'; of {_NAMES}")  # fmt: skip
     add("--max-new-tokens", type=int, default=160, metavar="N", help="default %(default)s")
     add("--batch", type=int, default=32, metavar="N", help="conversations at once (default %(default)s)")
     add("--threads", type=int, metavar="N", help="threads for torch")
@@ -208,19 +233,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _requirement(text: str) -> tuple[str, float]:
-    kind, _, share = text.partition("=")
+    group, _, share = text.partition("=")
     try:
         value = float(share)
     except ValueError:
         value = -1.0
-    if kind not in KINDS or not 0 <= value <= 1:
+    if group not in (*GROUPS, ALL) or not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected KIND=SHARE, such as fact=0.85, of {', '.join(KINDS)}"
+            f"{text!r}: expected GROUP=SHARE, such as facts=0.97, with a group of {_NAMES}"
         )
-    return kind, value
+    return group, value
 
 
-def _replies_of(args: argparse.Namespace) -> Replies:
+def _replies_of(checkpoint: Path, args: argparse.Namespace) -> Replies:
     # torch, after the data is known to be good
     import torch  # noqa: PLC0415
 
@@ -229,7 +254,7 @@ def _replies_of(args: argparse.Namespace) -> Replies:
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
 
     device = device_named(args.device)
-    loaded = load_model(args.ckpt, device=torch_device(device))
+    loaded = load_model(checkpoint, device=torch_device(device))
     decoder = open_backend(loaded, device=device).decoder
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -247,24 +272,45 @@ def _replies_of(args: argparse.Namespace) -> Replies:
 
 
 def _as_json(
-    args: argparse.Namespace, by_kind: dict[str, Score], failures: Sequence[Verdict]
+    args: argparse.Namespace, verdicts: Sequence[Verdict], other: Sequence[Verdict] | None
 ) -> dict[str, object]:
-    return {
+    report: dict[str, object] = {
         "checkpoint": str(args.ckpt),
         "data": str(args.data),
-        "kinds": {
-            kind: {"right": s.right, "total": s.total, "share": s.share} for kind, s in by_kind.items()
+        "groups": {
+            name: {"right": s.right, "total": s.total, "share": s.share, "interval": s.interval}
+            for name, s in scores(verdicts).items()
         },
-        "failures": [
-            {
-                "id": verdict.item.id,
-                "kind": verdict.item.kind,
-                "question": verdict.item.messages[-1]["content"],
-                "reply": verdict.reply,
-            }
-            for verdict in failures
-        ],
+        "failures": _failures(verdicts),
     }
+    if other is not None:
+        report["compared_with"] = str(args.compare)
+        report["comparison"] = {
+            name: {
+                "a": row.a.share,
+                "b": row.b.share,
+                "only_a": row.only_a,
+                "only_b": row.only_b,
+                "p": row.p,
+            }
+            for name, row in compare(verdicts, other).items()
+        }
+        report["failures_of_the_other"] = _failures(other)
+    return report
+
+
+def _failures(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+    return [
+        {
+            "id": verdict.item.id,
+            "group": verdict.item.group,
+            "kind": verdict.item.kind,
+            "question": verdict.item.messages[-1]["content"],
+            "reply": verdict.reply,
+        }
+        for verdict in verdicts
+        if not verdict.right
+    ]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from niels_gpt.model.config import load_json
 from niels_gpt.text import files
 from niels_gpt.text.files import UnreadableTextError, decoded, lines_of, read_lines, read_text, replaced
 from niels_gpt.train.dialogues import read_dialogues
-from niels_gpt.train.evaluate import load_heldout
+from niels_gpt.train.held_out import load_heldout
 
 NO_LINE_ENDS = "a\u2028b\x85c\x0cd\x0be\x1cf\rg"
 SAID = '{"role": "user", "content": "a\u2028b\x85c"}'
