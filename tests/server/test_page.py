@@ -11,6 +11,7 @@ from tests.server.browser import CHROMIUM, FLAGS
 from tests.server.conftest import ThreadServer
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
 )
@@ -131,3 +132,34 @@ def test_a_phone_shows_everything_and_labels_name_every_control(page: playwright
         identity = control.get_attribute("id")
         labelled = identity is not None and page.locator(f"label[for={identity}]").count() == 1
         assert labelled or (control.text_content() or "").strip(), control
+
+
+def faults_of(page: playwright_api.Page) -> list[str]:
+    """What axe finds on the page: rules of accessibility with the elements that break them."""
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{each['impact']} {each['id']}: {node['html']} {node['failureSummary']}"
+        for each in found
+        for node in each["nodes"]
+    ]
+
+
+def test_axe_finds_nothing(page: playwright_api.Page) -> None:
+    assert faults_of(page) == []
+    send(page, "Who is niels?")
+    expect(page.locator(".message.assistant:not([aria-busy])")).to_have_count(1)
+    page.get_by_role("button", name="Probabilities").click()
+    page.locator(".token").nth(1).click()
+    expect(page.get_by_role("button", name="Fork here with").first).to_be_visible()
+    for scheme in "light", "dark":
+        page.emulate_media(color_scheme=scheme)
+        assert faults_of(page) == [], scheme
+    page.click("#show-tree")
+    expect(page.locator("#panel svg g").first).to_be_visible()
+    assert faults_of(page) == []
+    page.click("#show-settings")
+    expect(page.locator("#set-temperature")).to_be_visible()
+    assert faults_of(page) == []
+    # The control: without its labels the page is at fault.
+    page.evaluate("document.querySelectorAll('label').forEach(each => each.remove())")
+    assert any("critical label" in fault for fault in faults_of(page))
