@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ _ROUTE = re.compile(r"\"(/[a-z][\w/]*)")
 
 def required() -> dict[str, list[str]]:
     """Return what some entry must name, by kind."""
-    made = [*parsers().values(), generate_options.build_parser(), serve_cli.build_parser()]
     makefile = (REPO / "Makefile").read_text("utf-8")
     targets = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
     return {
@@ -51,19 +51,19 @@ def required() -> dict[str, list[str]]:
         "command of other programs": [*KNOWN_ELSEWHERE],
         "key": list(_keys()),
         "subcommand": [f"niels-chat {name}" for name in SUBCOMMANDS],
-        "flag": list(
-            dict.fromkeys(
-                flag.replace("_", "-")
-                for parser in made
-                for known in [parser._option_string_actions]  # noqa: SLF001 - argparse has no other list
-                for flag in known
-                if flag.startswith("--") and not (flag.startswith("--no-") and f"--{flag[5:]}" in known)
-            )
-        ),
+        "flag": [flag for flag in _flags() if not (flag.startswith("--no-") and f"--{flag[5:]}" in _flags())],
         "configuration key": [*CONFIGURABLE],
         "page": ["README.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))],
         "make target": [f"make {target}" for target in targets],
     }
+
+
+@cache
+def _flags() -> tuple[str, ...]:
+    """Return the long flags of the three programs and of all subcommands."""
+    made = [*parsers().values(), generate_options.build_parser(), serve_cli.build_parser()]
+    flags = (flag for parser in made for flag in parser._option_string_actions)  # noqa: SLF001 - no other list
+    return tuple(dict.fromkeys(flag.replace("_", "-") for flag in flags if flag.startswith("--")))
 
 
 def _keys() -> Iterator[str]:
@@ -152,7 +152,7 @@ def _everything_written() -> dict[str, frozenset[str]]:
     pages = [*sorted((REPO / "docs").glob("*.md")), REPO / "README.md", REPO / "Makefile"]
     text = "\n".join(path.read_text("utf-8") for path in [*paths, *pages])
     server = "\n".join(path.read_text("utf-8") for path in sorted((REPO / "niels_gpt/server").rglob("*.py")))
-    flags = {flag.replace("_", "-") for flag in _FLAG.findall(text)} | set(required()["flag"])
+    flags = {flag.replace("_", "-") for flag in _FLAG.findall(text)} | set(_flags())
     return {
         "flag": frozenset(flags),
         "variable": frozenset(_VARIABLE.findall(text)),
