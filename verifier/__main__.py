@@ -7,13 +7,15 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pickle import UnpicklingError
+from typing import Any
 
+from verifier.gguf import ChatML, GGUFModel
 from verifier.model import Model, NotVerifiable
 from verifier.record import Archive, Row, Template, faults, prompt_hash, prompt_ids, read_archives
 from verifier.sampler import draw, logits_hash, reply_seed, row_multipliers, row_sum, uniforms
 
 
-def difference(archive: Archive, row: Row, model: Model, template: Template) -> str | None:
+def difference(archive: Archive, row: Row, model: Any, template: Any) -> str | None:
     """Return the first difference between a stored reply and its re-execution, or None."""
     reply = archive.messages[row["reply_id"]]
     prompt = prompt_ids(archive, row, template, model.cfg["T"])
@@ -35,7 +37,7 @@ def difference(archive: Archive, row: Row, model: Model, template: Template) -> 
     return _other_ending(row, reply, len(prompt), model, template)
 
 
-def _other_question(row: Row, reply: Row, prompt: Sequence[int], model: Model) -> str | None:
+def _other_question(row: Row, reply: Row, prompt: Sequence[int], model: Any) -> str | None:
     source, forced = row["environment"].get("seed_source"), row["forced_ids"]
     if source and reply_seed(source["session_seed"], source["turn"], source["attempt"]) != row["seed"]:
         return "its seed does not follow from the session's"
@@ -48,7 +50,7 @@ def _other_question(row: Row, reply: Row, prompt: Sequence[int], model: Model) -
     return None
 
 
-def _other_ending(row: Row, reply: Row, prompt_tokens: int, model: Model, template: Template) -> str | None:
+def _other_ending(row: Row, reply: Row, prompt_tokens: int, model: Any, template: Any) -> str | None:
     ids, stored = reply["token_ids"], row["finish_reason"]
     text, stopped = template.text(ids)
     if stored == "cancelled":
@@ -64,22 +66,35 @@ def _other_ending(row: Row, reply: Row, prompt_tokens: int, model: Model, templa
     return None if text == reply["content"] else "its text is not that of its tokens"
 
 
+def opened(checkpoint: str, form: str) -> tuple[Any, Any]:
+    """Return a checkpoint's model with weights of a form, and its template."""
+    with open(checkpoint, "rb") as file:  # noqa: PTH123 - a name from the command line
+        is_gguf = file.read(4) == b"GGUF"
+    if form not in ({"stored"} if is_gguf else {"float32", "int8"}):
+        raise NotVerifiable(f"replies with {form!r} weights of such a file are not covered")
+    if is_gguf:
+        model = GGUFModel(checkpoint)
+        return model, ChatML(model)
+    model = Model(checkpoint, int8=form == "int8")
+    return model, Template(model.tokenizer_json)
+
+
 def verified(archive: Archive, checkpoint: str, most: int | None) -> Iterator[tuple[str, bool]]:
     """Yield a line for each reply, and whether it is exact."""
-    models: dict[bool, Model] = {}
+    models: dict[str, Any] = {}
     for number, row in enumerate(archive.generations[:most], start=1):
         if row["reply_id"] is None:
             continue
-        int8 = row["environment"].get("weights") == "int8"
-        if int8 not in models:
-            models[int8] = Model(checkpoint, int8=int8)
-        model, parts = models[int8], archive.checkpoints[row["checkpoint_id"]]["parts"]
+        form = row["environment"].get("weights", "float32")
+        if form not in models:
+            models[form] = opened(checkpoint, form)
+        (model, template), parts = models[form], archive.checkpoints[row["checkpoint_id"]]["parts"]
         other = [name for name, digest in model.fingerprint().items() if digest != parts[name]]
         where = f"{archive.sessions[0]['name']!r}, reply {number}"
         if other:
             yield f"{where}: made by a checkpoint with other {', '.join(other)}", False
             continue
-        found = difference(archive, row, model, Template(model.tokenizer_json))
+        found = difference(archive, row, model, template)
         yield f"{where}: {found or 'exact'}", found is None
 
 
@@ -87,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per reply; return 0 if all are exact, 3 if one is not, 4 if one is not covered."""
     parser = argparse.ArgumentParser(prog="python -m verifier", description="Re-execute stored replies.")
     parser.add_argument("archive", help="JSON lines that niels-chat export wrote")
-    parser.add_argument("checkpoint", help="the .pt file that gave the replies")
+    parser.add_argument("checkpoint", help="the .pt or .gguf file that gave the replies")
     parser.add_argument("--turns", type=int, metavar="K", help="only the first K replies of each session")
     flags = parser.parse_args(argv)
     exact = total = bad = 0

@@ -18,6 +18,7 @@ import numpy as np
 
 from verifier.float32 import F32, exp, fma, gelu, lane_sum, product, silu
 
+Tables = tuple[np.ndarray, np.ndarray]  # cosines and sines (T, D / 2)
 EPS = F32(1e-5)
 _DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "DoubleStorage": "<f8"}
 
@@ -103,27 +104,27 @@ class Model:
             digest.update(f"{name}\0torch.float32\0{tuple(value.shape)}\0".encode() + value.tobytes())
         for name in sorted(self._quantised):
             integers, scales = self._quantised[name]
-            digest.update(
-                f"{name}\0int8\0{integers.shape}\0".encode() + integers.tobytes() + scales.tobytes()
-            )
+            digest.update(f"{name}\0int8\0{integers.shape}\0".encode() + integers.tobytes())
+            digest.update(scales.tobytes())
         fields = {name: value for name, value in self.cfg.items() if name != "dropout"}
-        text = "bytes" if self.tokenizer_json is None else self.tokenizer_json
         return {
             "weights": digest.hexdigest(),
-            "config": _sha256(json.dumps(fields, sort_keys=True)),
-            "tokenizer": _sha256(text),
+            "config": sha256(json.dumps(fields, sort_keys=True)),
+            "tokenizer": sha256(self.tokenizer_json or "bytes"),
         }
 
     def logits(self, ids: list[int], wanted: int) -> np.ndarray:
         """Return the logits (wanted, V) after each of the last `wanted` of n tokens."""
         cfg, w = self.cfg, self.weights
         x = w["tok_emb.weight"][ids]
-        zeros = F32(0)
+        zeros, scale = F32(0), F32(1) / np.sqrt(F32(self.D))
         up, gate, down = ("fc_a", "fc_g", "fc_out") if cfg["mlp"] == "swiglu" else ("fc1", "", "fc2")
         for layer in range(cfg["L"]):
             block = f"blocks.{layer}."
             qkv = self._product(self._norm(x, f"{block}ln1"), f"{block}attn.qkv.weight", zeros)
-            x = self._product(self._attention(qkv), f"{block}attn.proj.weight", x)
+            q, k, v = np.split(qkv, 3, axis=1)
+            mixed = attention(q, k, v, heads=cfg["H"], tables=self._tables, scale=scale)
+            x = self._product(mixed, f"{block}attn.proj.weight", x)
             normed = self._norm(x, f"{block}ln2")
             inner = self._product(normed, f"{block}mlp.{up}.weight", w.get(f"{block}mlp.{up}.bias", zeros))
             if gate:
@@ -145,39 +146,51 @@ class Model:
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         scale, size = self.weights[f"{name}.weight"], F32(x.shape[-1])
         if self.cfg["norm"] == "rmsnorm":
-            root = np.sqrt(lane_sum(x * x) / size + EPS)[..., None]
-            return x / root * scale
+            return rms_norm(x, scale, EPS)
         deviation = x - (lane_sum(x) / size)[..., None]
         root = np.sqrt(lane_sum(deviation * deviation) / size + EPS)[..., None]
         shift = self.weights.get(f"{name}.bias", np.zeros_like(scale))
         return fma(deviation / root, scale, np.broadcast_to(shift, x.shape))
 
-    def _attention(self, qkv: np.ndarray) -> np.ndarray:
-        n, D = len(qkv), self.D
-        mixed = np.empty((n, self.cfg["H"] * D), F32)
-        for head in range(self.cfg["H"]):
-            q, k, v = (part[:, head * D : head * D + D] for part in np.split(qkv, 3, axis=1))
-            q = self._turned(q) * (F32(1) / np.sqrt(F32(D)))
-            scores = product(q, self._turned(k), np.zeros(1, F32))
-            out = np.zeros((n, D), F32)
-            sums = np.empty(n, F32)
-            weights = np.zeros((n, n), F32)
-            for row in range(n):
-                own = scores[row, : row + 1]
-                weights[row, : row + 1] = exp(own - own.max())
-                sums[row] = lane_sum(weights[row, : row + 1])
-            for position in range(n):
-                out[position:] = fma(weights[position:, position : position + 1], v[position], out[position:])
-            mixed[:, head * D : head * D + D] = out / sums[:, None]
-        return mixed
 
-    def _turned(self, x: np.ndarray) -> np.ndarray:
-        cosine, sine = (table[: len(x)] for table in self._tables)
-        even, odd = x[:, ::2], x[:, 1::2]
-        turned = np.empty_like(x)
-        turned[:, ::2] = fma(even, cosine, odd * -sine)
-        turned[:, 1::2] = fma(odd, cosine, even * sine)
-        return turned
+def rms_norm(x: np.ndarray, scale: np.ndarray, eps: np.float32) -> np.ndarray:
+    """Return the rows (n, C) divided by the root of their mean square, times `scale`."""
+    root = np.sqrt(lane_sum(x * x) / F32(x.shape[-1]) + eps)[..., None]
+    return x / root * scale
+
+
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, heads: int, tables: Tables, scale: np.float32
+) -> np.ndarray:
+    """Return the mixed values (n, H D) of queries (n, H D) and of keys and values (n, KV D) for H heads."""
+    n, D = len(q), q.shape[1] // heads
+    mixed = np.empty_like(q)
+    for head in range(heads):
+        own, shared = head * D, head * k.shape[1] // q.shape[1] * D
+        queries = turned(q[:, own : own + D], tables) * scale
+        scores = product(queries, turned(k[:, shared : shared + D], tables), np.zeros(1, F32))
+        out = np.zeros((n, D), F32)
+        sums = np.empty(n, F32)
+        weights = np.zeros((n, n), F32)
+        for row in range(n):
+            seen = scores[row, : row + 1]
+            weights[row, : row + 1] = exp(seen - seen.max())
+            sums[row] = lane_sum(weights[row, : row + 1])
+        for position in range(n):
+            value = v[position, shared : shared + D]
+            out[position:] = fma(weights[position:, position : position + 1], value, out[position:])
+        mixed[:, own : own + D] = out / sums[:, None]
+    return mixed
+
+
+def turned(x: np.ndarray, tables: Tables) -> np.ndarray:
+    """Return one head's queries or keys (n, D), turned in pairs (2i, 2i + 1)."""
+    cosine, sine = (table[: len(x)] for table in tables)
+    even, odd = x[:, ::2], x[:, 1::2]
+    found = np.empty_like(x)
+    found[:, ::2] = fma(even, cosine, odd * -sine)
+    found[:, 1::2] = fma(odd, cosine, even * sine)
+    return found
 
 
 _LINEAR = {"qkv", "proj", "fc1", "fc2", "fc_a", "fc_g", "fc_out", "lm_head"}
@@ -215,5 +228,6 @@ def rotary_tables(T: int, D: int, theta: float) -> tuple[np.ndarray, np.ndarray]
     return cosine.astype(F32), sine.astype(F32)
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """Return SHA-256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -125,7 +125,7 @@ def prompt_hash(ids: Sequence[int]) -> str:
 Turn = tuple[str, str]  # (role, content)
 
 
-def prompt_ids(archive: Archive, generation: Row, template: Template, T: int) -> list[int]:
+def prompt_ids(archive: Archive, generation: Row, template: Any, T: int) -> list[int]:
     """Return the prompt of a reply for a window of T tokens, under the context rule of its record."""
     rule = generation["environment"].get("context_rule", 1)
     if rule not in {1, 2, 3}:
@@ -168,8 +168,9 @@ def _exchanges(before: Sequence[Row], rule: int, *, keep_stopped: bool) -> tuple
 class Template:
     """Turns messages into prompt ids, and ids into text."""
 
+    stop_sequences: tuple[bytes, ...] = ()
+
     def __init__(self, tokenizer_json: str | None) -> None:
-        self.stop_sequences: tuple[bytes, ...] = ()
         if tokenizer_json is None:
             self.stop_ids: frozenset[int] = frozenset()
             self.banned: frozenset[int] = frozenset()
@@ -184,7 +185,7 @@ class Template:
         self._role = {"system": vocab["<|sys|>"], "user": vocab["<|usr|>"], "assistant": vocab["<|asst|>"]}
         self._eot = vocab["<|eot|>"]
         self.stop_ids, self.banned = frozenset({self._eot}), frozenset(self._role.values())
-        letters = _byte_of_letter()
+        letters = byte_of_letter()
         control = {self._eot, *self._role.values()}
         self._pieces = [b""] * len(vocab)
         for piece, token_id in vocab.items():
@@ -199,9 +200,12 @@ class Template:
             return list((text + "assistant: ").encode())
         ids: list[int] = []
         for role, content in messages:
-            encoded = self._tokenizer.encode(content, add_special_tokens=False).ids
-            ids += [self._role[role], *encoded, self._eot]
+            ids += [self._role[role], *self.encoded(content), self._eot]
         return [*ids, self._role["assistant"]]
+
+    def encoded(self, text: str) -> list[int]:
+        """Return the ids of a plain text."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def text(self, ids: Sequence[int]) -> tuple[str, bool]:
         """Return the text of a reply up to its first stop sequence, and whether there was one."""
@@ -210,7 +214,8 @@ class Template:
         return whole[: min(ends, default=None)].decode("utf-8", errors="replace"), bool(ends)
 
 
-def _byte_of_letter() -> dict[str, int]:
+def byte_of_letter() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level vocabulary stands for."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = enumerate(sorted(set(range(256)) - set(printable)))
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in others}

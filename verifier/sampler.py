@@ -54,12 +54,9 @@ def draw(
     top_p = settings.get("top_p")
     if top_p and top_p < 1:
         ids, weights = _fewest(weights, ids, weights, top_p * _running(weights))
-    target, running = uniform * _running(weights), 0.0
-    for token_id, weight in zip(ids, weights, strict=True):
-        running += float(weight)
-        if running > target:
-            return int(token_id)
-    return int(ids[np.flatnonzero(weights)[-1]])
+    running = np.add.accumulate(weights, dtype=np.float64)
+    beyond = np.flatnonzero(running > uniform * running[-1])
+    return int(ids[beyond[0] if beyond.size else np.flatnonzero(weights)[-1]])
 
 
 def row_sum(logits: np.ndarray, multipliers: np.ndarray) -> int:
@@ -97,21 +94,14 @@ def _penalised(logits: np.ndarray, settings: Row, history: Sequence[int]) -> np.
 
 def _running(values: np.ndarray) -> float:
     """Return the sum in float64, one value after another."""
-    total = 0.0
-    for value in values:
-        total += float(value)
-    return total
+    return float(np.add.accumulate(values, dtype=np.float64)[-1])
 
 
 def _fewest(
     rank: np.ndarray, ids: np.ndarray, weights: np.ndarray, target: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keep the fewest ids of highest rank, lowest first among equals, whose weights reach the target."""
-    running, taken = 0.0, []
-    for index in sorted(range(len(ids)), key=lambda i: (-rank[i], i)):
-        if running >= target:
-            break
-        taken.append(index)
-        running += float(weights[index])
-    kept = np.array(sorted(taken))
+    order = np.lexsort((ids, -rank))
+    running = np.add.accumulate(weights[order], dtype=np.float64)
+    kept = np.sort(order[: np.searchsorted(running, target) + 1])
     return ids[kept], weights[kept]
