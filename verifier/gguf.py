@@ -200,11 +200,11 @@ class ChatML(Template):
         self.stop_ids = frozenset([*(n for n in ends if n is not None), self._end])
         self.banned = frozenset(special) - self.stop_ids
         merges = [merge.split(" ") for merge in m["ggml.merges"]]
-        begin = [m["ggml.bos_token_id"]] if m.get("ggml.add_bos_token") else []
         self.stored = {
             "niels_gpt": "bpe", "pieces": pieces, "merges": merges, "alphabet": "bytes",
             "splitters": _SPLITTERS, "special": special, "visible": [], "strips": {}, "runs": [],
-            "ignore_merges": False, "prefix": "", "begin": begin, "end": None,
+            "ignore_merges": False, "prefix": "",
+            "begin": [m["ggml.bos_token_id"]] if m.get("ggml.add_bos_token") else [], "end": None,
         }  # fmt: skip
         vocab = {piece: n for piece, n in named.items() if types[n] == 1}
         usable = [(a, b) for a, b in merges if a in vocab and b in vocab and a + b in vocab]
@@ -212,10 +212,8 @@ class ChatML(Template):
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-        letters = byte_of_letter()
-        self._pieces = [
-            bytes(letters[c] for c in piece) if types[n] == 1 else b"" for n, piece in enumerate(pieces)
-        ]
+        byte, kinds = byte_of_letter(), zip(pieces, types, strict=True)
+        self._pieces = [bytes(byte[c] for c in piece) if kind == 1 else b"" for piece, kind in kinds]
 
     def prompt_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """Return the ids of the messages up to where the reply begins."""
