@@ -171,6 +171,28 @@ def comparison_table(by_group: Mapping[str, Comparison]) -> str:
     return "\n".join(rows)
 
 
+def failures_text(verdicts: Sequence[Verdict], other: Sequence[Verdict] | None = None) -> str:
+    """Return each question that got a wrong reply, with the reply.
+
+    Args:
+        verdicts: The verdicts on the replies of checkpoint A.
+        other: Those of checkpoint B, if two are compared. Then a question that either of them failed is
+            listed with both replies.
+
+    """
+    lines: list[str] = []
+    for verdict, second in zip(verdicts, other or verdicts, strict=True):
+        if verdict.right and second.right:
+            continue
+        lines.append(f"\n{verdict.item.group} {verdict.item.id}\n  > {verdict.item.messages[-1]['content']}")
+        if other is None:
+            lines.append(f"  {verdict.reply}")
+        else:
+            both = (("A", verdict), ("B", second))
+            lines += [f"  {name} {'right' if each.right else 'wrong'}: {each.reply}" for name, each in both]
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the scores; 0, or 1 if a --require is missed, or 2 with one line on stderr for bad input."""
     return program.run(_PROGRAM, lambda: _score(argv), failed=2, expected=lambda: (ValueError,))
@@ -189,7 +211,7 @@ def _score(argv: Sequence[str] | None) -> int:
         if other is not None:
             print(f"\nA: {args.ckpt}\nB: {args.compare}\n{comparison_table(compare(verdicts, other))}")
         if args.show_failures:
-            _show_failures(verdicts, other)
+            print(failures_text(verdicts, other))
     missed = [
         f"{name} {by_group[name].share if name in by_group else 0.0:.1%}, required {share:.1%}"
         for name, share in args.require
@@ -198,18 +220,6 @@ def _score(argv: Sequence[str] | None) -> int:
     for line in missed:
         program.report(_PROGRAM, f"missed: {line}")
     return 1 if missed else 0
-
-
-def _show_failures(verdicts: Sequence[Verdict], other: Sequence[Verdict] | None) -> None:
-    for verdict, second in zip(verdicts, other or verdicts, strict=True):
-        if verdict.right and second.right:
-            continue
-        print(f"\n{verdict.item.group} {verdict.item.id}\n  > {verdict.item.messages[-1]['content']}")
-        if other is None:
-            print(f"  {verdict.reply}")
-            continue
-        for name, each in (("A", verdict), ("B", second)):
-            print(f"  {name} {'right' if each.right else 'wrong'}: {each.reply}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from niels_gpt.train.evaluate import (
     compare,
     comparison_table,
     evaluate,
+    failures_text,
     main,
     mcnemar_p,
     scores,
@@ -122,6 +123,14 @@ def test_a_checkpoint_does_not_differ_from_itself() -> None:
     verdicts = evaluate(ITEMS, replies_of(BETTER))
     row = compare(verdicts, verdicts)[ALL]
     assert (row.only_a, row.only_b, row.p) == ((), (), 1.0)
+
+
+def test_failures_are_listed_with_the_replies_of_both() -> None:
+    a, b = evaluate(ITEMS, replies_of(BETTER)), evaluate(ITEMS, replies_of(WORSE))
+    assert failures_text(a) == "\nfacts c\n  > c\n  no"
+    listed = failures_text(a, b)
+    assert [line for line in listed.splitlines() if line.startswith("  >")] == ["  > b", "  > c", "  > d"]
+    assert "unanswerable d\n  > d\n  A right: i don't know\n  B wrong: it is 42" in listed
 
 
 @pytest.mark.parametrize(
