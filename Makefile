@@ -34,8 +34,17 @@ check: $(VENV)/.dev
 serve: $(VENV)/.serve
 	@$(BIN)/niels-serve $(ARGS)
 
-train: $(VENV)/.dev
-	$(BIN)/python -m niels_gpt.train --config configs/primer.json --out runs/primer $(ARGS)
+# The shipped model in one run: dialogues, training, the file without the optimizer, its score. A run that was stopped
+# continues with ARGS="--resume $(RUN)/latest.pt"; ARGS="--steps 20" tries all of it in a minute.
+RUN ?= runs/primer
+train: $(VENV)/.dev data/primer.txt
+	$(BIN)/python -m niels_gpt.train --config configs/primer.json --out $(RUN) $(ARGS)
+	$(BIN)/python -m niels_gpt.train.strip_checkpoint --ckpt $(RUN)/latest.pt --bfloat16 \
+	  --out $(RUN)/niels-gpt.pt --card $(RUN)/niels-gpt.json
+	$(BIN)/python -m niels_gpt.train.evaluate --ckpt $(RUN)/niels-gpt.pt
+
+data/primer.txt: | $(VENV)/.dev
+	$(BIN)/python tools/generate_primer.py --out $@ --seed 42 --n-per-category 3000 --shuffle
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(SOURCES)

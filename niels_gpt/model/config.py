@@ -133,7 +133,7 @@ class TrainConfig:
 
 
 Config = TypeVar("Config", ModelConfig, TrainConfig)
-SECTIONS = ("model", "train", "data", "compute")
+SECTIONS = ("model", "train", "optimizer", "data", "compute")
 """The sections of a run's configuration file (see `niels_gpt.train.config`)."""
 
 
@@ -166,7 +166,7 @@ def save_json(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def load_config_from_json(path: str | Path) -> tuple[ModelConfig, TrainConfig]:
-    """Read the sections "model" and "train" of a run's JSON file; "data" and "compute" are ignored.
+    """Read the sections "model" and "train" of a run's JSON file; the others are ignored.
 
     Missing keys keep their defaults, `p_train` included.
 

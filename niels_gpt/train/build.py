@@ -57,6 +57,11 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
     device = get_device() if options.device is None else device_named(options.device)
     device = torch_device(device, kernels=False)
     world, device = join(kind=config.compute.parallel, device=device)
+    if world.shards and config.optimizer.kind == "muon":
+        raise TrainingError(
+            "optimizer.kind is 'muon', which needs whole matrices, and compute.parallel 'fsdp2' holds parts "
+            "of them; set compute.parallel to 'ddp', or optimizer.kind to 'adamw'"
+        )
     _set_up(config.compute, device)
     note = note if world.is_main else lambda _: None
     if world.is_main:
@@ -70,12 +75,12 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
     set_seed(cfg.seed)
     model = build_model(model_cfg)
     if resumed is not None and options.resume is not None:
-        check_fit(resumed, model_cfg, cfg, path=options.resume)
+        check_fit(resumed, model_cfg, cfg, config.optimizer.kind, path=options.resume)
         put_weights(resumed, model, path=options.resume)
     count = sum(p.numel() for p in model.parameters())  # before a process keeps its part alone
     amp = uses_bfloat16(config.compute.amp, device=device)
     forward = _forward(model.to(device), config.compute, world, device=device, amp=amp)
-    optimizer = make_optimizer(forward, device=device)
+    optimizer = make_optimizer(forward, device=device, kind=config.optimizer.kind, layers=model.layers())
     environment = _environment(config.compute, world, device=device, amp=amp)
     start = Start()
     if resumed is not None and options.resume is not None:
@@ -88,6 +93,7 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
         model=model,
         forward=forward,
         optimizer=optimizer,
+        optimizer_kind=config.optimizer.kind,
         tokenizer=prepared.tokenizer,
         model_cfg=model_cfg,
         train_cfg=cfg,
@@ -108,7 +114,7 @@ def _overridden(config: RunConfig, options: TrainOptions) -> RunConfig:
     if options.steps is not None:
         train = dataclasses.replace(train, total_steps=options.steps)
     if options.threads is not None:
-        compute = dataclasses.replace(compute, threads=options.threads)
+        compute = compute.model_copy(update={"threads": options.threads})
     return dataclasses.replace(config, train=train, compute=compute)
 
 

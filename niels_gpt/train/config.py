@@ -1,7 +1,7 @@
 """Read the configuration file of a training run strictly: every key is known, or named in an error.
 
-The file is `{"model": {...}, "train": {...}, "data": {...}, "compute": {...}}`. The first two sections are
-those of `niels_gpt.model.config`. A file of those two alone trains on streams of bytes.
+The file is `{"model": {...}, "train": {...}, "optimizer": {...}, "data": {...}, "compute": {...}}`. The first
+two sections are those of `niels_gpt.model.config`. A file of those two alone trains on streams of bytes.
 """
 
 from __future__ import annotations
@@ -116,6 +116,12 @@ class StreamConfig(Section):
         return (REQUIRED,) if REQUIRED in self.enabled else ()
 
 
+class OptimizerConfig(Section):
+    """What changes the weights (see `niels_gpt.train.optimizer`)."""
+
+    kind: Literal["adamw", "muon"] = Field(default="adamw", description="one of adamw, muon")
+
+
 class ComputeConfig(Section):
     """How to compute. Nothing here changes what is learned, except for rounding."""
 
@@ -138,6 +144,7 @@ class RunConfig:
 
     model: ModelConfig
     train: TrainConfig
+    optimizer: OptimizerConfig
     data: DialogueConfig | StreamConfig
     compute: ComputeConfig
 
@@ -146,7 +153,7 @@ def load_run_config(path: Path) -> RunConfig:
     """Read and check a configuration file.
 
     Raises:
-        TrainingError: A key of `data` or `compute` is unknown or has a wrong value.
+        TrainingError: A key of `optimizer`, `data` or `compute` is unknown or has a wrong value.
         ConfigError: The file cannot be read, or `model` or `train` is wrong.
 
     """
@@ -157,6 +164,7 @@ def load_run_config(path: Path) -> RunConfig:
     return RunConfig(
         model=config_from_dict(ModelConfig, raw.get("model", {}), where=f"{path}, section 'model'"),
         train=config_from_dict(TrainConfig, raw.get("train", {}), where=f"{path}, section 'train'"),
+        optimizer=OptimizerConfig.parse(raw.get("optimizer", {}), where=f"{path}, section 'optimizer'"),
         data=_data(raw.get("data", {}), where=f"{path}, section 'data'"),
         compute=ComputeConfig.parse(raw.get("compute", {}), where=f"{path}, section 'compute'"),
     )

@@ -88,6 +88,7 @@ class Run:
     forward: nn.Module
     """What a step calls: the model, wrapped (see `DistributedContext.wrapped`)."""
     optimizer: torch.optim.Optimizer
+    optimizer_kind: str = "adamw"
     tokenizer: Tokenizer
     model_cfg: ModelConfig
     train_cfg: TrainConfig
@@ -231,6 +232,7 @@ def _save(run: Run, *names: str, step: int, best: float) -> None:
     position = run.start.position + step - run.start.step
     state = {
         "rng": {"seed": run.train_cfg.seed, "counter": _counter(run, step), "version": RNG_VERSION},
+        "optimizer": run.optimizer_kind,
         "data": {"position": position, "digest": run.data.digest},
         "environment": run.environment,
     }

@@ -3,28 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from niels_gpt.train.errors import TrainingError
 
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1
+MUON_MOMENTUM = 0.95
 
 
-def make_optimizer(model: nn.Module, *, device: str) -> torch.optim.AdamW:
-    """Return AdamW in which matrices decay, the embedding included, and norms and biases do not.
+class MuonOptimizer(torch.optim.Optimizer):
+    """Muon for some matrices and AdamW for all other weights, as one optimizer.
 
-    The fused form updates all parameters in one call: on a CPU it saves a tenth of a small model's step.
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes the update of a matrix orthogonal, and
+    here as large as AdamW's (Liu et al. 2025, arXiv 2502.16982), so one learning rate serves both. Groups
+    and state are those of the two optimizers, held once: a stored state is like that of any other optimizer.
     """
-    parameters = list(model.parameters())
+
+    def __init__(self, matrices: Sequence[Tensor], adamw: torch.optim.AdamW) -> None:
+        """Update the matrices with Muon, and the groups of `adamw` with it."""
+        muon = torch.optim.Muon(
+            matrices,
+            lr=0.0,
+            weight_decay=WEIGHT_DECAY,
+            momentum=MUON_MOMENTUM,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self._parts = (muon, adamw)
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step with the gradients at hand."""
+        for part in self._parts:
+            part.step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a stored state, as every optimizer does."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        first = 0
+        for part in self._parts:
+            end = first + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[first:end], self.state
+            first = end
+
+
+def make_optimizer(
+    model: nn.Module, *, device: str, kind: str = "adamw", layers: Sequence[nn.Module] = ()
+) -> torch.optim.Optimizer:
+    """Return an optimizer in which matrices decay, the embedding included, and norms and biases do not.
+
+    AdamW's fused form updates all parameters in one call: on a CPU it saves a tenth of a small model's step.
+
+    Args:
+        model: What has the parameters.
+        device: Where they are.
+        kind: "adamw" for all of them, or "muon": Muon for the matrices of the layers, AdamW for the rest
+            (embedding, head, norms, biases).
+        layers: The model's layers, for "muon".
+
+    Raises:
+        TrainingError: The layers have no matrices, as those of a BDH.
+
+    """
+    matrices = [p for layer in layers for p in layer.parameters() if p.dim() == 2] if kind == "muon" else []
+    if kind == "muon" and not matrices:
+        raise TrainingError(
+            "optimizer.kind is 'muon', and the model has no layers with matrices for it; expected 'adamw'"
+        )
+    taken = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in taken]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
     ]
     fused = torch.device(device).type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=fused)
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=fused)
+    return MuonOptimizer(matrices, adamw) if matrices else adamw
 
 
 def lr_at_step(step: int, total_steps: int, *, base_lr: float, warmup_steps: int, min_lr: float) -> float:

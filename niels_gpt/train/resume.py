@@ -55,8 +55,10 @@ def newest_whole(folder: Path, *, without: Path) -> tuple[Path, int] | None:
     return (max(found)[2], max(found)[0]) if found else None
 
 
-def check_fit(content: Content, model_cfg: ModelConfig, train_cfg: TrainConfig, *, path: Path) -> None:
-    """Raise a ValueError for a checkpoint of a different model or run."""
+def check_fit(
+    content: Content, model_cfg: ModelConfig, train_cfg: TrainConfig, optimizer: str, *, path: Path
+) -> None:
+    """Raise a ValueError for a checkpoint of a different model, run or kind of optimizer."""
     validate_model_config_match(content["model_cfg"], model_cfg)
     recorded = content["model_cfg"]
     for name in _MEANING:
@@ -70,6 +72,12 @@ def check_fit(content: Content, model_cfg: ModelConfig, train_cfg: TrainConfig, 
         raise TrainingError(
             f"{str(path)!r} was trained with seed {seed!r}, the configuration says {train_cfg.seed!r}: "
             "a different seed holds out different texts; set train.seed to the checkpoint's"
+        )
+    stored = (content.get("run") or {}).get("optimizer", "adamw")
+    if content["optimizer_state"] is not None and stored != optimizer:
+        raise TrainingError(
+            f"{str(path)!r} was trained with the optimizer {stored!r}, the configuration says {optimizer!r}; "
+            "set optimizer.kind to the checkpoint's"
         )
 
 
@@ -129,7 +137,7 @@ def differences(
     """Return the reasons, a line each, why the resumed run differs from one that was never stopped."""
     lines = _changed_settings(content["train_cfg"], cfg)
     if content["optimizer_state"] is None:
-        lines.append("the checkpoint has no optimizer state: AdamW starts with a new one")
+        lines.append("the checkpoint has no optimizer state: the optimizer starts with a new one")
     run = content.get("run")
     if not run:
         return lines

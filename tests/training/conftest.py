@@ -85,11 +85,12 @@ def make_run(examples: list[Example], tmp_path: Path) -> Callable[..., Run]:
             "warmup_steps": 2,
         }
         cfg = TrainConfig(**settings | changes.pop("train", {}))
-        held_out = changes.pop("held_out", examples)
+        held_out, kind = changes.pop("held_out", examples), changes.pop("kind", "adamw")
         run: dict[str, Any] = {
             "model": model,
             "forward": TrainingForward(model),
-            "optimizer": make_optimizer(model, device="cpu"),
+            "optimizer": make_optimizer(model, device="cpu", kind=kind, layers=model.layers()),
+            "optimizer_kind": kind,
             "tokenizer": ByteTokenizer(),
             "model_cfg": model.cfg,
             "train_cfg": cfg,

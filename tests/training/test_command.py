@@ -280,6 +280,7 @@ USUAL = {"V": 300, "T": 256, "C": 16, "L": 1, "H": 2, "d_ff": 16, "dropout": 0.1
     ("sections", "said"),
     [
         ({"train": {"seed": 2}}, "seed"),
+        ({"optimizer": {"kind": "muon"}}, "optimizer 'adamw', the configuration says 'muon'"),
         ({"model": {"T": 256, "C": 32, "L": 1, "H": 2, "d_ff": 16}}, "C: checkpoint 16"),
         # The weights of an untied head would fit, and one of two matrices would be lost.
         ({"model": USUAL | {"tie_embeddings": False}}, "tie_embeddings True, the configuration says False"),

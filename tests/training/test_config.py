@@ -30,8 +30,9 @@ def test_what_is_not_said_keeps_its_default(config_file: ConfigFile) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"extra": {}}, r"unknown keys 'extra'; valid keys are model, train, data, compute"),
+        ({"extra": {}}, r"unknown keys 'extra'; valid keys are model, train, optimizer, data, compute"),
         ({"model": {"W": 1}}, r"section 'model': unknown keys 'W'"),
+        ({"optimizer": {"kind": "sgd"}}, r"section 'optimizer': kind is 'sgd', expected one of adamw, muon"),
         ({"data": {"dialogs": "x"}}, r"section 'data': unknown keys 'dialogs'; valid keys are dialogues"),
         ({"data": {"val_frac": 0.1}}, r"section 'data': dialogues is None, expected the path"),
         (

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from niels_gpt.paths import REPO_ROOT
-from niels_gpt.train.config import ComputeConfig, DialogueConfig, Section, StreamConfig
+from niels_gpt.train.config import ComputeConfig, DialogueConfig, OptimizerConfig, Section, StreamConfig
 from niels_gpt.train.options import parse_options
 
 TEXT = (REPO_ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ def test_every_module_and_configuration_is_there() -> None:
     assert [name for name in configurations if not (REPO_ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("section", [StreamConfig, DialogueConfig, ComputeConfig])
+@pytest.mark.parametrize("section", [StreamConfig, DialogueConfig, OptimizerConfig, ComputeConfig])
 def test_every_key_of_a_configuration_is_named(section: type[Section]) -> None:
     assert [key for key in section.model_fields if f"`{key}`" not in TEXT] == []
 

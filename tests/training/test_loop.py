@@ -10,6 +10,7 @@ import torch
 
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.generation.batch import greedy_replies
+from niels_gpt.model.bdh import BDH
 from niels_gpt.model.checkpoint import load_checkpoint
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
@@ -57,17 +58,18 @@ def test_two_dialogues_are_learned_by_heart(
     assert replies == ["a man.", "it turns pairs."]  # and no more: their end was learned too
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_resumed_run_ends_in_the_weights_of_one_never_stopped(
-    model_cfg: ModelConfig, make_run: MakeRun, recorder: Recorder
+    model_cfg: ModelConfig, make_run: MakeRun, recorder: Recorder, kind: str
 ) -> None:
     cfg = replace(model_cfg, dropout=0.2)
     whole, halves = fresh(cfg), fresh(cfg)
-    train(make_run(whole), Recorder())
-    stopped = train(make_run(halves), recorder, should_stop=stopped_after(recorder, 3))
+    train(make_run(whole, kind=kind), Recorder())
+    stopped = train(make_run(halves, kind=kind), recorder, should_stop=stopped_after(recorder, 3))
     assert (stopped.step, stopped.stopped) == (3, True)
 
     resumed = fresh(cfg)
-    run = make_run(resumed)
+    run = make_run(resumed, kind=kind)
     content = load_checkpoint(run.out / "latest.pt", device="cpu")
     resumed.load_state_dict(content["model_state"])
     run.optimizer.load_state_dict(content["optimizer_state"])
@@ -212,6 +214,45 @@ def test_a_state_of_one_group_is_split_into_two(model: GPT, model_cfg: ModelConf
     )
     for parameter in model.parameters():
         assert torch.equal(optimizer.state[parameter]["exp_avg"], whole.state[parameter]["exp_avg"])
+
+
+def test_a_resumed_run_of_muon_needs_its_momentum(
+    model_cfg: ModelConfig, make_run: MakeRun, recorder: Recorder
+) -> None:
+    whole, resumed = fresh(model_cfg), fresh(model_cfg)
+    train(make_run(whole, kind="muon"), Recorder())
+    train(make_run(resumed, kind="muon"), recorder, should_stop=stopped_after(recorder, 3))
+    run = make_run(resumed, kind="muon")
+    content = load_checkpoint(run.out / "latest.pt", device="cpu")
+    for held in content["optimizer_state"]["state"].values():
+        held.get("momentum_buffer", torch.zeros(1)).zero_()
+    run.optimizer.load_state_dict(content["optimizer_state"])
+    train(replace(run, start=start_of(content)), Recorder())
+    assert not equal(weights(resumed), weights(whole))
+
+
+def test_muon_learns(model: GPT, make_run: MakeRun, recorder: Recorder) -> None:
+    settings = {"B": 2, "total_steps": 40, "eval_every": 40, "ckpt_every": 40, "base_lr": 2e-2}
+    assert train(make_run(model, train=settings, kind="muon"), recorder).best_val_loss < 1.5
+    assert recorder.steps[0].loss > 5.0
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(model: GPT) -> None:
+    muon, matrices, vectors = make_optimizer(
+        model, device="cpu", kind="muon", layers=model.layers()
+    ).param_groups
+    assert {id(p) for p in muon["params"]} == {
+        id(p) for name, p in model.named_parameters() if name.startswith("blocks") and p.dim() == 2
+    }
+    assert [p.shape for p in matrices["params"]] == [model.tok_emb.weight.shape]
+    assert {p.dim() for p in vectors["params"]} == {1}
+    assert (muon["weight_decay"], matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.1, 0.0)
+
+
+def test_a_model_without_matrices_in_layers_is_refused_for_muon() -> None:
+    bdh = BDH(ModelConfig(V=16, T=8, C=8, L=1, H=1, d_ff=16, arch="bdh", tie_embeddings=False))
+    with pytest.raises(TrainingError, match=r"optimizer.kind is 'muon'.*expected 'adamw'"):
+        make_optimizer(bdh, device="cpu", kind="muon", layers=bdh.layers())
 
 
 def test_norms_do_not_decay_and_matrices_do(model: GPT) -> None:
