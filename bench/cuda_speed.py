@@ -13,7 +13,7 @@ from bench.models import SHAPES, random_model, tokenizer_for
 from niels_gpt.decoding import nvidia
 from niels_gpt.decoding.cuda_decoder import CudaDecoder
 from niels_gpt.decoding.request import GenerationRequest
-from niels_gpt.kernels.cuda.model import launch_product
+from niels_gpt.kernels.cuda.model import Input, Part, launch_product
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt
 from niels_gpt.kernels.linear import padded
 from niels_gpt.kernels.simd_ir import LANES
@@ -150,22 +150,12 @@ def product_seconds(driver: Driver, M: int, N: int, K: int) -> tuple[float, floa
     places = {name: driver.allocate(4 * size) for name, size in sizes.items()}
     x, w = torch.randn(M, K, device="cuda"), torch.randn(N, K, device="cuda")
 
+    rows = Input(places["x"], row, K)
+    part = Part(places["w"], places["start"], 0, places["y"], padded(N), N)
+
     def work() -> None:
         for _ in range(TURNS):
-            launch_product(
-                driver,
-                "float32",
-                places["x"],
-                row,
-                places["w"],
-                places["start"],
-                0,
-                places["y"],
-                padded(N),
-                M,
-                N,
-                K,
-            )
+            launch_product(driver, "float32", rows, [part], M)
 
     work()  # a kernel must be loaded before a graph is recorded
     run, end = driver.graph(work), np.zeros(1, np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 from niels_gpt.atomic_io import atomic_write
 from niels_gpt.device import why_no_cuda
 from niels_gpt.kernels.cache import claim_folder
-from niels_gpt.kernels.cuda.driver import Argument, Module, modules_for
+from niels_gpt.kernels.cuda.driver import LARGE_BLOCKS, Argument, Module, modules_for
 from niels_gpt.kernels.cuda.nvrtc import CudaError, checked, compile_module, stored_module
 
 OLDEST = (8, 0)
@@ -97,7 +97,7 @@ class NvidiaDriver:
             loaded = self._core.ObjectCode.from_cubin(code)
             for kernel in module.kernels:
                 self._kernels[kernel] = loaded.get_kernel(kernel)
-                if kernel.startswith(("few", "some")):
+                if kernel in LARGE_BLOCKS:
                     self._allow_large_blocks(self._kernels[kernel])
         if reported and on_progress is not None:
             on_progress(len(modules), len(modules))

@@ -88,6 +88,21 @@ __device__ __forceinline__ float silu(float x) { return quotient(x, add(1.0f, ex
 
 __device__ __forceinline__ float cap(float x, float most) { return mul(tanh_(quotient(x, most)), most); }
 
+// Activations of `kernels/gpt.py`.
+#define NO_ACTIVATION -1
+#define GELU 0
+#define GELU_TANH 1
+#define SILU 2
+#define RELU 3
+
+__device__ __forceinline__ float activated(int which, float x) {
+  if (which == GELU) return gelu(x);
+  if (which == GELU_TANH) return gelu_tanh(x);
+  if (which == SILU) return silu(x);
+  float above = positive(x);
+  return which == RELU ? above : mul(above, above);
+}
+
 // Fold sixteen lane sums by halves: lane i with lane i + 8, then + 4, + 2, + 1. Lanes 0 to 15 of the warp hold
 // them; all 32 lanes call this and receive the sum.
 __device__ __forceinline__ float fold_lanes(float lane_sum) {

@@ -12,7 +12,7 @@ import numpy as np
 from niels_gpt.kernels.bdh import NORM_EPS
 from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.driver import Driver
-from niels_gpt.kernels.cuda.model import PAGE, Pages, Rows, launch_product
+from niels_gpt.kernels.cuda.model import NO_ACTIVATION, PAGE, Input, Pages, Part, Rows, launch_product
 from niels_gpt.kernels.gpt import RELU
 from niels_gpt.kernels.rope_angles import COSINE, SINE
 from niels_gpt.model.config import NO_LIMIT
@@ -80,11 +80,7 @@ class CudaBDH:
         )  # fmt: skip
         columns = -(-s.C // 128)
         for layer in range(s.L):
-            self._product(work["x"], s.row, self._encoder, work["latents"], M, width)
-            launch(
-                "activate", (M, -(-width // 256)), 256,
-                (work["latents"], 0, i32(width), i32(RELU), i32(width)),
-            )  # fmt: skip
+            self._product(work["x"], s.row, self._encoder, work["latents"], M, width, act=RELU)
             launch(
                 "recall", (M, s.H * columns), 128,
                 (work["latents"], work["x"], i32(s.row), work["cosine"], work["sine"], rows.positions,
@@ -105,10 +101,8 @@ class CudaBDH:
             self._norm(work["x"], 0, work["x"], M)
         if count:
             self._copy_wanted(wanted, count)
-            launch_product(
-                self.driver, "float32", work["out"], s.row, self._head, self._zeros, 0, logits, s.head_row,
-                count, s.V, s.C,
-            )  # fmt: skip
+            head = Part(self._head, self._zeros, 0, logits, s.head_row, s.V)
+            launch_product(self.driver, "float32", Input(work["out"], s.row, s.C), [head], count)
 
     def _norm(self, x: int, chosen: int, y: int, count: int) -> None:
         s, i32 = self.shape, np.int32
@@ -126,8 +120,9 @@ class CudaBDH:
              np.float32(0)),
         )  # fmt: skip
 
-    def _product(self, x: int, x_row: int, w: int, y: int, M: int, N: int) -> None:
+    def _product(
+        self, x: int, x_row: int, w: int, y: int, M: int, N: int, *, act: int = NO_ACTIVATION
+    ) -> None:
         s = self.shape
-        launch_product(
-            self.driver, "float32", x, x_row, w, self._zeros, 0, y, s.H * s.N, M, N, s.C
-        )  # fmt: skip
+        part = Part(w, self._zeros, 0, y, s.H * s.N, N)
+        launch_product(self.driver, "float32", Input(x, x_row, s.C), [part], M, act=act)

@@ -15,8 +15,12 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 """The folder of the .cu files."""
-PRODUCTS = ("few_1", "few_8", "some_32", "some_64", "many")
+PRODUCTS = ("one", "few", "some_16", "some_32", "some_64", "wide_64", "many")
 WEIGHTS = ("float32", "int8", "bf16", "f16")
+LARGE_BLOCKS = frozenset(f"{product}_{form}" for product in PRODUCTS[:-1] for form in WEIGHTS)
+"""Kernels whose blocks may use more shared memory than a GPU gives without being asked. All of it is that of
+the launch: what a kernel declares itself would exceed the limit."""
+USUAL_SHARED_BYTES = 48 << 10
 
 
 class Module(NamedTuple):
@@ -32,11 +36,15 @@ MODULES = (
         Module("linear.cu", (("FORM", form),), tuple(f"{product}_{form}" for product in PRODUCTS))
         for form in WEIGHTS
     ),
-    Module("rows.cu", (), ("embed", "norm_rows", "add_bias", "add_scaled", "finish_logits", "activate")),
+    Module("rows.cu", (), ("embed", "norm_rows", "add_scaled", "finish_logits", "activate")),
     Module("attention.cu", (), ("remember", "attend")),
     Module("sampler.cu", (), ("sample",)),
     Module("bdh.cu", (), ("phases", "recall", "gate", "gather", "look_up", "add_rows")),
-    Module("integer.cu", (), ("quantise", "four_bits_1", "four_bits_4", "eight_bits_1", "eight_bits_4")),
+    Module(
+        "integer.cu",
+        (),
+        ("quantise", *(f"{bits}_bits_{rows}" for bits in ("four", "eight") for rows in (1, 4, 8))),
+    ),
 )
 
 

@@ -11,7 +11,9 @@ rows of a step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,12 +30,70 @@ PAGE = 16
 WIDEST_HEAD = 256
 SCORES = 4096
 """Scores of one row that shared memory holds; of longer rows they are computed twice."""
-PORTION, COLUMNS = 32, 32  # k of a portion and columns of a block, see linear.cu
-FEW_STAGES, SOME_STAGES = 8, 6
+PORTION = 32  # k of a portion, see linear.cu
+FEW_ROWS, FEW_STAGES = 8, 8
 FLIP = np.int32(0x80808080 - 2**32 if OFFSET else 0)
 """What makes packed eight-bit integers signed ones, four at a time."""
 INTEGERS = {FOUR_BITS: "four_bits", EIGHT_BITS: "eight_bits"}
 STORED_BYTES = {"float32": 4, "int8": 1, "bf16": 2, "f16": 2}
+NO_ACTIVATION = -1
+
+
+class Tile(NamedTuple):
+    """How a kernel of linear.cu divides a product; `speed` is relative, from what it reads per operation."""
+
+    rows: int
+    blocks: int
+    """Packed blocks of 16 columns."""
+    threads: int
+    stages: int
+    speed: float
+
+
+TILES = {
+    "some_16": Tile(16, 2, 128, 6, 0.4),
+    "some_32": Tile(32, 2, 128, 6, 0.6),
+    "some_64": Tile(64, 2, 256, 6, 0.7),
+    "wide_64": Tile(64, 8, 256, 3, 0.85),
+    "many": Tile(128, 8, 256, 0, 0.9),
+}
+"""For more than `FEW_ROWS` rows."""
+
+
+class Part(NamedTuple):
+    """Addresses of a matrix of N columns, of where its chains begin, and of its result; strides in floats."""
+
+    w: int
+    start: int
+    start_row: int
+    """0 if all rows start from the same values."""
+    y: int
+    y_row: int
+    N: int
+    bias: int = 0
+    """Added to the start values, or 0."""
+
+    @property
+    def blocks(self) -> int:
+        """Packed blocks of 16 columns."""
+        return -(-self.N // PAGE)
+
+
+NO_PART = Part(0, 0, 0, 0, 0, 0)
+
+
+class Input(NamedTuple):
+    """Rows that a product reads, K floats of each; it norms them first if there is a scale."""
+
+    x: int
+    x_row: int
+    K: int
+    chosen: int = 0
+    """The address of the rows' numbers, or 0 for all in order."""
+    scale: int = 0
+    shift: int = 0
+    rms: bool = False
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +160,8 @@ class CudaModel:
         self.page_floats = shape.L * self._layer_floats
         """Floats of a page: the keys and values of `PAGE` positions in all layers."""
         groups = -(-max(shape.C, shape.H * shape.D, shape.F) // GROUP)
-        self._record_row = groups * (2 * GROUP + 8) if self.kind == "groups" else 0
+        # In whole pieces of 16 bytes, as integer.cu reads them.
+        self._record_row = -(-groups * (2 * GROUP + 8) // 16) * 16 if self.kind == "groups" else 0
         self._rows = 0
         self._work: dict[str, int] = {}
 
@@ -151,32 +212,29 @@ class CudaModel:
         s, M, work = self.shape, rows.count, self._work
         self._embed(rows)
         for number, layer in enumerate(self._layers):
-            self._norm(work["x"], 0, layer["attn_in"], layer["attn_in_shift"], work["normed"], M)
-            self._quantise(work["normed"], s.row, s.C, M)
-            for name, width, row in (
-                ("q", s.H * s.D, s.q_row),
-                ("k", s.KV * s.D, s.kv_row),
-                ("v", s.KV * s.D, s.kv_row),
-            ):
-                self._product(work["normed"], s.row, layer, name, work[name], row, M, width, s.C)
+            x = self._normed(layer, "attn_in", M, s.H * s.D + 2 * s.KV * s.D)
+            parts = [
+                self._part(layer, name, work[name], row, width)
+                for name, row, width in (
+                    ("q", s.q_row, s.H * s.D),
+                    ("k", s.kv_row, s.KV * s.D),
+                    ("v", s.kv_row, s.KV * s.D),
+                )
+            ]
+            self._multiply(x, parts, [layer[f"{name}_code"] for name in "qkv"], M)
             self._attention(rows, pages, layer, number)
             if s.parallel == ONE_NORM:
-                self._mlp_up(layer, M)
+                self._mlp_up(layer, x, M)
             self._attention_out(layer, M)
             if s.parallel != ONE_NORM:
-                self._norm(work["x"], 0, layer["mlp_in"], layer["mlp_in_shift"], work["normed"], M)
-                self._quantise(work["normed"], s.row, s.C, M)
-                self._mlp_up(layer, M)
-            self._quantise(work["up"], s.mlp_row, s.F, M)
-            self._leave(layer, "down", work["up"], s.mlp_row, s.F, "mlp_out", M, begun=s.parallel != IN_TURN)
+                self._mlp_up(layer, self._normed(layer, "mlp_in", M, s.F * (1 + s.gated)), M)
+            up = self._read(Input(work["up"], s.mlp_row, s.F), M)
+            self._leave(layer, "down", up, "mlp_out", M, begun=s.parallel != IN_TURN)
         if count == 0:
             return
-        self._norm(work["x"], wanted, *self._final_norm, work["normed"], count)
-        self._quantise(work["normed"], s.row, s.C, count)
-        self._multiply(
-            self._head_code, work["normed"], s.row, self._head, self._head_bias, 0, logits, s.head_row, count,
-            s.V, s.C,
-        )  # fmt: skip
+        x = self._norm_for(self._final_norm, s.V, count, wanted)
+        head = Part(self._head, self._head_bias, 0, logits, s.head_row, s.V)
+        self._multiply(x, [head], [self._head_code], count)
         if s.head_scale != 1 or s.head_cap != 0:
             self._elementwise(
                 "finish_logits", count, s.V,
@@ -204,36 +262,60 @@ class CudaModel:
     def _elementwise(self, kernel: str, M: int, width: int, *arguments: Argument) -> None:
         self.driver.launch(kernel, (M, -(-width // 256)), 256, arguments)
 
-    def _product(
-        self, x: int, x_row: int, layer: dict[str, int], name: str, y: int, y_row: int, M: int, N: int, K: int
-    ) -> None:
-        bias = layer[f"{name}_bias"] or self._zeros
-        self._multiply(layer[f"{name}_code"], x, x_row, layer[name], bias, 0, y, y_row, M, N, K)
+    def _normed(self, layer: dict[str, int], place: str, M: int, N: int) -> Input:
+        return self._norm_for((layer[place], layer[f"{place}_shift"]), N, M)
+
+    def _norm_for(self, norm: tuple[int, int], N: int, M: int, chosen: int = 0) -> Input:
+        """Return the rows of the residual stream, normed, as products of N columns read them.
+
+        A product of few rows norms them itself, unless so many of its blocks would that a launch costs less.
+        """
+        s, x, (scale, shift) = self.shape, self._work["x"], norm
+        itself = self._record_row == 0 and few_bytes(self.driver, self.kind, M, s.C) > 0
+        if not scale and not chosen:
+            return self._read(Input(x, s.row, s.C), M)
+        blocks = -(-N // (2 * PAGE))
+        if itself and blocks <= 2 * self.driver.processors:
+            return Input(x, s.row, s.C, chosen, scale, shift, s.rms, float(s.norm_eps))
+        self._norm(x, chosen, scale, shift, self._work["normed"], M)
+        return self._read(Input(self._work["normed"], s.row, s.C), M)
+
+    def _part(self, layer: dict[str, int], name: str, y: int, y_row: int, N: int) -> Part:
+        return Part(layer[name], layer[f"{name}_bias"] or self._zeros, 0, y, y_row, N)
 
     def _multiply(
-        self, code: int, x: int, x_row: int, w: int, start: int, start_row: int, y: int, y_row: int, M: int,
-        N: int, K: int,
+        self, x: Input, parts: Sequence[Part], codes: Sequence[int], M: int, *, gated: bool = False,
+        act: int = NO_ACTIVATION,
     ) -> None:  # fmt: skip
+        """Multiply rows by matrices, in one launch if they are stored alike; activations need that."""
+        if len(set(codes)) > 1:
+            for part, code in zip(parts, codes, strict=True):
+                self._multiply(x, [part], [code], M)
+            return
+        code = codes[0]
         if code not in INTEGERS:
             kind = "float32" if code == FLOATS and self.kind == "groups" else self.kind
-            launch_product(self.driver, kind, x, x_row, w, start, start_row, y, y_row, M, N, K)
+            launch_product(self.driver, kind, x, parts, M, gated=gated, act=act)
             return
-        each, warps = (1, 1) if M == 1 else (4, min(4, -(-M // 4)))
+        fours = -(-M // 4)
+        rows = 1 if M == 1 else 4 if fours <= self.driver.processors else 8
+        warps = min(4, -(-M // rows))
         i32 = np.int32
         self.driver.launch(
-            f"{INTEGERS[code]}_{each}", (-(-N // COLUMNS), -(-M // (each * warps))), 32 * warps,
-            (self._work["records"], i32(self._record_row), w, FLIP, start, i32(start_row), y, i32(y_row),
-             i32(M), i32(N), i32(K // GROUP)),
+            f"{INTEGERS[code]}_{rows}", (_tiles(parts, 2, gated=gated), -(-M // (rows * warps))), 32 * warps,
+            (self._work["records"], i32(self._record_row), FLIP,
+             *_arguments(parts, gated=gated, act=act), i32(M), i32(x.K // GROUP)),
         )  # fmt: skip
 
-    def _quantise(self, x: int, x_row: int, K: int, M: int) -> None:
-        """Make records of rows, which products of integers read instead of them."""
-        groups, i32 = K // GROUP, np.int32
+    def _read(self, x: Input, M: int) -> Input:
+        """Make records of rows, which products of integers read instead of them; return the rows."""
+        groups, i32 = x.K // GROUP, np.int32
         if self._record_row and groups:
             self.driver.launch(
                 "quantise", (M, -(-groups // 8)), 256,
-                (x, i32(x_row), self._work["records"], i32(self._record_row), i32(groups)),
+                (x.x, i32(x.x_row), self._work["records"], i32(self._record_row), i32(groups)),
             )  # fmt: skip
+        return x
 
     def _attention(self, rows: Rows, pages: Pages, layer: dict[str, int], number: int) -> None:
         s, work = self.shape, self._work
@@ -257,71 +339,119 @@ class CudaModel:
 
     def _attention_out(self, layer: dict[str, int], M: int) -> None:
         s, work = self.shape, self._work
-        self._quantise(work["mixed"], s.mixed_row, s.H * s.D, M)
+        mixed = self._read(Input(work["mixed"], s.mixed_row, s.H * s.D), M)
         if s.parallel == IN_TURN:
-            self._leave(layer, "proj", work["mixed"], s.mixed_row, s.H * s.D, "attn_out", M, begun=False)
+            self._leave(layer, "proj", mixed, "attn_out", M, begun=False)
         else:
-            self._product(work["mixed"], s.mixed_row, layer, "proj", work["added"], s.row, M, s.C, s.H * s.D)
+            part = self._part(layer, "proj", work["added"], s.row, s.C)
+            self._multiply(mixed, [part], [layer["proj_code"]], M)
 
-    def _mlp_up(self, layer: dict[str, int], M: int) -> None:
-        s, work = self.shape, self._work
-        for name in ("up", "gate") if s.gated else ("up",):
-            self._product(work["normed"], s.row, layer, name, work[name], s.mlp_row, M, s.F, s.C)
-        gate = work["gate"] if s.gated else 0
-        self._elementwise(
-            "activate", M, s.F, work["up"], gate, np.int32(s.mlp_row), np.int32(s.mlp), np.int32(s.F)
-        )
+    def _mlp_up(self, layer: dict[str, int], x: Input, M: int) -> None:
+        s = self.shape
+        names = ("up", "gate") if s.gated else ("up",)
+        parts = [self._part(layer, name, self._work[name], s.mlp_row, s.F) for name in names]
+        codes = [layer[f"{name}_code"] for name in names]
+        if len(set(codes)) == 1:
+            self._multiply(x, parts, codes, M, gated=s.gated, act=s.mlp)
+            return
+        self._multiply(x, parts, codes, M)
+        up, gate = self._work["up"], self._work["gate"]
+        self._elementwise("activate", M, s.F, up, gate, np.int32(s.mlp_row), np.int32(s.mlp), np.int32(s.F))
 
-    def _leave(
-        self, layer: dict[str, int], name: str, x: int, x_row: int, K: int, place: str, M: int, *, begun: bool
-    ) -> None:
+    def _leave(self, layer: dict[str, int], name: str, x: Input, place: str, M: int, *, begun: bool) -> None:
         """Multiply rows and add the result to the residual stream; `begun`: to what attention adds to it."""
-        s, work, bias = self.shape, self._work, layer[f"{name}_bias"]
-        row, C = np.int32(s.row), np.int32(s.C)
+        s, work = self.shape, self._work
         y = work["x"] if s.from_residual else work["added"]
+        part = self._part(layer, name, y, s.row, s.C)
         if s.from_residual or begun:
-            if bias:
-                self._elementwise("add_bias", M, s.C, y, row, bias, C)
-            start, start_row = y, s.row
-        else:
-            start, start_row = bias or self._zeros, 0
-        code = layer[f"{name}_code"]
-        self._multiply(code, x, x_row, layer[name], start, start_row, y, s.row, M, s.C, K)
+            part = part._replace(start=y, start_row=s.row, bias=layer[f"{name}_bias"])
+        self._multiply(x, [part], [layer[f"{name}_code"]], M)
         if s.from_residual:
             return
         if layer[place]:
             self._norm(y, 0, layer[place], layer[f"{place}_shift"], work["spare"], M)
             y = work["spare"]
-        self._elementwise("add_scaled", M, s.C, work["x"], y, row, np.float32(s.residual_scale), C)
+        self._elementwise(
+            "add_scaled", M, s.C, work["x"], y, np.int32(s.row), np.float32(s.residual_scale), np.int32(s.C)
+        )
 
 
 def launch_product(
-    driver: Driver, kind: str, x: int, x_row: int, w: int, start: int, start_row: int, y: int, y_row: int,
-    M: int, N: int, K: int,
+    driver: Driver, kind: str, x: Input, parts: Sequence[Part], M: int, *, gated: bool = False,
+    act: int = NO_ACTIVATION,
 ) -> None:  # fmt: skip
-    """Launch y = start + x w for M rows of K floats and packed weights of N columns; strides in floats."""
-    tile, blocks, shared = _tile(driver, kind, M, N, K)
-    numbers = (np.int32(y_row), np.int32(M), np.int32(N), np.int32(K))
+    """Launch the products of M rows with up to three matrices.
+
+    Args:
+        driver: The GPU.
+        kind: The form of the weights.
+        x: The rows.
+        parts: The matrices.
+        M: The number of rows.
+        gated: Whether the second matrix is the gate of the first: one result, act(gate) * up.
+        act: The activation of the results.
+
+    """
+    tile, blocks, threads, shared = choose_tile(driver, kind, M, x.K, parts, gated=gated)
+    if (x.scale or x.chosen) and tile not in {"one", "few"}:
+        raise ValueError("only products of few rows choose and norm them")
+    i32 = np.int32
     driver.launch(
-        f"{tile}_{kind}", blocks, 256,
-        (x, np.int32(x_row), w, start, np.int32(start_row), y, *numbers), shared=shared,
+        f"{tile}_{kind}", blocks, threads,
+        (x.x, i32(x.x_row), x.chosen, x.scale, x.shift, i32(x.rms), np.float32(x.eps),
+         *_arguments(parts, gated=gated, act=act), i32(M), i32(x.K)),
+        shared=shared,
     )  # fmt: skip
 
 
-def _tile(driver: Driver, kind: str, M: int, N: int, K: int) -> tuple[str, tuple[int, int], int]:
-    """Return the kernel, its grid and its shared memory; a matter of speed alone."""
+def _arguments(parts: Sequence[Part], *, gated: bool, act: int) -> tuple[Argument, ...]:
+    """Return PARTS_ARGUMENTS of parts.cuh."""
+    i32, out = np.int32, list[Argument]()
+    for part in (*parts, NO_PART, NO_PART)[:3]:
+        out += [part.w, part.start, i32(part.start_row), part.bias, part.y, i32(part.y_row), i32(part.N)]
+    return (*out, i32(gated), i32(act))
+
+
+def _tiles(parts: Sequence[Part], blocks: int, *, gated: bool) -> int:
+    """Return how many tiles of so many packed blocks the columns fill."""
+    return -(-(2 * parts[0].blocks if gated else sum(part.blocks for part in parts)) // blocks)
+
+
+def _portion_bytes(kind: str, blocks: int) -> int:
     stored = STORED_BYTES[kind]
-    portion = 2 * stored * (PORTION * PAGE + max(PAGE, 16 // stored))
-    columns = -(-N // COLUMNS)
-    few = 1 if M == 1 else 8
-    shared = FEW_STAGES * portion + 4 * M * -(-K // PORTION) * PORTION
-    if few >= M and shared <= driver.shared_bytes:
-        return f"few_{few}", (columns, 1), shared
-    large = (-(-N // 128), -(-M // 128))
-    if K % PAGE == 0 and large[0] * large[1] >= 1.5 * driver.processors:
-        return "many", large, 0
-    R = 32 if M <= 32 or -(-M // 64) * columns < driver.processors else 64
-    return f"some_{R}", (columns, -(-M // R)), SOME_STAGES * (portion + 4 * R * (PORTION + 4))
+    return blocks * stored * (PORTION * PAGE + max(PAGE, 16 // stored))
+
+
+def few_bytes(driver: Driver, kind: str, M: int, K: int) -> int:
+    """Return the shared memory of a product of few rows, or 0 if these rows are too many for that."""
+    shared = FEW_STAGES * _portion_bytes(kind, 2) + 4 * M * -(-K // PORTION) * PORTION
+    return shared if M <= FEW_ROWS and shared <= driver.shared_bytes else 0
+
+
+def choose_tile(
+    driver: Driver, kind: str, M: int, K: int, parts: Sequence[Part], *, gated: bool
+) -> tuple[str, tuple[int, int], int, int]:
+    """Return the kernel, its grid, the threads of a block and its shared memory; a matter of speed alone."""
+    shared, columns = few_bytes(driver, kind, M, K), _tiles(parts, 2, gated=gated)
+    if shared and M > 1:
+        return "few", (columns, 1), 128, shared
+    if shared:
+        both = shared + FEW_STAGES * _portion_bytes(kind, 2)
+        if columns <= 2 * driver.processors or both > driver.shared_bytes:
+            return "one", (columns, 1), 32, shared
+        return "one", (-(-columns // 2), 1), 64, both
+    best, least = "", 0.0
+    for name, tile in TILES.items():
+        if name == "many" and K % PAGE:
+            continue
+        blocks = _tiles(parts, tile.blocks, gated=gated) * -(-M // tile.rows)
+        needed = -(-blocks // driver.processors) * tile.rows * tile.blocks / tile.speed
+        if not best or needed < least:
+            best, least = name, needed
+    tile = TILES[best]
+    portion = _portion_bytes(kind, tile.blocks) + 4 * tile.rows * (PORTION + 4)
+    shared = tile.stages * portion + 8 * tile.blocks if tile.stages else 0
+    return best, (_tiles(parts, tile.blocks, gated=gated), -(-M // tile.rows)), tile.threads, shared
 
 
 def check_supported(packed: PackedModel) -> None:

@@ -57,12 +57,6 @@ KERNEL norm_rows(const float* x, int x_row, const int* chosen, const float* scal
   norm_row(to, from, scale, shift, C, rms, eps);
 }
 
-// x = x + bias, row by row. A bias of zeros matters too: it turns -0 into +0.
-KERNEL add_bias(float* x, int row, const float* bias, int C) {
-  int c = blockIdx.y * blockDim.x + threadIdx.x;
-  if (c < C) x[(size_t)blockIdx.x * row + c] = add(x[(size_t)blockIdx.x * row + c], bias[c]);
-}
-
 // x = fma(added, factor, x), row by row.
 KERNEL add_scaled(float* x, const float* added, int row, float factor, int C) {
   int c = blockIdx.y * blockDim.x + threadIdx.x;
@@ -80,21 +74,7 @@ KERNEL finish_logits(float* logits, int row, float scale, float most, int V) {
   logits[(size_t)blockIdx.x * row + v] = value;
 }
 
-// Activations of `kernels/gpt.py`.
-#define GELU 0
-#define GELU_TANH 1
-#define SILU 2
-#define RELU 3
-
-__device__ __forceinline__ float activated(int which, float x) {
-  if (which == GELU) return gelu(x);
-  if (which == GELU_TANH) return gelu_tanh(x);
-  if (which == SILU) return silu(x);
-  float above = positive(x);
-  return which == RELU ? above : mul(above, above);
-}
-
-// up = act(gate) * up, or act(up) if there is no gate.
+// up = act(gate) * up, or act(up) if there is no gate: for what the products did not finish.
 KERNEL activate(float* up, const float* gate, int row, int which, int F) {
   int f = blockIdx.y * blockDim.x + threadIdx.x;
   size_t at = (size_t)blockIdx.x * row + f;

@@ -2,8 +2,8 @@
 //
 // __syncthreads and warp operations switch fibers; a fiber that waits for others which have ended, or wait elsewhere,
 // is an error. Arithmetic is that of <cmath> and plain operators: compile with -ffp-contract=off. Copies in the
-// background happen at once. Fibers run in ascending or descending order (`shim_descending`): a missing barrier shows
-// as a difference.
+// background happen as late as a GPU may make them, when their thread waits for them, or at once (`early`). Fibers run in
+// ascending or descending order. So a missing barrier or wait shows as a difference.
 #pragma once
 #define HOST_SHIM
 #include <setjmp.h>
@@ -29,9 +29,15 @@
 
 struct Dim { int x, y, z; };
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) int4 { int x, y, z, w; };
 enum Wait { RUNNING, AT_BLOCK, AT_WARP, ENDED };
 constexpr int MOST = 1024, STACK = (1 << 14) + 192;  // not a power of two: stacks share no sets of the cache
 struct Fiber { jmp_buf at; char* stack; };
+struct Copy { void* to; const void* from; int bytes; };
+struct Copies {  // of one thread that are under way, in rings
+  Copy of[256];
+  unsigned ends[32], done, made, groups_done, groups;
+};
 static struct {
   Dim thread, block, threads, blocks;
   alignas(256) char dynamic[1 << 18];
@@ -42,9 +48,10 @@ static struct {
   int current;
   uint64_t slots[2][MOST];  // what warp operations exchange, in two places by turns
   unsigned turn[MOST];
+  Copies copies[MOST];
   void (*call)(void**);
   void** arguments;
-  int descending, shared;
+  int descending, early, shared;
 } shim;
 #define threadIdx shim.thread
 #define blockIdx shim.block
@@ -93,6 +100,10 @@ static int shim_block() {
   memset(shim.dynamic, 0xff, shim.shared);  // NaN, as nothing may rely on what is there
   memset(shim.turn, 0, sizeof shim.turn);
   std::fill_n(shim.wait, count, ENDED);
+  for (int i = 0; i < count; i++) {
+    Copies& copies = shim.copies[i];
+    copies.done = copies.made = copies.groups_done = copies.groups = 0;
+  }
   shim_run_all(0, count, ENDED);
   for (;;) {
     bool moved = false;
@@ -107,8 +118,9 @@ template <class... A, size_t... I>
 void shim_apply(void (*kernel)(A...), void** a, std::index_sequence<I...>) { kernel(*(std::decay_t<A>*)a[I]...); }
 template <class... A>
 void shim_apply(void (*kernel)(A...), void** a) { shim_apply(kernel, a, std::index_sequence_for<A...>()); }
-static int shim_launch(void (*call)(void**), void** arguments, int gx, int gy, int threads, int shared, int descending) {
-  shim.call = call, shim.arguments = arguments, shim.shared = shared, shim.descending = descending;
+static int shim_launch(void (*call)(void**), void** arguments, int gx, int gy, int threads, int shared, int order) {
+  shim.call = call, shim.arguments = arguments, shim.shared = shared;
+  shim.descending = order & 1, shim.early = order >> 1;
   shim.blocks = {gx, gy, 1}, shim.threads = {threads, 1, 1};
   for (int y = 0; y < gy; y++)
     for (int x = 0; x < gx; x++) {
@@ -146,9 +158,23 @@ inline int __dp4a(int a, int b, int total) {
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
-inline void copy_async(void* to, const void* from, int bytes) { bytes ? memcpy(to, from, 16) : memset(to, 0, 16); }
-inline void commit_copies() {}
-template <int LEFT> void wait_for_copies() {}
+inline void shim_copy(const Copy& copy) { copy.bytes ? memcpy(copy.to, copy.from, 16) : memset(copy.to, 0, 16); }
+inline void copy_async(void* to, const void* from, int bytes) {
+  Copies& copies = shim.copies[shim.current];
+  if (shim.early) return shim_copy({to, from, bytes});
+  copies.of[copies.made++ % 256] = {to, from, bytes};
+  if (copies.made - copies.done > 256) abort();
+}
+inline void commit_copies() {
+  Copies& copies = shim.copies[shim.current];
+  copies.ends[copies.groups++ % 32] = copies.made;
+}
+template <int LEFT> void wait_for_copies() {
+  Copies& copies = shim.copies[shim.current];
+  while (copies.groups - copies.groups_done > LEFT)
+    for (unsigned end = copies.ends[copies.groups_done++ % 32]; copies.done != end;)
+      shim_copy(copies.of[copies.done++ % 256]);
+}
 
 template <class To, class From> To shim_cast(From x) { To y; memcpy(&y, &x, sizeof y); return y; }
 inline float __int_as_float(int x) { return shim_cast<float>(x); }

@@ -6,12 +6,14 @@ controls that must fail.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,14 @@ import numpy as np
 import pytest
 
 from niels_gpt.kernels.cache import cache_folder
-from niels_gpt.kernels.cuda.driver import FOLDER, MODULE_OF, Argument, Module
+from niels_gpt.kernels.cuda.driver import (
+    FOLDER,
+    LARGE_BLOCKS,
+    MODULE_OF,
+    USUAL_SHARED_BYTES,
+    Argument,
+    Module,
+)
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the GPU's kernels")
@@ -30,7 +39,9 @@ FLAGS = (
     "-U_FORTIFY_SOURCE",  # it refuses to leave one stack for another
     *(("-march=native",) if platform.machine() == "x86_64" else ()),  # fused multiply-adds in one instruction
 )
-OBJECTS = cache_folder() / "shim"  # of the user alone, and deleted with other versions of the kernels
+OBJECTS = cache_folder().parents[1] / "shim"  # of the user alone, and kept while the kernels' Python changes
+KEPT_SECONDS = 14 * 86_400
+"""How long a file that is not used is kept there."""
 HERE = Path(__file__).parent
 
 Edit = tuple[str, str, str]
@@ -40,6 +51,20 @@ Edit = tuple[str, str, str]
 def _is_made_of(file: str, part: str) -> bool:
     """Return whether a source is the file `part` or includes it."""
     return part == file or f'#include "{part}"' in (FOLDER / file).read_text("utf-8")
+
+
+def kept(name: str) -> Path:
+    """Return the path of a compiled file; if it is there, it has been used now."""
+    path = OBJECTS / name
+    if path.exists():
+        path.touch()
+        return path
+    OBJECTS.mkdir(parents=True, exist_ok=True)
+    for other in OBJECTS.iterdir():
+        with contextlib.suppress(OSError):  # another run may have deleted it
+            if other.is_file() and time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                other.unlink()
+    return path
 
 
 @cache
@@ -70,14 +95,14 @@ extern "C" int shim_run(int kernel, void** arguments, int x, int y, int threads,
 """
     needed = [text for file, text in sources.items() if file == module.file or file.endswith(".cuh")]
     digest = hashlib.sha256("\0".join([main, shim, *needed, *FLAGS]).encode()).hexdigest()[:16]
-    target = OBJECTS / f"{module.file}-{digest}.so"
+    target = kept(f"{module.file}-{digest}.so")
     if not target.exists():
-        OBJECTS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=OBJECTS) as folder:
             for file, text in {**sources, "shim.h": shim, "main.cpp": main}.items():
                 (Path(folder) / file).write_text(text, "utf-8")
             built = Path(folder) / "built.so"
-            command = [str(COMPILER), *FLAGS, "-I", folder, "-o", str(built), f"{folder}/main.cpp"]
+            flags = FLAGS if edit is None else (*FLAGS, "-O1")  # a control runs once
+            command = [str(COMPILER), *flags, "-I", folder, "-o", str(built), f"{folder}/main.cpp"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             built.replace(target)
@@ -99,12 +124,14 @@ class HostDriver:
         total_bytes: int = 1 << 28,
         edit: Edit | None = None,
         descending: bool = False,
+        early: bool = False,
     ) -> None:
         self.name = name
         self.graphs = 0
         """How many graphs were recorded."""
         self._arrays: dict[int, np.ndarray] = {}
-        self._left, self._edit, self._descending = total_bytes, edit, descending
+        self._left, self._edit = total_bytes, edit
+        self._order = int(descending) + 2 * int(early)
         self._recording: list[Callable[[], None]] | None = None
         self.launches: list[str] = []
         """The kernels that ran, in order."""
@@ -146,7 +173,7 @@ class HostDriver:
         assert threads % 32 == 0
         assert threads <= 512  # more may need more registers than there are
         assert min(blocks) > 0
-        assert shared <= self.shared_bytes
+        assert shared <= (self.shared_bytes if kernel in LARGE_BLOCKS else USUAL_SHARED_BYTES)
         module = MODULE_OF[kernel]
         edit = self._edit if self._edit is not None and _is_made_of(module.file, self._edit[0]) else None
         loaded, number = library(module, edit), module.kernels.index(kernel)
@@ -156,7 +183,7 @@ class HostDriver:
         def run() -> None:
             self.launches.append(kernel)
             assert values  # kept as long as the launch
-            stuck = loaded.shim_run(number, places, *blocks, threads, shared, int(self._descending))
+            stuck = loaded.shim_run(number, places, *blocks, threads, shared, self._order)
             assert not stuck, f"the threads of {kernel} wait for each other permanently"
 
         run() if self._recording is None else self._recording.append(run)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from niels_gpt.kernels.cuda import model as cuda_model
 from niels_gpt.kernels.cuda.driver import PRODUCTS, WEIGHTS
+from niels_gpt.kernels.cuda.model import TILES, Input, Part, launch_product
+from niels_gpt.kernels.gpt import activate, norm
+from niels_gpt.kernels.gpt_layout import SILU
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import (
     BF16,
@@ -24,8 +28,21 @@ from tests.kernels.cuda.shim import Edit, HostDriver, needs_compiler
 pytestmark = needs_compiler
 
 KINDS = {"float32": FLOAT32, "int8": INT8, "bf16": BF16, "f16": F16}
-ROWS = {"few_1": (1,), "few_8": (2, 8), "some_32": (9, 33), "some_64": (65,), "many": (129,)}
-TILE = {"few_1": (32, 1), "few_8": (32, 8), "some_32": (32, 32), "some_64": (32, 64), "many": (128, 128)}
+ROWS = {
+    "one": (1,), "few": (2, 7), "some_16": (9, 17), "some_32": (33,), "some_64": (65,), "wide_64": (9, 65),
+    "many": (129,),
+}  # fmt: skip
+"""Numbers of rows at which each tile is tried."""
+
+
+@compiled
+def _norm(x, scale, shift, y, count):
+    norm(False, np.float32(1e-5), scale, shift, x, y, count)
+
+
+@compiled
+def _gate(gate, up, count):
+    activate(SILU, gate, count)
 
 
 @compiled
@@ -67,38 +84,128 @@ class Product:
         )  # fmt: skip
         return y[:, : self.N]
 
-    def gpu(self, tile: str, driver: HostDriver) -> np.ndarray:
-        at = []
-        for array in (self.x, self.w, self.start):
-            at.append(driver.allocate(array.nbytes))
-            driver.upload(at[-1], np.ascontiguousarray(array))
-        columns, rows = TILE[tile]
-        i32 = np.int32
-        driver.launch(
-            f"{tile}_{self.form}", (-(-self.N // columns), -(-self.M // rows)), 256,
-            (at[0], i32(self.x_row), at[1], at[2], i32(self.y_row), at[2], i32(self.y_row), i32(self.M),
-             i32(self.N), i32(self.K)),
-            shared=0 if tile == "many" else driver.shared_bytes,
-        )  # fmt: skip
+    def gpu(self, driver: HostDriver) -> np.ndarray:
+        part = self.part(driver)
+        launch_product(driver, self.form, self.rows(driver), [part], self.M)
+        return self.result(driver, part)
+
+    def rows(self, driver: HostDriver) -> Input:
+        return Input(uploaded(driver, self.x), self.x_row, self.K)
+
+    def part(self, driver: HostDriver) -> Part:
+        """The product in place: its result replaces its start values."""
+        start = uploaded(driver, self.start)
+        return Part(uploaded(driver, self.w), start, self.y_row, start, self.y_row, self.N)
+
+    def result(self, driver: HostDriver, part: Part) -> np.ndarray:
         y = np.zeros((self.M, self.y_row), np.float32)
-        driver.download(at[2], y)
+        driver.download(part.y, y)
         return y[:, : self.N]
 
 
+def uploaded(driver: HostDriver, array: np.ndarray) -> int:
+    address = driver.allocate(array.nbytes)
+    driver.upload(address, np.ascontiguousarray(array))
+    return address
+
+
+@pytest.fixture(params=PRODUCTS)
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tile that is used for every product of more than eight rows."""
+    if request.param in TILES:
+        monkeypatch.setattr(cuda_model, "TILES", {request.param: TILES[request.param]})
+    return request.param
+
+
+def sizes_of(tile: str) -> list[tuple[int, int, int]]:
+    """Rows, columns and depths at which a tile has edges on all sides."""
+    others = ((37, 48), (130, 16)) if tile == "many" else ((37, 29), (130, 64), (5, 96))
+    return [(M, N, K) for M in ROWS[tile] for N, K in others]
+
+
 @pytest.mark.parametrize("form", WEIGHTS)
-@pytest.mark.parametrize("tile", PRODUCTS)
 def test_every_tile_has_the_bits_of_the_cpu(tile: str, form: str) -> None:
-    for M in ROWS[tile]:
-        for N, K in ((37, 48), (130, 16)) if tile == "many" else ((37, 29), (70, 64), (5, 96)):
-            product = Product(M, N, K, form)
-            assert product.gpu(tile, HostDriver()).tobytes() == product.cpu().tobytes(), (M, N, K)
+    for M, N, K in sizes_of(tile):
+        product, driver = Product(M, N, K, form), HostDriver(descending=M % 2 == 0, early=N > 37)
+        assert product.gpu(driver).tobytes() == product.cpu().tobytes(), (M, N, K)
+        assert driver.launches == [f"{tile}_{form}"]
 
 
-def test_multiplied_padding_is_noticed() -> None:
-    edit: Edit = (
-        "linear.cu",
-        "for (int k = 0; k < last; k++) chain = fused(own[k]",
-        "for (int k = 0; k < DEPTH; k++) chain = fused(own[k]",
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_matrices_that_share_a_launch_have_the_bits_of_their_own(tile: str, form: str) -> None:
+    M, K = ROWS[tile][-1], 48
+    products = [Product(M, N, K, form) for N in (70, 5, 37)]
+    driver = HostDriver()
+    parts = [product.part(driver) for product in products]
+    bias = np.linspace(-1, 1, products[2].y_row, dtype=np.float32)
+    parts[2] = parts[2]._replace(bias=uploaded(driver, bias))
+    for product in products[1:]:
+        product.x = products[0].x
+    launch_product(driver, form, products[0].rows(driver), parts, M)
+    products[2].start += bias
+    for product, part in zip(products, parts, strict=True):
+        assert product.result(driver, part).tobytes() == product.cpu().tobytes()
+
+
+@pytest.mark.parametrize("form", ["float32", "bf16"])
+def test_an_activation_in_the_same_launch_has_the_bits_of_one_after_it(tile: str, form: str) -> None:
+    M, N, K = ROWS[tile][-1], 37, 48
+    up, gate, driver = Product(M, N, K, form), Product(M, N, K, form), HostDriver()
+    gate.start[:, 1:N:2] *= 3
+    parts = [up.part(driver), gate.part(driver)]
+    launch_product(driver, form, up.rows(driver), parts, M, gated=True, act=SILU)
+    gates = np.ascontiguousarray(np.hstack([gate.cpu(), np.zeros((M, 16), np.float32)]))
+    for row in gates:
+        _gate(row.ctypes.data, 0, N)
+    expected = gates[:, :N] * up.cpu()
+    assert up.result(driver, parts[0]).tobytes() == expected.tobytes()
+    assert gate.result(driver, parts[1]).tobytes() == gate.start[:, :N].tobytes(), "it is not stored"
+    launch_product(driver, form, gate.rows(driver), [parts[1]], M, act=SILU)
+    assert gate.result(driver, parts[1]).tobytes() == gates[:, :N].tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_rows_that_a_product_norms_itself_have_the_bits_of_a_norm_before_it(rows: int) -> None:
+    product, driver = Product(rows, 37, 48, "float32"), HostDriver(descending=True)
+    scale, shift = np.linspace(-1, 2, 64, dtype=np.float32), np.linspace(1, 2, 64, dtype=np.float32)
+    chosen = np.arange(rows, dtype=np.int32)[::-1]
+    normed = product.x.copy()
+    for to, from_ in enumerate(chosen):
+        places = [each.ctypes.data for each in (product.x[from_], scale, shift, normed[to])]
+        _norm(*places, product.K)
+    x, part = product.rows(driver), product.part(driver)
+    x = x._replace(
+        chosen=uploaded(driver, chosen),
+        scale=uploaded(driver, scale),
+        shift=uploaded(driver, shift),
+        eps=1e-5,
     )
-    product = Product(1, 37, 29, "float32")
-    assert product.gpu("few_1", HostDriver(edit=edit)).tobytes() != product.cpu().tobytes()
+    launch_product(driver, "float32", x, [part], rows)
+    product.x = normed
+    assert product.result(driver, part).tobytes() == product.cpu().tobytes()
+
+
+CONTROLS: dict[str, Edit] = {
+    "multiplied padding": (
+        "linear.cu",
+        "    for (int k = 0; k < last; k++) {\n      float w = W::widen(column[k * LANES]);",
+        "    for (int k = 0; k < DEPTH; k++) {\n      float w = W::widen(column[k * LANES]);",
+    ),
+    "a copy that is not waited for": (
+        "linear.cu",
+        "    wait_for_copies<STAGES - 2>();\n    __syncwarp();",
+        "    __syncwarp();",
+    ),
+    "a portion that is overwritten too early": (
+        "linear.cu",
+        "    __syncwarp();\n    fetch(p + STAGES - 1);",
+        "    __syncwarp();\n    fetch(p + STAGES);",
+    ),
+}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_changed_product_is_noticed(control: str) -> None:
+    product = Product(1, 37, 349, "float32")
+    driver = HostDriver(edit=CONTROLS[control], early=control.startswith("a portion"))
+    assert product.gpu(driver).tobytes() != product.cpu().tobytes()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from niels_gpt.kernels.cuda import nvrtc
-from niels_gpt.kernels.cuda.driver import FOLDER, MODULES, Module
-from tests.kernels.cuda.shim import OBJECTS
+from niels_gpt.kernels.cuda.driver import FOLDER, LARGE_BLOCKS, MODULES, Module
+from tests.kernels.cuda.shim import kept
 
 # Also where packages are found through a .pth file, which NVIDIA's own search does not read.
 LIBRARIES = [path for folder in sys.path for path in Path(folder).glob("nvidia/cu13/lib/libnvrtc.so.13")]
@@ -41,11 +41,10 @@ def ptx_of(module: Module, arch: str) -> str:
     digest = hashlib.sha256(f"{module} {arch}".encode() + Path(nvrtc.__file__).read_bytes())
     for path in sorted(FOLDER.glob("*.cu*")):
         digest.update(path.read_bytes())
-    stored = OBJECTS / f"{module.file}-{digest.hexdigest()[:16]}.ptx"
+    stored = kept(f"{module.file}-{digest.hexdigest()[:16]}.ptx")
     if not stored.exists():
         ctypes.CDLL(str(LIBRARIES[0]), ctypes.RTLD_GLOBAL)
         code = nvrtc.compile_module(module, arch, "PTX")
-        OBJECTS.mkdir(parents=True, exist_ok=True)
         stored.write_bytes(code.rstrip(b"\0 "))
     return stored.read_text("utf-8")
 
@@ -62,6 +61,18 @@ def test_every_operation_is_rounded_as_written(module: Module, arch: str) -> Non
 @pytest.mark.parametrize("module", [m for m in MODULES if m.macros and m.macros != (("FORM", "float32"),)])
 def test_so_is_every_form_of_weights(module: Module) -> None:
     assert faults(ptx_of(module, "compute_80")) == []
+
+
+def test_kernels_of_large_blocks_declare_no_shared_memory_of_their_own() -> None:
+    for module in MODULES:
+        large = LARGE_BLOCKS.intersection(module.kernels)
+        if not large or (module.macros and module.macros != (("FORM", "float32"),)):
+            continue
+        text = ptx_of(module, "compute_80")
+        declared = re.findall(r"^\.shared .*?(\w+)\[", text, re.MULTILINE)
+        for kernel in large:
+            body = text[text.index(f".entry {kernel}(") :].partition("\n}")[0]
+            assert not any(re.search(rf"\b{name}\b", body) for name in declared), kernel
 
 
 @pytest.mark.parametrize(
