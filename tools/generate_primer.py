@@ -53,10 +53,11 @@ TURN_COUNTS, TURN_WEIGHTS = (1, 2, 3, 4, 6, 8, 10), (15, 20, 20, 15, 10, 10, 10)
 FOLLOW_UP_CHANCE = 0.75  # that an entry which has follow-ups is followed by one, and that one by another
 GREETING_CHANCE = 0.08  # that small talk comes first
 # How often a kind is strayed into, relative to facts: declining must not crowd out knowing.
-STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 1.2, "private": 0.4}
+STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 3.0, "private": 0.4}
 # An entry with more phrasings than this is asked more often, so that none of them is left out.
 USUAL_PHRASINGS = 60
-MOST_BREADTH = 2.0
+MOST_BREADTH = 2.0  # for a fact; what is not known has no bounds
+COMMON_SHARE = 0.4  # of a fact's questions, those that most people would ask
 FOLLOW_UP_WEIGHT = 0.35  # how much more often a follow-up makes its entry come up
 CONTRAST_CHANCE = 0.35  # that an entry which shares words with another is followed by it
 CONTRAST_WEIGHT, MOST_CONTRASTS = 0.25, 2  # how much more often such an entry comes up
@@ -111,7 +112,9 @@ class Entry:
 
     def asked(self) -> float:
         """How often it was asked, relative to its wordings, follow-ups and contrasts."""
-        breadth = min(MOST_BREADTH, max(1.0, len(self.questions) / USUAL_PHRASINGS))
+        breadth = max(1.0, len(self.questions) / USUAL_PHRASINGS)
+        if self.kind == "fact":
+            breadth = min(MOST_BREADTH, breadth)
         breadth *= 1 + FOLLOW_UP_WEIGHT * len(self.follow_ups)
         return self.questions.dealt / (
             breadth * (1 + CONTRAST_WEIGHT * min(MOST_CONTRASTS, len(self.contrast)))
@@ -160,7 +163,7 @@ def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
             id=raw["id"],
             topic=raw["topic"],
             kind=raw["kind"],
-            questions=Deck(raw["questions"]),
+            questions=Deck(_weighted(raw)),
             answers=Deck(raw["answers"]),
             follow_ups=tuple(
                 FollowUp(
@@ -172,6 +175,15 @@ def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
         )
         for raw in fill(raw_entries)
     ]
+
+
+def _weighted(raw: dict[str, Any]) -> list[str]:
+    """Return a fact's questions with the common ones repeated, so that odd ones do not crowd them out."""
+    questions, common = raw["questions"], raw["common"]
+    if raw["kind"] != "fact":
+        return questions
+    wanted = COMMON_SHARE / (1 - COMMON_SHARE) * (len(questions) - len(common))
+    return questions + common * max(0, round(wanted / len(common)) - 1)
 
 
 def _check(raw: dict[str, Any], facts: set[str]) -> None:

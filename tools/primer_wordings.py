@@ -16,6 +16,8 @@ from typing import Any
 
 # How many of the first intents of each list an entry always has, and how many further wordings.
 COMMON_INTENTS = 4
+# How many of its questions stand for an entry without intents: they are written in the order of use.
+FIRST_WRITTEN = 6
 SAMPLED_WORDINGS = 130
 
 FORMS = ("command", "flag", "key", "subcommand", "idea", "page", "fact")
@@ -257,8 +259,8 @@ def fill(raw_entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         raw_entries: Entries as the topic files hold them, of all topics.
 
     Returns:
-        Copies in which `questions` is complete. A question written by hand for one entry is not made for
-        another; a made one that fits two entries is left out of both.
+        Copies in which `questions` is complete and `common` has those that most people would ask. A question
+        written by hand for one entry is not made for another; a made one that fits two is left out of both.
     """
     made = [list(made_questions(entry)) for entry in raw_entries]
     owners: dict[str, set[str]] = {}
@@ -267,15 +269,20 @@ def fill(raw_entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         written.update(map(_same, entry.get("questions", [])))
         for question in questions:
             owners.setdefault(_same(question), set()).add(entry["id"])
+    complete = [
+        _distinct(
+            [
+                *entry.get("questions", []),
+                *(q for q in questions if len(owners[_same(q)]) == 1 and _same(q) not in written),
+            ]
+        )
+        for entry, questions in zip(raw_entries, made, strict=True)
+    ]
     return [
         {
             **entry,
-            "questions": _distinct(
-                [
-                    *entry.get("questions", []),
-                    *(q for q in questions if len(owners[_same(q)]) == 1 and _same(q) not in written),
-                ]
-            ),
+            "questions": questions,
+            "common": _common(entry, questions),
             "follow_ups": [
                 {
                     **follow_up,
@@ -289,7 +296,7 @@ def fill(raw_entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 for follow_up in entry.get("follow_ups", [])
             ],
         }
-        for entry, questions in zip(raw_entries, made, strict=True)
+        for entry, questions in zip(raw_entries, complete, strict=True)
     ]
 
 
@@ -309,6 +316,19 @@ def shared_wordings(raw_entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str,
 
 def made_questions(entry: Mapping[str, Any]) -> Iterator[str]:
     """Return the common wordings of an entry and a sample of the others, seeded by its id."""
+    common, others = _ways_of_asking(entry)
+    yield from common
+    yield from random.Random(entry["id"]).sample(others, min(SAMPLED_WORDINGS, len(others)))
+
+
+def _common(entry: Mapping[str, Any], questions: list[str]) -> list[str]:
+    """Return those of an entry's `questions` that most people would ask; without intents, the first ones."""
+    usual = set(map(_same, _ways_of_asking(entry)[0]))
+    return [question for question in questions if _same(question) in usual] or questions[:FIRST_WRITTEN]
+
+
+def _ways_of_asking(entry: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return what an entry's common intents and its other intents make of its names, goals and so on."""
     form = entry.get("form", "fact")
     general = _NAMES if form in _NOT_TYPED else (*_NAMES, *_TYPED_NAMES)
     own_goals = _GOALS_BY_FORM[form]
@@ -323,22 +343,14 @@ def made_questions(entry: Mapping[str, Any]) -> Iterator[str]:
         (entry.get("places", []), _PLACES),
     )
     pairs = [(one, other) for pair in entry.get("pairs", []) for one, other in (pair, pair[::-1])]
+    common: list[str] = []
     others: list[str] = []
     for slots, intents in lists:
         for at, intent in enumerate(dict.fromkeys(intents)):
-            asked = [_put(intent, slot) for slot in slots]
-            if at < COMMON_INTENTS:
-                yield from asked
-            else:
-                others += asked
+            (common if at < COMMON_INTENTS else others).extend(_put(intent, slot) for slot in slots)
     for at, intent in enumerate(_PAIRS):
-        asked = [intent.format(*pair) for pair in pairs]
-        if at < COMMON_INTENTS:
-            yield from asked
-        else:
-            others += asked
-    rng = random.Random(entry["id"])
-    yield from rng.sample(others, min(SAMPLED_WORDINGS, len(others)))
+        (common if at < COMMON_INTENTS else others).extend(intent.format(*pair) for pair in pairs)
+    return common, others
 
 
 def wording(question: str) -> str:

@@ -138,6 +138,15 @@ def test_every_entry_and_every_phrasing_is_used_before_any_comes_again() -> None
     assert [entry.id for entry in entries if entry.questions.dealt == 0] == []
 
 
+def test_common_questions_are_asked_more_often_and_odd_ones_still_asked(tmp_path: Path) -> None:
+    odd = [f"odd {number}" for number in range(60)]
+    write_data(tmp_path, facts=[], entry={"form": "command", "names": ["/undo"], "questions": odd})
+    (undo,) = generate_primer.load_entries(tmp_path)
+    asked = Counter(undo.questions.deal(random.Random(0)) for _ in range(len(undo.questions)))
+    assert asked["what does /undo do"] > 1
+    assert {asked[question] for question in odd} == {1}
+
+
 def test_a_deck_deals_everything_before_anything_again() -> None:
     deck, rng = generate_primer.Deck(["a", "b", "c"]), random.Random(0)
     dealt = [deck.deal(rng) for _ in range(9)]

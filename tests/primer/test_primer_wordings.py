@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from primer_wordings import COMMON_INTENTS, FOLLOW_UPS, FORMS, SAMPLED_WORDINGS, fill, made_questions, wording
+from primer_wordings import (
+    COMMON_INTENTS,
+    FIRST_WRITTEN,
+    FOLLOW_UPS,
+    FORMS,
+    SAMPLED_WORDINGS,
+    fill,
+    made_questions,
+    wording,
+)
 
 
 def entry(name: str = "undo", **fields: Any) -> dict[str, Any]:
@@ -51,6 +60,17 @@ def test_common_wordings_are_kept_and_the_others_sampled() -> None:
     questions = list(made_questions(entry(goals=goals)))
     assert len(questions) == COMMON_INTENTS * 15 + SAMPLED_WORDINGS
     assert {f"how do i {goal}" for goal in goals} <= set(questions)
+
+
+def test_the_common_questions_of_an_entry_are_those_of_its_first_intents() -> None:
+    (filled,) = fill([entry(names=["/undo"], questions=["where did my message go"])])
+    assert "what does /undo do" in filled["common"]
+    assert "where did my message go" not in filled["common"]
+
+
+def test_without_intents_the_first_written_questions_are_the_common_ones() -> None:
+    (filled,) = fill([entry(questions=[f"question {number}" for number in range(50)])])
+    assert filled["common"] == [f"question {number}" for number in range(FIRST_WRITTEN)]
 
 
 def test_the_sample_is_the_same_each_time() -> None:
