@@ -19,15 +19,6 @@ from niels_gpt.model.catalogue import resolve
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.families.config_reader import read_json_object
 from niels_gpt.model.families.mapping import without_wrappers
-from niels_gpt.model.families.opening import (
-    OpenedModel,
-    nanochat_checkpoint,
-    nanochat_meta,
-    open_folder,
-    open_gguf,
-    open_nanochat,
-    open_nanogpt,
-)
 from niels_gpt.model.fingerprint import Fingerprint, form_fingerprint, state_fingerprint
 from niels_gpt.model.form import Form, FormError
 from niels_gpt.model.gguf_file import MAGIC
@@ -37,12 +28,12 @@ from niels_gpt.model.pt_file import PtFileError, StoredTensor, read_pt
 from niels_gpt.model.state import complete_config, fitted_state, float32_state
 from niels_gpt.model.stored import CheckpointError, Stored
 from niels_gpt.model.weights import Weights
-from niels_gpt.text.chat_template import Template, template_for
-from niels_gpt.text.jinja_sandbox import ChatTemplateError
+from niels_gpt.text.chat_template import ChatTemplateError, Template, template_for
 from niels_gpt.text.load import tokenizer_from_json
 from niels_gpt.text.tokenizer import IdTokenizer, Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from niels_gpt.model.families.opening import OpenedModel
     from niels_gpt.model.gpt import GPT
     from niels_gpt.model.registry import AnyModel
 
@@ -150,6 +141,8 @@ def _load(path: Path, device: str) -> LoadedModel:
     with path.open("rb") as file:
         start = file.read(4)
     if start == MAGIC:
+        from niels_gpt.model.families.opening import open_gguf  # noqa: PLC0415 - only for models of others
+
         return _opened(path, open_gguf(path), device)
     if path.suffix == ".safetensors":
         return _load_folder(path.parent, device)
@@ -157,6 +150,8 @@ def _load(path: Path, device: str) -> LoadedModel:
 
 
 def _load_folder(folder: Path, device: str) -> LoadedModel:
+    from niels_gpt.model.families.opening import nanochat_checkpoint, open_folder  # noqa: PLC0415
+
     if not (folder / CONFIG).is_file():
         checkpoint = nanochat_checkpoint(folder)
         if checkpoint is not None:
@@ -189,6 +184,8 @@ def _load_pt(path: Path, device: str) -> LoadedModel:
     content = read_checkpoint(path)
     if "model_state" in content:
         return _own(path, content, device)
+    from niels_gpt.model.families.opening import nanochat_meta, open_nanochat, open_nanogpt  # noqa: PLC0415
+
     weights = content.get("model") if "model_args" in content else content
     if isinstance(weights, dict):
         tensors = _stored(without_wrappers(weights))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wcwidth import wcwidth
-
 _TAB = 8
 # Joiners and the emoji style selector: terminals differ in whether they draw joined characters as one.
 _UNSURE = frozenset("\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-16}")
@@ -18,7 +16,11 @@ _UNSURE = frozenset("\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-16}")
 
 def width_of(character: str) -> int:
     """Return how many columns a printable character takes: 0, 1 or 2."""
-    return 1 if character.isascii() else max(0, wcwidth(character))
+    if character.isascii():
+        return 1
+    from wcwidth import wcwidth  # noqa: PLC0415 - one reply in a pipe needs none of its tables
+
+    return max(0, wcwidth(character))
 
 
 def text_width(text: str) -> int:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from niels_gpt.errors import NielsGptError
 from niels_gpt.text.tokenizer import Tokenizer
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
@@ -25,6 +26,10 @@ _FORGED_TAG = re.compile(rf"\n(?=(?:{'|'.join(ROLES)}): )")
 _REPLY_AT_LINE_START = re.compile(rf"^{REPLY_TAG}", re.MULTILINE)
 _REPLY_ANYWHERE = re.compile(REPLY_TAG)
 _NEXT_TAG = re.compile("|".join(map(re.escape, STOP_TAGS)))
+
+
+class ChatTemplateError(NielsGptError):
+    """A template that cannot be compiled, asks for what it may not, takes too long, or refuses a message."""
 
 
 def checked(messages: Sequence[Message]) -> list[tuple[str, str]]:

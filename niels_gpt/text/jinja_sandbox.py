@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from niels_gpt.errors import NielsGptError
+from niels_gpt.text.chat_template import ChatTemplateError
 
 LONGEST_TEMPLATE = 200_000
 MOST_ROUNDS = 200_000
@@ -49,10 +49,6 @@ METHODS = {
     tuple: ("count", "index"),
     dict: ("get", "items", "keys", "values"),
 }  # fmt: skip
-
-
-class ChatTemplateError(NielsGptError):
-    """A template that cannot be compiled, asks for what it may not, takes too long, or refuses a message."""
 
 
 class _RefusalError(TemplateError):

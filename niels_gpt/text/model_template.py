@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from niels_gpt.text.chat_template import Message, checked, without_open_reply
+from niels_gpt.text.chat_template import ChatTemplateError, Message, checked, without_open_reply
 from niels_gpt.text.hf_bpe import HFBPETokenizer
-from niels_gpt.text.jinja_sandbox import ChatTemplate, ChatTemplateError
+from niels_gpt.text.jinja_sandbox import ChatTemplate
 from niels_gpt.text.tokenizer import Tokenizer
 
 SYSTEM_PROBE, USER_PROBE, REPLY_PROBE = "Say yes.", "Is it so?", "It is."

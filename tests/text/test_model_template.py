@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from niels_gpt.text.bpe import BYTE_OF_LETTER
 from niels_gpt.text.bpe_spec import spec_of
+from niels_gpt.text.chat_template import ChatTemplateError
 from niels_gpt.text.hf_bpe import HFBPETokenizer
-from niels_gpt.text.jinja_sandbox import ChatTemplate, ChatTemplateError
+from niels_gpt.text.jinja_sandbox import ChatTemplate
 from niels_gpt.text.model_template import JinjaTemplate, RawTemplate
 from niels_gpt.text.tokenizer import TokenizerError
 
