@@ -157,6 +157,11 @@ def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
     raw_entries = read_topics(data_dir)
     for raw in raw_entries:
         _check(raw, facts)
+    return make_entries(fill(raw_entries))
+
+
+def make_entries(raw_entries: Sequence[dict[str, Any]]) -> list[Entry]:
+    """Return entries of which nothing was asked yet, from entries with all of their wordings."""
     contrasts = _contrasts(raw_entries)
     return [
         Entry(
@@ -173,7 +178,7 @@ def load_entries(data_dir: Path = DATA_DIR) -> list[Entry]:
             ),
             contrast=contrasts[raw["id"]],
         )
-        for raw in fill(raw_entries)
+        for raw in raw_entries
     ]
 
 

@@ -77,19 +77,21 @@ def _keys() -> Iterator[str]:
 
 def missing(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return what no entry about a fact names, in a name, a question or an answer."""
-    text = "\n".join(line for entry in entries if entry["kind"] == "fact" for line in _lines(entry)).lower()
+    lines = (line for entry in entries if entry["kind"] == "fact" for line in _lines(entry))
+    words = " ".join(word.strip(".,;:?!'\"()[]") for line in lines for word in line.lower().split())
+    text = f" {words} "
     return {
         kind: left
         for kind, names in required().items()
-        if (left := [name for name in names if not _named(name.lower(), text)])
+        if (left := [name for name in names if not any(f" {form} " in text for form in _forms(name))])
     }
 
 
-def _named(name: str, text: str) -> bool:
+def _forms(name: str) -> tuple[str, ...]:
+    """Return how an entry may write a name: a key of the configuration as its command or flag, too."""
     if name in CONFIGURABLE:
-        name = f"[/]?{name}|--{name.replace('_', '-')}"
-        return re.search(rf"(?<![\w/-])(?:{name})(?![\w-])", text) is not None
-    return re.search(rf"(?<![\w/-]){re.escape(name)}(?![\w-])", text) is not None
+        return name, f"/{name}", f"--{name.replace('_', '-')}"
+    return (name.strip("?").lower(),)
 
 
 def stale(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -146,6 +148,7 @@ def _is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
+@cache
 def _everything_written() -> dict[str, frozenset[str]]:
     """Return every flag, variable and route in the sources and the documentation."""
     paths = [path for folder in _SOURCES for path in sorted((REPO / folder).rglob("*.py"))]

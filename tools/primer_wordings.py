@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 # How many of the first intents of each list an entry always has, and how many further wordings.
@@ -367,6 +368,7 @@ def _put(intent: str, slot: str) -> str:
     return asked.replace("{}", slot)
 
 
+@cache
 def _same(question: str) -> str:
     """Return what two questions have in common that a reader would call the same."""
     return wording(question).replace("'", "")

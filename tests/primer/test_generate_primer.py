@@ -23,8 +23,10 @@ DEFAULT_SYSTEM = (
 
 
 @pytest.fixture(scope="module")
-def primer() -> str:
-    return generate_primer.generate(generate_primer.load_entries(), seed=3, n_per_category=400, shuffle=True)
+def primer(entries: list[dict[str, Any]]) -> str:
+    return generate_primer.generate(
+        generate_primer.make_entries(entries), seed=3, n_per_category=200, shuffle=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,27 +72,35 @@ def test_without_that_rule_some_questions_would_be(primer: str) -> None:
     assert asked & generate_primer.held_out_wordings()
 
 
-def test_the_same_seed_gives_the_same_text(primer: str) -> None:
-    again = generate_primer.generate(generate_primer.load_entries(), seed=3, n_per_category=400, shuffle=True)
+def test_the_same_seed_gives_the_same_text(primer: str, entries: list[dict[str, Any]]) -> None:
+    again = generate_primer.generate(
+        generate_primer.make_entries(entries), seed=3, n_per_category=200, shuffle=True
+    )
     assert digest(again) == digest(primer)
 
 
-def test_another_seed_gives_another_text(primer: str) -> None:
-    other = generate_primer.generate(generate_primer.load_entries(), seed=4, n_per_category=400, shuffle=True)
+def test_another_seed_gives_another_text(primer: str, entries: list[dict[str, Any]]) -> None:
+    other = generate_primer.generate(
+        generate_primer.make_entries(entries), seed=4, n_per_category=200, shuffle=True
+    )
     assert digest(other) != digest(primer)
 
 
-def test_shuffling_only_changes_the_order() -> None:
+def test_shuffling_only_changes_the_order(entries: list[dict[str, Any]]) -> None:
     plain, shuffled = (
-        generate_primer.generate(generate_primer.load_entries(), seed=1, n_per_category=20, shuffle=shuffle)
+        generate_primer.generate(
+            generate_primer.make_entries(entries), seed=1, n_per_category=20, shuffle=shuffle
+        )
         for shuffle in (False, True)
     )
     assert plain != shuffled
     assert sorted(plain.split(DIALOGUE_DELIM)) == sorted(shuffled.split(DIALOGUE_DELIM))
 
 
-def test_each_category_gets_its_dialogues(topic_files: dict[str, Any]) -> None:
-    text = generate_primer.generate(generate_primer.load_entries(), seed=1, n_per_category=7, shuffle=False)
+def test_each_category_gets_its_dialogues(topic_files: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    text = generate_primer.generate(
+        generate_primer.make_entries(entries), seed=1, n_per_category=7, shuffle=False
+    )
     assert len(text.split(DIALOGUE_DELIM)) == 7 * len(topic_files)
 
 
@@ -132,10 +142,12 @@ def test_a_follow_up_comes_only_behind_its_entry(
     assert None not in behind
 
 
-def test_every_entry_and_every_phrasing_is_used_before_any_comes_again() -> None:
-    entries = generate_primer.load_entries()
-    generate_primer.generate(entries, seed=5, n_per_category=400, shuffle=False)
-    assert [entry.id for entry in entries if entry.questions.dealt == 0] == []
+def test_every_entry_and_every_phrasing_is_used_before_any_comes_again(
+    entries: list[dict[str, Any]],
+) -> None:
+    made = generate_primer.make_entries(entries)
+    generate_primer.generate(made, seed=5, n_per_category=400, shuffle=False)
+    assert [entry.id for entry in made if entry.questions.dealt == 0] == []
 
 
 def test_common_questions_are_asked_more_often_and_odd_ones_still_asked(tmp_path: Path) -> None:
