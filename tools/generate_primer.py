@@ -3,7 +3,7 @@
     python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3000 --shuffle
 
 writes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
-`data/primer/`; each gets the same number of dialogues, opened by the entry of it that was asked least so
+`data/primer/`; a larger one gets more dialogues, each opened by the entry of it that was asked least so
 far. No wording is used again before all of its entry's wordings have been used. A dialogue moves on to other
 topics, asks follow-ups right after the entry that they belong to, and has one system prompt. Entries that
 share words (`contrast`) often follow each other, because a small model otherwise learns the words of one and
@@ -13,7 +13,9 @@ the answer of the other. No question has the words of a held-out one.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -308,7 +310,7 @@ def generate(
     shuffle: bool,
     held_out: frozenset[str] = frozenset(),
 ) -> str:
-    """Return the primer's text: `n_per_category` dialogues for each topic; same arguments, same text.
+    """Return the primer's text: `n_per_category` dialogues a topic on average; same arguments, same text.
 
     No question has a wording of `held_out`.
     """
@@ -317,12 +319,27 @@ def generate(
     rng = random.Random(seed)
     writer = DialogueWriter(entries, rng, held_out)
     dialogues: list[str] = []
-    for topic in sorted({entry.topic for entry in entries}):
-        category = [entry for entry in entries if entry.topic == topic]
-        dialogues += [writer.write(min(category, key=Entry.asked)) for _ in range(n_per_category)]
+    topics = sorted({entry.topic for entry in entries})
+    categories = [[entry for entry in entries if entry.topic == topic] for topic in topics]
+    for category, count in zip(categories, _shares(categories, n_per_category), strict=True):
+        dialogues += [writer.write(min(category, key=Entry.asked)) for _ in range(count)]
     if shuffle:
         rng.shuffle(dialogues)
     return DIALOGUE_DELIM.join(dialogues)
+
+
+def _shares(categories: Sequence[Sequence[Entry]], n_per_category: int) -> list[int]:
+    """Return how many dialogues each category opens: `n_per_category` on average.
+
+    They go by the square root of the number of entries. By the number itself a small category would hardly
+    be asked; with equal shares its entries would be asked several times as often as the others.
+    """
+    weights = [math.sqrt(len(category)) for category in categories]
+    ends = [
+        round(n_per_category * len(categories) * so_far / sum(weights))
+        for so_far in itertools.accumulate(weights, initial=0.0)
+    ]
+    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -331,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=DATA_DIR / "primer.generated.txt", help="file to write")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: %(default)s)")
     parser.add_argument(
-        "--n-per-category", type=int, default=30, help="dialogues a topic file (default: %(default)s)"
+        "--n-per-category", type=int, default=30, help="dialogues a topic on average (default: %(default)s)"
     )
     parser.add_argument("--shuffle", action="store_true", help="mix the topics instead of one after another")
     args = parser.parse_args(argv)
