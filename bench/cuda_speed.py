@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from niels_gpt.kernels.cuda.driver import Driver
 
 SHAPES_TIMED: dict[str, ModelConfig | Form] = {
+    "tiny": SHAPES["tiny"],
     "3.2M": SHAPES["3.2M"],
     "27M": SHAPES["27M"],
     "135M": Form(
@@ -55,7 +56,7 @@ def packed_shape(shape: ModelConfig | Form) -> PackedModel:
 
 def decode_seconds(packed: PackedModel, driver: Driver, streams: int) -> tuple[float, float]:
     """Return the seconds of a decode step, and of one token of a prompt while nothing else is decoded."""
-    V, length = packed.shape.V, CONTEXT
+    V = packed.shape.V
     decoder = CudaDecoder(packed, tokenizer_for(ModelConfig(V=V)), driver)
     ids = np.random.default_rng(4).integers(0, V, (1, 512)).tolist()[0]
 
@@ -73,14 +74,18 @@ def decode_seconds(packed: PackedModel, driver: Driver, streams: int) -> tuple[f
             pass
         reading.append((time.perf_counter() - start) / min(512, packed.T - 2))
         decoder.release(sequence)
-    live = [decoder.admit(request(ids[:length], 96, n)) for n in range(streams)]
+    rng = np.random.default_rng(5)  # no two prompts begin alike: nothing is shared between streams
+    prompts = rng.integers(0, V, (streams, CONTEXT)).tolist()
+    live = [decoder.admit(request(prompt, 96, n)) for n, prompt in enumerate(prompts)]
     times: list[float] = []
-    running = [sequence for sequence in live if sequence.held is None or sequence.reply.reply_tokens < 60]
-    while all(sequence.reply.reply_tokens < 60 for sequence in running):
-        before = sum(sequence.reply.reply_tokens for sequence in running)
+    while all(sequence.reply.reply_tokens < 60 for sequence in live):
+        before = sum(sequence.reply.reply_tokens for sequence in live)
         start = time.perf_counter()
-        decoder.advance(running)
-        drawn = sum(sequence.reply.reply_tokens for sequence in running) - before
+        decoder.advance(live)
+        drawn = sum(sequence.reply.reply_tokens for sequence in live) - before
+        if any(sequence.held is None for sequence in live):
+            decoder.close()
+            raise MemoryError("the keys and values of so many streams do not fit")
         if drawn >= streams:
             times.append((time.perf_counter() - start) / (drawn / streams))
     for sequence in live:
@@ -89,8 +94,8 @@ def decode_seconds(packed: PackedModel, driver: Driver, streams: int) -> tuple[f
     return float(np.median(times[len(times) // 2 :])), min(reading)
 
 
-def torch_seconds(shape: ModelConfig | Form, streams: int) -> float:
-    """Return the seconds of the same step in torch float32 in a CUDA graph, without a sampler."""
+def torch_seconds(shape: ModelConfig | Form, streams: int, device: str = "cuda") -> float:
+    """Return the seconds of the same step in torch float32, on a GPU in a graph, without a sampler."""
     import torch  # noqa: PLC0415 - a second
     from torch.nn import functional as F  # noqa: PLC0415, N812
 
@@ -99,10 +104,10 @@ def torch_seconds(shape: ModelConfig | Form, streams: int) -> float:
     gated = shape.gated if isinstance(shape, Form) else shape.mlp == "swiglu"
     (H, KV, D), C, d_ff = heads, shape.C, shape.d_ff
     sizes = [((H + 2 * KV) * D, C), (C, H * D), (d_ff, C), (d_ff if gated else 0, C), (C, d_ff)]
-    layers = [[torch.randn(size, device="cuda") * 0.02 for size in sizes] for _ in range(shape.L)]
-    head, ones = torch.randn(shape.V, C, device="cuda") * 0.02, torch.ones(C, device="cuda")
-    caches = [torch.zeros(2, streams, KV, CONTEXT + 1, D, device="cuda") for _ in range(shape.L)]
-    first = torch.randn(streams, C, device="cuda")
+    layers = [[torch.randn(size, device=device) * 0.02 for size in sizes] for _ in range(shape.L)]
+    head, ones = torch.randn(shape.V, C, device=device) * 0.02, torch.ones(C, device=device)
+    caches = [torch.zeros(2, streams, KV, CONTEXT + 1, D, device=device) for _ in range(shape.L)]
+    first = torch.randn(streams, C, device=device)
 
     def step() -> Any:
         x = first
@@ -117,12 +122,16 @@ def torch_seconds(shape: ModelConfig | Form, streams: int) -> float:
         return F.linear(F.layer_norm(x, (C,), ones), head)
 
     with torch.inference_mode():
-        return _graph_seconds(step)
+        return _graph_seconds(step, device)
 
 
-def _graph_seconds(step: Callable[[], Any]) -> float:
+def _graph_seconds(step: Callable[[], Any], device: str) -> float:
     import torch  # noqa: PLC0415 - a second
 
+    if device == "cpu":  # so that the tests can run all of this
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         step()
@@ -141,14 +150,14 @@ def _graph_seconds(step: Callable[[], Any]) -> float:
     return float(np.median(times))
 
 
-def product_seconds(driver: Driver, M: int, N: int, K: int) -> tuple[float, float]:
+def product_seconds(driver: Driver, M: int, N: int, K: int, device: str = "cuda") -> tuple[float, float]:
     """Return the seconds of a product of the kernels and of cuBLAS."""
     import torch  # noqa: PLC0415 - a second
 
     row = padded(K) + LANES
     sizes = {"x": M * row, "w": padded(N) * K, "start": N, "y": M * padded(N)}
     places = {name: driver.allocate(4 * size) for name, size in sizes.items()}
-    x, w = torch.randn(M, K, device="cuda"), torch.randn(N, K, device="cuda")
+    x, w = torch.randn(M, K, device=device), torch.randn(N, K, device=device)
 
     rows = Input(places["x"], row, K)
     part = Part(places["w"], places["start"], 0, places["y"], padded(N), N)
@@ -169,25 +178,35 @@ def product_seconds(driver: Driver, M: int, N: int, K: int) -> tuple[float, floa
     for address in places.values():
         driver.free(address)
     with torch.inference_mode():
-        theirs = _graph_seconds(lambda: [torch.nn.functional.linear(x, w) for _ in range(TURNS)]) / TURNS
+        theirs = (
+            _graph_seconds(lambda: [torch.nn.functional.linear(x, w) for _ in range(TURNS)], device) / TURNS
+        )
     return float(np.median(times)), theirs
 
 
-def speed(names: Sequence[str], streams: Sequence[int]) -> int:
-    """Print the tables of speed."""
+def speed(
+    names: Sequence[str],
+    streams: Sequence[int],
+    *,
+    driver: Driver | None = None,
+    device: str = "cuda",
+    products: Sequence[tuple[int, int, int]] = PRODUCTS,
+) -> int:
+    """Print the tables of speed; `driver` and torch's `device` are those of the GPU unless given."""
     import torch  # noqa: PLC0415 - a second
 
-    print(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, position {CONTEXT}, float32\n")
+    driver = driver or nvidia.NvidiaDriver()
+    print(f"{driver.name}, torch {torch.__version__}, position {CONTEXT}, float32\n")
     print(f"| model | streams | tokens/s | torch in a graph, tokens/s | times torch |\n|{'---|' * 5}")
     prompts = []
-    driver = nvidia.NvidiaDriver()
     for name in names:
         packed = packed_shape(SHAPES_TIMED[name])
         for count in streams:
             try:
                 ours, reading = decode_seconds(packed, driver, count)
-                torch.cuda.empty_cache()
-                theirs = torch_seconds(SHAPES_TIMED[name], count)
+                if device != "cpu":
+                    torch.cuda.empty_cache()
+                theirs = torch_seconds(SHAPES_TIMED[name], count, device)
             except (MemoryError, torch.cuda.OutOfMemoryError) as error:
                 print(f"| {name} | {count:,} | {str(error).splitlines()[0][:60]} | | |")
                 continue
@@ -197,8 +216,8 @@ def speed(names: Sequence[str], streams: Sequence[int]) -> int:
     for name, rate in dict(prompts).items():
         print(f"prompt of {name}, 512 tokens at once: {rate:,.0f} tokens/s")
     print(f"\n| product M x N x K | TFLOP/s | cuBLAS | times cuBLAS |\n|{'---|' * 4}")
-    for M, N, K in PRODUCTS:
-        ours, theirs = product_seconds(driver, M, N, K)
+    for M, N, K in products:
+        ours, theirs = product_seconds(driver, M, N, K, device)
         done = 2e-12 * M * N * K
         print(
             f"| {M} x {N} x {K} | {done / ours:.2f} | {done / theirs:.2f} | {theirs / ours:.2f} |", flush=True

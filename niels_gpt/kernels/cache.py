@@ -28,14 +28,15 @@ _NAME = re.compile("[0-9a-f]{16}")
 
 def cache_folder() -> Path:
     """Return the folder of these sources' compiled kernels; its parent is NUMBA_CACHE_DIR if that is set."""
-    parent = os.environ.get("NUMBA_CACHE_DIR") or _user_folder()
+    parent = os.environ.get("NUMBA_CACHE_DIR") or user_folder()
     digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(_PACKAGE.glob("*.py")):
         digest.update(path.read_bytes())
     return Path(parent) / "kernels" / digest.hexdigest()[:16]
 
 
-def _user_folder() -> str:
+def user_folder() -> str:
+    """Return the user's folder for what can be made again."""
     try:
         import platformdirs  # noqa: PLC0415 - it may be missing where only the kernels are used, see bench/cuda.py
     except ImportError:

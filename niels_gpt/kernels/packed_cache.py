@@ -14,10 +14,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from niels_gpt.atomic_io import atomic_write, remove_stale
-from niels_gpt.kernels.cache import cache_folder
+from niels_gpt.kernels.cache import cache_folder, user_folder
 
 LEAST_BYTES = 32 * 2**20
 """Smaller models are packed every time: that takes less than a tenth of a second."""
@@ -30,7 +29,7 @@ SUFFIX = ".packed"
 
 def packed_folder() -> Path:
     """Return the folder of packed weights."""
-    return Path(platformdirs.user_cache_dir("niels-gpt", appauthor=False)) / "packed"
+    return Path(user_folder()) / "packed"
 
 
 def packed_path(*content: object) -> Path:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from bench.cuda import OURS, Case, check, main
 from bench.models import random_model
 from niels_gpt.decoding import nvidia
+from niels_gpt.kernels.cache import cache_folder
 from niels_gpt.kernels.gpt_packing import pack_gpt
 from tests.kernels.cuda.shim import HostDriver, needs_compiler
 
@@ -46,3 +51,46 @@ def test_without_a_gpu_one_line_says_what_to_do(command: str, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert error.startswith("bench.cuda: the GPU kernels cannot run here: ")
     assert error.count("\n") == 1
+
+
+PLAIN = """
+import sys
+
+# As on a machine with a GPU that has torch, numba, numpy, tokenizers, safetensors and cuda-core alone.
+ABSENT = set('''alembic anyio fastapi gguf matplotlib openai platformdirs prometheus_client prompt_toolkit
+    psycopg pydantic ray rich sqlalchemy sqlmodel starlette transformers trio uvicorn wcwidth'''.split())
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+sys.meta_path.insert(0, Absent())
+from bench import cuda
+from bench.cuda_speed import speed
+from tests.bench.test_cuda import SCALE, small
+from tests.kernels.cuda.shim import HostDriver
+from niels_gpt.decoding import nvidia
+
+assert cuda.check(lambda _: HostDriver(), scale=SCALE, found=small()) == 0
+driver = HostDriver()
+assert speed(["tiny"], [1, 3], driver=driver, device="cpu", products=[(1, 64, 32), (9, 64, 32)]) == 0
+assert not ABSENT & {name.partition(".")[0] for name in sys.modules}
+nvidia.why_unavailable = lambda: None
+cuda.check = lambda open_driver, *, scale: scale == 0.5
+assert cuda.main(["check", "--scale", "0.5"])
+"""
+
+
+@needs_compiler
+def test_the_commands_need_no_package_besides_those_that_they_name() -> None:
+    kernels = os.environ | {"NUMBA_CACHE_DIR": str(cache_folder().parents[1])}  # those that are compiled
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN], capture_output=True, text=True, check=False, env=kernels
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("| model | streams") :]
+    assert all(f"| tiny | {streams} | " in table for streams in (1, 3))
+    assert "nan" not in table
+    assert "prompt of tiny, 512 tokens at once: " in table
+    assert "| 9 x 64 x 32 | " in table
