@@ -198,7 +198,7 @@ class GpuRows:
             asked, positions, slots, wanted = places
             logits = self._driver.allocate(4 * B * count * row)
             self._model.reserve(B * count)
-            rows = Rows(asked, positions, slots, B * count)
+            rows = Rows(asked, positions, slots, B * count, count)
             self._model.forward(rows, self._pages, wanted, B * count, logits)
             got = np.empty((B, count, row), np.float32)
             self._driver.download(logits, got)

@@ -250,7 +250,8 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         first = np.cumsum([0, *(rows for _, rows in groups)])
         memory = self._steps
         memory.write(batch, [sequence.slot for sequence, _ in groups], first)
-        rows, draws = memory.rows(M), memory.draws(N, W)
+        run = max(sum(1 for _ in rows) for _, rows in itertools.groupby(batch.slots))
+        rows, draws = memory.rows(M, run), memory.draws(N, W)
         pages = Pages(self._pages, self._table, self._most_pages)
 
         def step() -> None:

@@ -62,9 +62,9 @@ class StepMemory:
             line[: len(part)] = part
         self._driver.upload(self._sent, sent)
 
-    def rows(self, count: int) -> Rows:
-        """Return the addresses of the rows."""
-        return Rows(self._place(0), self._place(1), self._place(2), count)
+    def rows(self, count: int, run: int) -> Rows:
+        """Return the addresses of the rows, of which a sequence has `run` at most."""
+        return Rows(self._place(0), self._place(1), self._place(2), count, run)
 
     def draws(self, sequences: int, rows: int) -> Draws:
         """Return the addresses of the draws, whose results follow each other without gaps."""

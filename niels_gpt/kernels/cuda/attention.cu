@@ -143,3 +143,154 @@ attend(const float* q, int q_row, float* mixed, int mixed_row, const int* positi
     if (d < D) mixed[(size_t)r * mixed_row + h * D + d] = quotient(chain[i], total);
   }
 }
+
+// The same for a key head with all its heads of queries, and for up to `tile` neighbouring rows of a sequence: each page
+// is read once for all of them. A block's first row is the first of its sequence in this step, or at a position that is
+// a multiple of `tile`; blocks of other rows have nothing to do. 128 threads. Shared memory holds `most_queries`
+// queries, a multiple of four, `room` scores for each, and two stages of pages that are copied in the background.
+#define STAGE 4
+#define ITEMS 4
+KERNEL_OF(128)
+attend_rows(const float* q, int q_row, float* mixed, int mixed_row, const int* positions, const int* slots,
+            const float* pages, long long page_floats, long long layer, const int* table, int most_pages, int window,
+            float most_score, int room, int H, int KV, int D, int M, int tile, int most_queries) {
+  DYNAMIC_SHARED(float, shared);
+  int r = blockIdx.x, kv = blockIdx.y, group = H / KV, slot = slots[r];
+  if (r > 0 && slots[r - 1] == slot && positions[r] % tile != 0) return;
+  int rows = 1;
+  while (rows < tile && r + rows < M && slots[r + rows] == slot && positions[r + rows] % tile != 0) rows++;
+  int count = rows * group, fours = (count + 3) / 4, row = (D + 3) & ~3, blocks = (D + 15) / 16;
+  int stage_floats = STAGE * blocks * 272, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  float* staged = shared;  // two stages; blocks of values, and pages of keys, are kept 16 floats apart
+  float* queries = staged + 2 * stage_floats;
+  float* scores = queries + most_queries * row;
+  float* totals = scores + (size_t)most_queries * room;
+  const int* own = table + (size_t)slot * most_pages;
+  // What lies beyond the last query is computed as a copy of it, and not stored.
+  auto row_of = [&](int i) { return r + min(i, count - 1) / group; };
+  auto end_of = [&](int i) { return positions[row_of(i)] + 1; };
+  auto begin_of = [&](int i) { return window > 0 && end_of(i) > window ? end_of(i) - window : 0; };
+  int first = begin_of(0) / PAGE, last = (end_of(count - 1) + PAGE - 1) / PAGE, base = first * PAGE;
+  int stages = (last - first + STAGE - 1) / STAGE;
+  auto fetch = [&](int s, bool values) {
+    if (s < stages) {
+      int pieces = (values ? blocks * PAGE : D) * PAGE / 4;
+      for (int i = threadIdx.x; i < STAGE * pieces; i += blockDim.x) {
+        int page = i / pieces, piece = i % pieces, number = first + s * STAGE + page;
+        if (number >= last) break;
+        const float* from = pages + (size_t)own[number] * page_floats + layer;
+        from += values ? (size_t)KV * D * PAGE + (size_t)kv * blocks * PAGE * 16 : (size_t)kv * D * PAGE;
+        float* to = staged + (s & 1) * stage_floats + page * blocks * 272;
+        copy_async(to + piece * 4 + (values ? piece / 64 * 16 : 0), from + piece * 4, 16);
+      }
+    }
+    commit_copies();
+  };
+  fetch(0, false);
+  for (int i = threadIdx.x; i < fours * 4 * D; i += blockDim.x) {
+    int query = i / D, d = i % D, h = kv * group + min(query, count - 1) % group;
+    queries[query * row + d] = q[(size_t)row_of(query) * q_row + h * D + d];
+  }
+  for (int s = 0; s < stages; s++) {
+    fetch(s + 1, false);
+    wait_for_copies<1>();
+    __syncthreads();
+    for (int item = warp; item < STAGE / 2 * fours; item += blockDim.x >> 5) {
+      int page = item % (STAGE / 2) * 2 + lane / PAGE, four = item / (STAGE / 2) * 4;
+      const float* key = staged + (s & 1) * stage_floats + page * blocks * 272 + lane % PAGE;
+      const float* own_q = queries + four * row;
+      float chain[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      int d = 0;
+#pragma unroll 4
+      for (; d + 4 <= D; d += 4) {
+        float k[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) k[i] = key[(d + i) * PAGE];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          float4 a = *(const float4*)(own_q + i * row + d);
+          chain[i] = fused(a.x, k[0], chain[i]);
+          chain[i] = fused(a.y, k[1], chain[i]);
+          chain[i] = fused(a.z, k[2], chain[i]);
+          chain[i] = fused(a.w, k[3], chain[i]);
+        }
+      }
+      for (; d < D; d++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) chain[i] = fused(own_q[i * row + d], key[d * PAGE], chain[i]);
+      int at = (s * STAGE + page) * PAGE + lane % PAGE;
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (base + at < last * PAGE)
+          scores[(four + i) * room + at] = most_score != 0.0f ? cap(chain[i], most_score) : chain[i];
+    }
+    __syncthreads();
+  }
+  fetch(0, true);
+  for (int i = warp; i < fours * 4; i += blockDim.x >> 5) {
+    int begin = begin_of(i) - base, end = end_of(i) - base;
+    float *weights = scores + i * room, most = minus_infinity(), sum = 0.0f;
+    for (int j = begin + lane; j < end; j += 32) most = larger(weights[j], most);
+    for (int half = 16; half > 0; half >>= 1) most = larger(__shfl_xor_sync(0xffffffffu, most, half), most);
+    for (int j = lane; j < end; j += 32) weights[j] = j < begin ? 0.0f : exp_(sub(weights[j], most));
+    __syncwarp();
+    for (int j = lane & 15; j < end; j += 16) sum = add(sum, weights[j]);  // lanes of positions modulo 16
+    sum = fold_lanes(sum);
+    if (lane == 0) totals[i] = sum;
+  }
+  float chain[ITEMS][4];
+#pragma unroll
+  for (int k = 0; k < ITEMS; k++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) chain[k][i] = 0.0f;
+  for (int s = 0; s < stages; s++) {
+    fetch(s + 1, true);
+    wait_for_copies<1>();
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < ITEMS; k++) {
+      int item = threadIdx.x + k * blockDim.x, four = item / (blocks * 16) * 4, d = item % (blocks * 16);
+      if (four >= fours * 4 || d >= D) continue;
+      const float* value = staged + (s & 1) * stage_floats + d / 16 * 272 + d % 16;
+      int all_begin = begin_of(four + 3) - base, all_end = end_of(four) - base;  // of all four queries
+      for (int page = 0; page < STAGE && first + s * STAGE + page < last; page++) {
+        int at = (s * STAGE + page) * PAGE;
+        const float *v = value + page * blocks * 272, *weights = scores + four * room + at;
+        if (all_begin <= at && at + PAGE <= all_end) {
+#pragma unroll
+          for (int j = 0; j < PAGE; j += 4) {
+            float own_v[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) own_v[i] = v[(j + i) * 16];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+              float4 w = *(const float4*)(weights + i * room + j);
+              chain[k][i] = fused(w.x, own_v[0], chain[k][i]);
+              chain[k][i] = fused(w.y, own_v[1], chain[k][i]);
+              chain[k][i] = fused(w.z, own_v[2], chain[k][i]);
+              chain[k][i] = fused(w.w, own_v[3], chain[k][i]);
+            }
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+            for (int j = max(at, begin_of(four + i) - base); j < min(at + PAGE, end_of(four + i) - base); j++)
+              chain[k][i] = fused(weights[i * room + j - at], v[(j - at) * 16], chain[k][i]);
+        }
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int k = 0; k < ITEMS; k++) {
+    int item = threadIdx.x + k * blockDim.x, four = item / (blocks * 16) * 4, d = item % (blocks * 16);
+    if (four >= fours * 4 || d >= D) continue;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int query = four + i;
+      if (query >= count) break;
+      float* to = mixed + (size_t)row_of(query) * mixed_row + (kv * group + query % group) * D;
+      to[d] = quotient(chain[k][i], totals[query]);
+    }
+  }
+}

@@ -17,7 +17,9 @@ FOLDER = Path(__file__).resolve().parent
 """The folder of the .cu files."""
 PRODUCTS = ("one", "few", "some_16", "some_32", "some_64", "wide_64", "many")
 WEIGHTS = ("float32", "int8", "bf16", "f16")
-LARGE_BLOCKS = frozenset(f"{product}_{form}" for product in PRODUCTS[:-1] for form in WEIGHTS)
+LARGE_BLOCKS = frozenset(f"{product}_{form}" for product in PRODUCTS[:-1] for form in WEIGHTS) | {
+    "attend_rows"
+}
 """Kernels whose blocks may use more shared memory than a GPU gives without being asked. All of it is that of
 the launch: what a kernel declares itself would exceed the limit."""
 USUAL_SHARED_BYTES = 48 << 10
@@ -37,7 +39,7 @@ MODULES = (
         for form in WEIGHTS
     ),
     Module("rows.cu", (), ("embed", "norm_rows", "add_scaled", "finish_logits", "activate")),
-    Module("attention.cu", (), ("remember", "attend")),
+    Module("attention.cu", (), ("remember", "attend", "attend_rows")),
     Module("sampler.cu", (), ("sample",)),
     Module("bdh.cu", (), ("phases", "recall", "gate", "gather", "look_up", "add_rows")),
     Module(

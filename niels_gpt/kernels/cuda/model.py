@@ -30,6 +30,8 @@ PAGE = 16
 WIDEST_HEAD = 256
 SCORES = 4096
 """Scores of one row that shared memory holds; of longer rows they are computed twice."""
+MOST_QUERIES, MOST_QUERY_BLOCKS, STAGED_PAGES = 16, 128, 8
+"""Of `attend_rows`: queries of a block, those times blocks of 16 channels, and pages in shared memory."""
 PORTION = 32  # k of a portion, see linear.cu
 FEW_ROWS, FEW_STAGES = 8, 8
 FLIP = np.int32(0x80808080 - 2**32 if OFFSET else 0)
@@ -104,6 +106,8 @@ class Rows:
     positions: int
     slots: int
     count: int
+    run: int = 1
+    """Rows of one sequence, at most: such rows are neighbours. A wrong number costs only time."""
 
 
 @dataclass(frozen=True)
@@ -330,12 +334,42 @@ class CudaModel:
         )  # fmt: skip
         window, seen = layer["window"], self.T
         room = min(SCORES, -(-(min(window + PAGE, seen) if window else seen) // PAGE) * PAGE)
+        asked = (work["q"], i32(s.q_row), work["mixed"], i32(s.mixed_row), rows.positions, rows.slots, *where,
+                 i32(window), np.float32(s.score_cap))  # fmt: skip
+        sizes = (i32(s.H), i32(s.KV), i32(s.D))
+        tile, shared = self._rows_together(rows.run, window)
+        if tile:
+            queries = _fours(tile * s.H // s.KV)
+            room = self._seen(window, tile)
+            self.driver.launch(
+                "attend_rows", (rows.count, s.KV), 128,
+                (*asked, i32(room), *sizes, i32(rows.count), i32(tile), i32(queries)), shared=shared,
+            )  # fmt: skip
+            return
+        room = min(SCORES, self._seen(window, 1))
         self.driver.launch(
-            "attend", (rows.count, s.H), 128,
-            (work["q"], i32(s.q_row), work["mixed"], i32(s.mixed_row), rows.positions, rows.slots, *where,
-             i32(window), np.float32(s.score_cap), i32(room), i32(s.H), i32(s.KV), i32(s.D)),
-            shared=4 * room,
+            "attend", (rows.count, s.H), 128, (*asked, i32(room), *sizes), shared=4 * room
         )  # fmt: skip
+
+    def _seen(self, window: int, rows: int) -> int:
+        """Return how many positions so many neighbouring rows see, at most, in whole pages."""
+        seen = min(window + rows + PAGE, self.T) if window else self.T
+        return -(-seen // PAGE) * PAGE
+
+    def _rows_together(self, run: int, window: int) -> tuple[int, int]:
+        """Return how many rows attend together and the shared memory for it; 0 if each does for itself."""
+        s, blocks = self.shape, -(-self.shape.D // PAGE)
+        group = s.H // s.KV
+        tile = min(run, max(1, MOST_QUERIES // group))
+        while tile * group > 1:
+            queries = _fours(tile * group)
+            shared = 4 * (
+                queries * (_fours(s.D) + self._seen(window, tile) + 1) + STAGED_PAGES * blocks * 272
+            )
+            if queries * blocks <= MOST_QUERY_BLOCKS and shared <= self.driver.shared_bytes:
+                return tile, shared
+            tile //= 2
+        return 0, 0
 
     def _attention_out(self, layer: dict[str, int], M: int) -> None:
         s, work = self.shape, self._work
@@ -402,6 +436,10 @@ def launch_product(
          *_arguments(parts, gated=gated, act=act), i32(M), i32(x.K)),
         shared=shared,
     )  # fmt: skip
+
+
+def _fours(count: int) -> int:
+    return -(-count // 4) * 4
 
 
 def _arguments(parts: Sequence[Part], *, gated: bool, act: int) -> tuple[Argument, ...]:
