@@ -24,11 +24,11 @@ class Variant:
     current: bool
 
 
-def last_question(session: ConversationSession, verb: str = "answer") -> Message:
-    """Return the last user message of the path; SessionTrouble if there is nothing to `verb`."""
+def last_question(session: ConversationSession, verb: str | None = None) -> Message:
+    """Return the last user message of the path; SessionTrouble if there is none, so nothing to `verb`."""
     asked = [message for message in session.messages if message.role == "user"]
     if not asked:
-        raise SessionTrouble(f"nothing to {verb} yet")
+        raise SessionTrouble("no reply yet" if verb is None else f"nothing to {verb} yet")
     return asked[-1]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from niels_gpt.terminal.table import cut, one_line
+from niels_gpt.text.attachments import folded
 
 if TYPE_CHECKING:
     from sessions import Message
@@ -56,7 +57,7 @@ def _node(message: Message, mark: str, before: str, width: int, *, head: int | N
     # Deeper levels cut the outer branches, whose lines are far above.
     room = max(width - _LEAST_TEXT, 2)
     before = before if len(before) <= room else "…" + before[-(room - 1) :]
-    words = _WORDS[message.role] + one_line(message.content)
+    words = _WORDS[message.role] + one_line(folded(message.content))
     end = "  (stopped)" if message.status == "cancelled" else ""
     end += f"  [{message.id}, head]" if message.id == head else f"  [{message.id}]"
     return f"{before}{mark} {cut(words, max(width - len(before) - 2 - len(end), 4))}{end}"

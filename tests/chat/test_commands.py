@@ -188,6 +188,17 @@ def test_what_other_programs_have_and_this_one_needs_not_is_explained(line: str)
     assert meaning.advice.startswith(f"unknown command {line.split(maxsplit=1)[0]}: ")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("/alt", "no reply yet"), ("/diff", "no reply yet"), ("/undo", "nothing to undo yet")],
+)
+def test_before_the_first_message_an_error_names_what_is_missing(
+    chat: FakeChat, line: str, said: str
+) -> None:
+    chat.type(line)
+    assert chat.errors == [said]
+
+
 def test_help_explains_one_command(chat: FakeChat) -> None:
     chat.type("/help temp")
     assert chat.said == [

@@ -85,12 +85,13 @@ def test_an_empty_pipe_adds_nothing(tmp_path: Path, scripted: Any) -> None:
 
 def test_read_attaches_a_file_to_the_next_message_alone(tmp_path: Path, scripted: Any) -> None:
     (tmp_path / "notes.txt").write_text("all of it\n", encoding="utf-8")
-    lines = f"/read {tmp_path}/notes.txt\nwhat is it?\nand now?\n/history\n".encode()
+    lines = f"/read {tmp_path}/notes.txt\nwhat is it?\nand now?\n/history\n/tree\n".encode()
     fine, replies, notices = piped(tmp_path, lines, scripted(["notes"], ["nothing"]))
     assert (fine, replies) == (True, "notes\nnothing\n")
     assert "with your next message: notes.txt (10 bytes)\n" in notices
     assert notices.count("(attached: notes.txt (10 bytes))\n") == 1
     assert "> what is it?\n  [notes.txt (10 bytes)]\n" in notices
+    assert " > what is it? [notes.txt (10 bytes)]  [2]\n" in notices
     assert asked(tmp_path, 1) == "what is it?\n\n--- notes.txt ---\nall of it\n--- end of notes.txt ---"
     assert asked(tmp_path, 3) == "and now?"
 

@@ -272,6 +272,13 @@ def test_a_real_checkpoint_answers_in_a_real_terminal(tmp_path: Path, bpe_checkp
         terminal.type("/replay\r")
         terminal.wait_for("exact: 1 turn, 5 tokens")
         terminal.wait_for_end(">")
+        terminal.type("/why\r")
+        *_, header, first, second, third, fourth, fifth, _legend, _same, _prompt = terminal.wait_for_end(
+            "matches the recording", ">"
+        )
+        assert header.endswith("instead")
+        rows = [first, second, third, fourth, fifth]
+        assert [row.split()[0] for row in rows] == ["0", "1", "2", "3", "4"]
         terminal.type(CTRL_D)
         assert terminal.end() == 0
         assert any(line.startswith("resume with: niels-chat --session hello") for line in terminal.lines)

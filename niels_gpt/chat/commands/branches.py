@@ -216,6 +216,7 @@ def _short(text: str, chat: Controller) -> str:
 
 async def _why(chat: Controller, text: str) -> None:
     from niels_gpt.replay.explain import explain_last, step_lines  # noqa: PLC0415
+    from niels_gpt.terminal.table import cut  # noqa: PLC0415
 
     number = whole_number(text)
     if text and number is None:
@@ -223,7 +224,8 @@ async def _why(chat: Controller, text: str) -> None:
             f"usage: /why K, the number of a token from 0, got {text!r}; /why shows them all"
         )
     explained = await explain_last(await chat.conversation())
-    chat.say("\n".join(step_lines(explained, number)))
+    # A line a token: broken at the edge, the runners-up would be hard to tell apart.
+    chat.say("\n".join(cut(line, chat.columns() - 1) for line in step_lines(explained, number)))
 
 
 BRANCH_COMMANDS: tuple[Command, ...] = (
