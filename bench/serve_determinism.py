@@ -3,7 +3,7 @@
     python -m bench.serve_determinism --requests 1000 --clients 64
 
 The requests are sent one after the other, then in random order by many clients with unseeded requests between
-them, then a part of them to servers that recompute everything for each token, that use two threads, and to
+them, then a part of them to servers without caches of keys, values and prefixes, with two threads, and to
 `niels-chat -p` with the same seed. The control does the same on the torch path, whose last bits depend on
 what else is in the batch: it must differ.
 """
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     alone = served(work=both)
     for what, flags in (
-        ("everything recomputed for each token", ["--no-kv-cache"]),
+        ("no cache of keys and values, nor of prefixes", ["--no-kv-cache"]),
         ("two threads", ["--threads", "2"]),
         ("batches of at most 3", ["--max-batch", "3"]),
     ):
