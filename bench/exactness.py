@@ -1,9 +1,10 @@
-"""Count logit rows that change with what must not matter: batch, cache, chunks, threads, restarts.
+"""Count logit rows that change with what must not matter: batch, cache, chunks, threads, restarts, drafts.
 
     python -m bench.exactness                      # about a million rows of the shipped checkpoint
     python -m bench.exactness --rows 20000
     python -m bench.exactness --weights int8
     python -m bench.exactness --model smollm2 --rows 100000
+    python -m bench.exactness --only speculation   # a million rows of replies that draft for themselves
     python -m bench.exactness --decoder torch      # the control: the same harness over the torch decoder
 
 Every reply is generated once alone, nothing kept from others; that run is the reference. Then the same
@@ -33,6 +34,7 @@ import torch
 
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.request import GenerationRequest
+from niels_gpt.decoding.speculation import StepCosts
 from niels_gpt.decoding.torch_decoder import TorchDecoder
 from niels_gpt.decoding.torch_recurrent_decoder import TorchStateDecoder
 from niels_gpt.kernels import WeightForm
@@ -69,6 +71,19 @@ class Circumstance:
     pooled: bool = False
     """Whether the decoder has answered all prompts before, so that it need not read them again."""
     restarted: bool = False
+    speculated: bool = False
+    """Whether replies are drafted from examples: themselves, wrong in places."""
+
+
+class AnyDraftPays(StepCosts):
+    """Makes every draft as long as it can be, however long its step takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = 0.0
+
+    def record(self, rows: int, steps: int, seconds: float) -> None:
+        """Learn nothing."""
 
 
 def requests(loaded: LoadedModel, *, count: int, tokens: int, seed: int) -> list[GenerationRequest]:
@@ -87,6 +102,21 @@ def requests(loaded: LoadedModel, *, count: int, tokens: int, seed: int) -> list
         )
         for i in range(count)
     ]
+
+
+def with_examples(decoder: Any, wanted: Sequence[GenerationRequest], *, seed: int) -> list[GenerationRequest]:
+    """The requests with the replies to them as examples, in which about every twelfth token is wrong."""
+    chance = random.Random(seed)
+    found = []
+    for request in wanted:
+        sequence = decoder.admit(request)
+        while decoder.advance([sequence])[0].finish is None:
+            pass
+        reply = sequence.reply.ids[len(request.prompt_ids) :]
+        decoder.release(sequence)
+        example = tuple(each if chance.random() > 1 / 12 else chance.choice(reply) for each in reply)
+        found.append(replace(request, speculate=True, examples=(example,)))
+    return found
 
 
 def rows_of(decoder: Any, wanted: Sequence[GenerationRequest], *, batch: int, seed: int) -> list[list[str]]:
@@ -114,7 +144,7 @@ def _collector(hashes: list[str]) -> Callable[[Any], None]:
 
 
 def circumstances() -> Iterator[Circumstance]:
-    """Every batch with every chunk, every thread count in five ways, and new processes."""
+    """Every batch with every chunk, every thread count in six ways, and new processes."""
     for batch in BATCHES:
         for chunk in CHUNKS:
             yield Circumstance(batch, chunk, 1)
@@ -124,6 +154,7 @@ def circumstances() -> Iterator[Circumstance]:
         yield Circumstance(16, 64, threads, pooled=True)
         yield Circumstance(3, 64, threads, cached=False)
         yield Circumstance(9, 7, threads, restarted=True)
+        yield Circumstance(1, 64, threads, speculated=True)
 
 
 def decoder_for(name: str, form: WeightForm, loaded: LoadedModel, place: Circumstance) -> Any:
@@ -173,6 +204,9 @@ def measure(
     if not place.cached:
         wanted = [replace(request, use_cache=False) for request in wanted[: max(3, options.replies // 20)]]
     with closing(decoder_for(options.decoder, options.weights, loaded, place)) as decoder:
+        if place.speculated:
+            wanted = with_examples(decoder, wanted, seed=seed)
+            decoder.step_costs = AnyDraftPays()
         if place.pooled:
             rows_of(decoder, wanted, batch=place.batch, seed=seed + 1)
         return rows_of(decoder, wanted, batch=place.batch, seed=seed)
@@ -196,6 +230,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=100, help="tokens of each reply")
     parser.add_argument("--weights", choices=get_args(WeightForm), default="float32")
     parser.add_argument("--decoder", choices=("kernels", "torch"), default="kernels")
+    parser.add_argument("--only", choices=("speculation",), help="circumstances of this kind alone")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -215,10 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{options.decoder} over {options.ckpt.name}, {options.weights} weights, seed {options.seed}")
     compared = different = 0
     for turn in itertools.count():
-        rows, wrong = compare(options, loaded, circumstances(), turn=turn, most=options.rows - compared)
+        places = [each for each in circumstances() if each.speculated or options.only is None]
+        rows, wrong = compare(options, loaded, places, turn=turn, most=options.rows - compared)
         compared, different = compared + rows, different + wrong
         if compared >= options.rows:
             break
+        options.seed += options.only is not None  # other requests: a batch of one has no other order
     seconds = time.monotonic() - began
     print(f"{compared} rows compared in {seconds:.0f} s: {different} differ ({different / compared:.1%})")
     return 0 if (different > compared / 2 if options.decoder == "torch" else different == 0) else 1

@@ -129,6 +129,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         weights=cast("WeightForm", values["weights"]),
         threads=cast("int | None", values["threads"]),
         use_cache=not flags["no_kv_cache"],
+        speculation=bool(values["speculation"]),
         system=cast("str | None", values["system"]),
         settings={name: values[name] for name in SETTINGS if name in given},
     )

@@ -114,7 +114,7 @@ _niels_chat() {
   esac
   case "$command" in
     "")
-      COMPREPLY+=($(compgen -W "-h --help --session -c --continue --pick -p --prompt -f --file --no-session --json --version --temperature --top-k --top-p --repetition-penalty --min-p --typical-p --frequency-penalty --presence-penalty --max-new-tokens --seed --keep-stopped --ckpt --store --system --device --weights --threads --markdown --no-markdown --vi --no-vi --quiet --no-quiet --greedy --persona --system-file --no-kv-cache sessions show last search rename delete restore export import replay audit verify why models backup doctor config completion" -- "$word")) ;;
+      COMPREPLY+=($(compgen -W "-h --help --session -c --continue --pick -p --prompt -f --file --no-session --json --version --temperature --top-k --top-p --repetition-penalty --min-p --typical-p --frequency-penalty --presence-penalty --max-new-tokens --seed --keep-stopped --ckpt --store --system --device --weights --threads --speculation --no-speculation --markdown --no-markdown --vi --no-vi --quiet --no-quiet --greedy --persona --system-file --no-kv-cache sessions show last search rename delete restore export import replay audit verify why models backup doctor config completion" -- "$word")) ;;
     sessions)
       COMPREPLY+=($(compgen -W "-h --help --store --json --limit --offset --archived --names" -- "$word")) ;;
     show)
@@ -157,7 +157,7 @@ _niels_chat() {
     doctor)
       COMPREPLY+=($(compgen -W "-h --help --store --json --recover --yes" -- "$word")) ;;
     config)
-      COMPREPLY+=($(compgen -W "-h --help --json --personas --temperature --top-k --top-p --repetition-penalty --min-p --typical-p --frequency-penalty --presence-penalty --max-new-tokens --seed --keep-stopped --ckpt --store --system --device --weights --threads --markdown --no-markdown --vi --no-vi --quiet --no-quiet" -- "$word")) ;;
+      COMPREPLY+=($(compgen -W "-h --help --json --personas --temperature --top-k --top-p --repetition-penalty --min-p --typical-p --frequency-penalty --presence-penalty --max-new-tokens --seed --keep-stopped --ckpt --store --system --device --weights --threads --speculation --no-speculation --markdown --no-markdown --vi --no-vi --quiet --no-quiet" -- "$word")) ;;
     completion)
       COMPREPLY+=($(compgen -W "-h --help --program" -- "$word")) ;;
   esac

@@ -208,6 +208,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         weights=cast("WeightForm", values["weights"]),
         threads=cast("int | None", values["threads"]),
         use_cache=not flags["no_kv_cache"],
+        speculation=bool(values["speculation"]),
         system=_system_prompt(system if "system" in flags else None, flags["system_file"]),
         default_system=_default_system(system, checkpoint),
         settings={key: flags[key] for key in SETTINGS if key in flags},

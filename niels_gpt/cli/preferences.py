@@ -99,6 +99,15 @@ PREFERENCES: dict[str, Setting] = {
             parse=_threads,
         ),
         Setting(
+            key="speculation",
+            flag="--speculation",
+            placeholder="on|off",
+            meaning="draft tokens that a reply may repeat, where faster; changes no reply (default: on)",
+            allowed="on or off",
+            examples=("on", "off"),
+            parse=switch,
+        ),
+        Setting(
             key="markdown",
             flag="--markdown",
             command="/markdown",
@@ -130,7 +139,7 @@ PREFERENCES: dict[str, Setting] = {
     )
 }
 
-SWITCHES = ("markdown", "vi", "quiet")
+SWITCHES = ("speculation", "markdown", "vi", "quiet")
 """Those that a flag turns on, and off with --no- before its name."""
 
 CONFIGURABLE: dict[str, Setting] = {**SETTINGS, **PREFERENCES}
@@ -145,4 +154,5 @@ DEFAULTS: dict[str, Value] = {
     "weights": "float32",
     "threads": None,
     **dict.fromkeys(SWITCHES, False),
+    "speculation": True,
 }

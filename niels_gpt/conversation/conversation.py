@@ -98,7 +98,12 @@ class Conversation:
     async def edit(self, user: Message, content: str, listener: Listener) -> TurnResult:
         """Send a message in the place of one of the path, next to it in the tree. Raises as `send`."""
         planner = await self._ready()
-        plan = planner.plan(self.session.messages[: user.position], content, self.session.settings)
+        plan = planner.plan(
+            self.session.messages[: user.position],
+            content,
+            self.session.settings,
+            examples=await self.session.variants(user) if self.model.drafts else (),
+        )
         turn = await _shielded(self.session.begin_edit(user, content, plan.generation))
         return await self._follow(plan.fitted, plan.request, turn.generation, listener)
 
@@ -119,6 +124,7 @@ class Conversation:
             attempt=attempt,
             session_seed=session_seed,
             forced_ids=forced_ids,
+            examples=await self.session.variants(user) if self.model.drafts else (),
         )
         return Prepared(user=user, plan=plan)
 

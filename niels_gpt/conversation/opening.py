@@ -53,6 +53,7 @@ def open_model(options: ChatOptions, *, on_progress: Callable[[int, int], None] 
             weights=options.weights,
             threads=options.threads,
             use_cache=options.use_cache,
+            speculation=options.speculation,
             on_progress=on_progress,
         )
     except NielsGptError as error:

@@ -41,6 +41,7 @@ class ChatOptions:
     weights: WeightForm = "float32"
     threads: int | None = None
     use_cache: bool = True
+    speculation: bool = True
     system: str | None = None
     default_system: str | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)

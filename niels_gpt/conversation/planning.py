@@ -23,11 +23,14 @@ from niels_gpt.conversation.errors import ChatError, MessageTooLong
 from niels_gpt.conversation.settings import Settings
 from niels_gpt.rng import reply_seed
 from niels_gpt.sampling import Sampling
-from sessions import Generation, NewGeneration
+from sessions import Generation, NewGeneration, RecordedTurn
 
 if TYPE_CHECKING:
     from niels_gpt.decoding.backend import Backend
     from niels_gpt.decoding.request import GenerationRequest
+
+MOST_EXAMPLES = 4
+"""Earlier replies in the same place that drafts are looked up in, the latest ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ class Planner:
         attempt: int = 0,
         session_seed: int | None = None,
         forced_ids: tuple[int, ...] = (),
+        examples: Sequence[RecordedTurn] = (),
         asked: Mapping[str, object] | None = None,
     ) -> Plan:
         """Plan the reply to a message after a path of messages.
@@ -87,6 +91,7 @@ class Planner:
             attempt: The number of the attempt at this reply, from 0.
             session_seed: The seed instead of that of the settings.
             forced_ids: The reply's first tokens, taken instead of drawn.
+            examples: Turns in the same place, whose replies this one may repeat in part.
             asked: How the reply was asked for, to be stored along with it.
 
         Raises:
@@ -100,7 +105,12 @@ class Planner:
             attempt=attempt,
         )
         request = request_for(
-            self.model, fitted.prompt_ids, settings, seed=source.seed, forced_ids=forced_ids
+            self.model,
+            fitted.prompt_ids,
+            settings,
+            seed=source.seed,
+            forced_ids=forced_ids,
+            examples=self._replies(examples),
         )
         sampling = settings.stored()
         max_new_tokens = sampling.pop("max_new_tokens")
@@ -121,6 +131,14 @@ class Planner:
         )
         return Plan(fitted=fitted, request=request, generation=generation)
 
+    def _replies(self, turns: Sequence[RecordedTurn]) -> tuple[tuple[int, ...], ...]:
+        """Return the tokens of the latest replies, for drafts; those of another model's are only a guess."""
+        if not self.model.drafts:
+            return ()
+        encode = self.model.tokenizer.encode_ids
+        replies = [turn.reply for turn in turns[-MOST_EXAMPLES:]]
+        return tuple(reply.token_ids or tuple(encode(reply.content)) for reply in replies)
+
 
 def request_for(
     model: Backend,
@@ -129,6 +147,7 @@ def request_for(
     *,
     seed: int,
     forced_ids: tuple[int, ...] = (),
+    examples: tuple[tuple[int, ...], ...] = (),
 ) -> GenerationRequest:
     """Return the request for one reply under the settings of a conversation.
 
@@ -159,6 +178,7 @@ def request_for(
             seed=seed,
             stop=settings.stop,
             forced_ids=forced_ids,
+            examples=examples,
         )
     except ValueError as error:
         raise ChatError(str(error)) from error

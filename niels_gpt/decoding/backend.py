@@ -60,6 +60,8 @@ class Backend:
     """A line for the user about the model or the choice of the decoder, to show before the first reply."""
     use_cache: bool = True
     """Whether requests of this backend use the key/value cache; it changes no bit."""
+    speculation: bool = True
+    """Whether its decoder may draft tokens of a reply that runs alone; it changes no bit."""
 
     def request(
         self,
@@ -70,6 +72,7 @@ class Backend:
         seed: int,
         stop: Sequence[str] = (),
         forced_ids: tuple[int, ...] = (),
+        examples: tuple[tuple[int, ...], ...] = (),
     ) -> GenerationRequest:
         """Return the request for one reply, which ends as the template says.
 
@@ -80,6 +83,7 @@ class Backend:
             seed: The seed of the reply's own generator.
             stop: Texts that end the reply, in addition to those of the template.
             forced_ids: The reply's first tokens, taken instead of drawn.
+            examples: Earlier replies that this one may repeat in part, the likeliest last.
 
         Raises:
             RequestError: A value is out of range, or the forced ids leave nothing to draw.
@@ -95,7 +99,14 @@ class Backend:
             banned_ids=self.template.banned_ids,
             forced_ids=forced_ids,
             use_cache=self.use_cache,
+            speculate=self.speculation,
+            examples=examples if self.drafts else (),
         )
+
+    @property
+    def drafts(self) -> bool:
+        """Whether examples of a reply make it faster."""
+        return self.speculation and self.use_cache and getattr(self.decoder, "reads_drafts", False)
 
     def close(self) -> None:
         """End the decoder's threads; closing again has no effect."""
@@ -109,6 +120,7 @@ def open_backend(
     weights: WeightForm = "float32",
     threads: int | None = None,
     use_cache: bool = True,
+    speculation: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Backend:
     """Make the decoder for a model on `device`: for "cpu" and "cuda" the kernels, compiled when this returns.
@@ -120,6 +132,7 @@ def open_backend(
         threads: Threads that share a step of the kernels; None: one, or two where that measures faster
             (`decoding.pacing`). The number changes no bit of a reply.
         use_cache: Whether `Backend.request` makes requests that use the key/value cache.
+        speculation: Whether a reply that runs alone may be drafted by the decoder, where that is faster.
         on_progress: Called with (kernels compiled, kernels in all) while they are compiled, which happens
             once; first with none compiled.
 
@@ -128,6 +141,20 @@ def open_backend(
             cannot run the kernels, or `threads` is below 1.
 
     """
+    backend = _open(loaded, device, weights, threads, on_progress, use_cache=use_cache)
+    backend.speculation = speculation
+    return backend
+
+
+def _open(
+    loaded: LoadedModel,
+    device: str,
+    weights: WeightForm,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+    *,
+    use_cache: bool,
+) -> Backend:
     if threads is not None and threads < 1:
         raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
     if weights != "float32" and loaded.cfg.arch not in {"gpt", "transformer"}:

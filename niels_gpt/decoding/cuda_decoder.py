@@ -28,7 +28,7 @@ from niels_gpt.kernels.bdh_packing import PackedBDH
 from niels_gpt.kernels.cuda.bdh import CudaBDH
 from niels_gpt.kernels.cuda.driver import Driver
 from niels_gpt.kernels.cuda.model import CudaModel, Pages
-from niels_gpt.kernels.cuda.slots import UNDRAWN, DeviceSlots
+from niels_gpt.kernels.cuda.slots import DeviceSlots
 from niels_gpt.kernels.decode_loop import UNIFORMS
 from niels_gpt.kernels.gpt_packing import PackedModel
 from niels_gpt.kernels.sampler import NON_FINITE
@@ -142,8 +142,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         counts = np.bincount(reply.ids, minlength=self._packed.shape.V).astype(np.int32)
         self._slots.set(slot, request.sampling, counts, request.banned_ids)
         sequence = CudaSequence(reply, slot, np.array(reply.ids, np.int32), need=need, remaining=new_tokens)
-        if request.use_cache and self.reads_drafts:
-            sequence.draft = list(request.draft_ids[: new_tokens - 1])
+        self._take_drafts(sequence, new_tokens)
         self._waiting.append(sequence)
         return sequence
 
@@ -228,7 +227,7 @@ class CudaDecoder(RowDecoder[CudaSequence]):
         seconds = (time.perf_counter() - began) / steps
         if batch.only_draws:
             self._step_seconds = seconds
-        if self._prefill_budget is not None and steps == 1:
+        if self._prefill_budget is not None and len(batch.ids) > len(batch.wanted):
             self._prefill_budget.record(len(batch.ids), seconds)
         logits = self._steps.read_logits(len(batch.wanted)) if watched else None
         results: dict[CudaSequence, Step] = {}
@@ -280,8 +279,6 @@ class CudaDecoder(RowDecoder[CudaSequence]):
 
     def _take(self, sequence: CudaSequence, drawn: list[np.ndarray], logits: np.ndarray | None) -> Step:
         ids, margins, sums = (part.tolist() for part in drawn)
-        if UNDRAWN in ids:  # after the first token that the draft did not expect
-            ids = ids[: ids.index(UNDRAWN)]
         ids = ids[: sequence.agreed(ids)]
         valid = sum(token_id >= 0 for token_id in ids)
         sequence.remaining -= valid

@@ -30,7 +30,6 @@ from niels_gpt.kernels.decode_loop import (
     new_scratch,
     new_slots,
     run,
-    undo_draws,
 )
 from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel
@@ -133,8 +132,7 @@ class KernelDecoder(RowDecoder[KernelSequence]):
             flags[slot] = False
             flags[slot, list(ids)] = True
         sequence = KernelSequence(reply, slot, np.array(reply.ids, np.int32), state=state)
-        if request.use_cache and self.reads_drafts:
-            sequence.draft = list(request.draft_ids[: new_tokens - 1])
+        self._take_drafts(sequence, new_tokens)
         self._reuse(sequence)
         return sequence
 
@@ -166,6 +164,8 @@ class KernelDecoder(RowDecoder[KernelSequence]):
         model = self._model
         if self._prefix_cache is None or isinstance(model, PackedBDH) or not sequence.reply.request.use_cache:
             return
+        if sequence.read >= len(sequence.prompt) - 1:
+            return
         state, length = self._prefix_cache.longest(sequence.prompt)
         length = min(length, len(sequence.prompt) - 1)
         if state is not None and length >= sequence.read + LEAST_REUSED:
@@ -194,6 +194,8 @@ class KernelDecoder(RowDecoder[KernelSequence]):
             rows, np.array(batch.wanted, np.int64), drawing, slots, self._scratch,
             row_multipliers(self._model.shape.V), self._drawn,
         )  # fmt: skip
+        if self._prefill_budget is not None and len(batch.ids) > len(batch.wanted):
+            self._prefill_budget.record(len(batch.ids), self._step_seconds)
         results: dict[KernelSequence, Step] = {}
         first = 0
         for sequence, draws in itertools.groupby(batch.drawing):
@@ -214,8 +216,6 @@ class KernelDecoder(RowDecoder[KernelSequence]):
                 rows=memory.rows, room=memory.room, parts=self._threads.threads
             )
             raise
-        if self._prefill_budget is not None and done == 1:
-            self._prefill_budget.record(rows, self._step_seconds)
         return done
 
     def _take(self, sequence: KernelSequence, columns: slice, steps: int) -> Step:
@@ -226,7 +226,6 @@ class KernelDecoder(RowDecoder[KernelSequence]):
         )
         logits = drawn.logits[:steps, columns, :V].reshape(len(ids), V)
         agreed = sequence.agreed(ids)
-        undo_draws(self._slots, sequence.slot, ids[agreed:])
         try:
             rows = zip(ids[:agreed], logits, sums, margins, strict=False)
             return sequence.reply.accept(rows)

@@ -49,6 +49,12 @@ class GenerationRequest:
     draft_ids: tuple[int, ...] = ()
     """The expected reply, after its forced tokens. A decoder may read it ahead, many tokens a step, and still
     draws every token: a wrong draft changes nothing but the speed."""
+    speculate: bool = False
+    """Whether a decoder may draft further tokens itself (`niels_gpt.decoding.speculation`), while that is
+    faster. It changes no bit of the reply."""
+    examples: tuple[tuple[int, ...], ...] = ()
+    """Texts that the reply may repeat in part, such as earlier replies to the same prompt, the likeliest
+    last. Drafts are looked up in them."""
     watch: Callable[[int, np.ndarray], None] | None = field(default=None, compare=False)
     """Called with each drawn token and the logits (V,) that it was drawn from, on the compute thread, before
     the token is published. The array is reused afterwards. It has no influence on the reply."""
@@ -76,16 +82,19 @@ class GenerationRequest:
         """Return this request for a vocabulary of V ids, every id of it in [0, V).
 
         Every decoder admits only the returned request, since an id outside of the vocabulary would read
-        memory outside of a table. A draft is only a guess, often from a store, so it is cut before its first
-        such id.
+        memory outside of a table. A draft and examples are only guesses, often from a store, so each is cut
+        before its first such id.
 
         Raises:
-            RequestError: An id outside of the draft is not in the vocabulary.
+            RequestError: An id outside of draft and examples is not in the vocabulary.
 
         """
         self._check_ids(V)
-        wrong = first_outside(self.draft_ids, V)
-        return self if wrong is None else replace(self, draft_ids=self.draft_ids[:wrong])
+        guesses = self.draft_ids, *self.examples
+        draft_ids, *examples = (ids[: first_outside(ids, V)] for ids in guesses)
+        if (draft_ids, *examples) == guesses:
+            return self
+        return replace(self, draft_ids=draft_ids, examples=tuple(examples))
 
     def _check_ids(self, V: int | None) -> None:
         biased = tuple(token_id for token_id, _ in self.sampling.logit_bias)

@@ -6,6 +6,7 @@ running reply, all as rows of one pass through the model. How the rows are compu
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 from niels_gpt.decoding.pacing import PrefillBudget
 from niels_gpt.decoding.request import DecoderError, Step
 from niels_gpt.decoding.sequence import SequenceState
+from niels_gpt.decoding.speculation import Speculation, StepCosts
 from niels_gpt.text.tokenizer import Tokenizer
 
 RELEASED = -1  # the slot of a released sequence
@@ -37,6 +39,8 @@ class RowSequence:
     """How many of these came from the prefix cache."""
     draft: list[int] = field(default_factory=list)
     """Expected next tokens; they are read ahead as a prompt is."""
+    speculation: Speculation | None = None
+    """Drafts further tokens while this reply runs alone."""
 
     @property
     def unread(self) -> int:
@@ -96,12 +100,41 @@ class RowDecoder(ABC, Generic[S]):
         self._tokenizer = tokenizer
         self._chunk = prefill_chunk or usual_chunk
         self._prefill_budget = PrefillBudget(usual_chunk) if prefill_chunk is None else None
+        self.step_costs = StepCosts()
+        """What steps of a reply that runs alone cost, which decides how long its drafts are."""
+
+    @property
+    @abstractmethod
+    def reads_drafts(self) -> bool:
+        """Whether a draft makes decoding faster."""
 
     def advance(self, sequences: Sequence[S]) -> list[Step]:
         """Run one step or more for each sequence, in order; none may have finished or failed before."""
         if not sequences:
             return []
+        if len(sequences) == 1:
+            return [self._advance_alone(sequences[0])]
+        return self._advance(sequences)
+
+    def _advance_alone(self, sequence: S) -> Step:
+        """Advance the only sequence, which may draft for itself once its prompt has been read."""
+        speculation = sequence.speculation
+        if speculation is None or sequence.draft or sequence.read < len(sequence.prompt):
+            return self._advance([sequence])[0]
+        most = min(sequence.reply.most_tokens, self._draws_left(sequence)) - 1
+        sequence.draft = speculation.draft(sequence.reply.ids, most)
+        rows = len(sequence.draft) + 1
+        began = time.perf_counter()
+        step = self._advance([sequence])[0]
+        seconds = time.perf_counter() - began
+        if step.tokens:
+            speculation.observe([token_id for token_id, _ in step.tokens])
+            self.step_costs.record(rows, len(step.tokens) if rows == 1 else 1, seconds)
+        return step
+
+    def _advance(self, sequences: Sequence[S]) -> list[Step]:
         batch, shares = RowBatch[S](), self._shares(sequences)
+        prompts = [sequence for sequence in shares if sequence.committed < len(sequence.prompt)]
         for sequence in sequences:
             if not sequence.reply.request.use_cache:
                 sequence.read = 0  # read everything again
@@ -109,10 +142,21 @@ class RowDecoder(ABC, Generic[S]):
         results = self._run(batch)
         for sequence in sequences:
             sequence.committed = sequence.read
-        for sequence in shares:
+        for sequence in prompts:
             if sequence.committed >= len(sequence.prompt):
                 self._offer_prompt(sequence)
         return [results.get(sequence, Step()) for sequence in sequences]
+
+    def _take_drafts(self, sequence: S, most: int) -> None:
+        """Take over what a request says of drafts; the sequence draws at most `most` tokens."""
+        request = sequence.reply.request
+        if not request.use_cache or not self.reads_drafts:
+            return
+        sequence.draft = list(request.draft_ids[: most - 1])
+        if request.speculate:
+            sequence.speculation = Speculation(
+                request.prompt_ids, request.examples, request.stop_ids, self.step_costs
+            )
 
     def _shares(self, sequences: Sequence[S]) -> dict[S, int]:
         """Return how many tokens of this step's chunk each prompt in prefill gets.

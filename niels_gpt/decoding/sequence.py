@@ -74,6 +74,11 @@ class SequenceState:
         """Tokens of the reply so far: the forced ones count once the first one is drawn."""
         return len(self.ids) - len(self.request.prompt_ids) - len(self._opening)
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that the reply may still get."""
+        return min(self.request.max_new_tokens - self.reply_tokens, self._context - len(self.ids))
+
     def take(self, logits: torch.Tensor) -> Step:
         """Draw the next token from logits (V,), float32 on the CPU; `LogitsError` for NaN or infinity."""
         from niels_gpt.sampling.sampler import draw  # noqa: PLC0415 - torch is there where this is called

@@ -3,14 +3,15 @@
 Each sequence has a slot with its position, its sampling settings and its remaining tokens. A call returns the
 drawn ids, their margins and the rows of logits they were drawn from. It ends early after the step in which
 any sequence ended. Prompts are further rows of the first step; their sequences draw if their last token is
-among these rows.
+among these rows. A sequence that reads a draft draws from several rows, one after another, until a token
+differs from the draft.
 
 R rows of a step, N sequences that draw, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from niels_gpt.kernels import bdh, bdh_packing, gpt, gpt_layout, gpt_packing
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
 from niels_gpt.kernels.jit import ZERO, address_of, caller, compiled, inlined, inner
-from niels_gpt.kernels.sampler import Scratch, Settings, new_settings, sample
+from niels_gpt.kernels.sampler import UNDRAWN, Scratch, Settings, new_settings, sample
 from niels_gpt.kernels.simd_ir import LANES
 
 FORWARDS: dict[type, Any] = {gpt_layout.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
@@ -102,8 +103,9 @@ def run(
     """Run up to `steps` steps and return how many were run.
 
     `calls` are those of the architecture. `rows` are those of the first step, `drawing` (N,) the slots that
-    draw in it. Later steps feed each drawing sequence its last token, so `steps` above 1 requires that the
-    rows are exactly those. Part 0 draws, all parts compute. `multipliers` (V,) uint64 are those of the sums.
+    draw in it, again for each further row of a draft. Later steps feed each drawing sequence its last token,
+    so `steps` above 1 requires that the rows are exactly those. Part 0 draws, all parts compute.
+    `multipliers` (V,) uint64 are those of the sums.
     """
     done, modes = ZERO, plain_modes()
     while done < steps:
@@ -113,6 +115,10 @@ def run(
         if part == 0:
             ended = False
             for i in range(drawing.size):
+                again = i > 0 and drawing[i] == drawing[i - 1]
+                if again and drawn.ids[done, i - 1] != rows.ids[wanted[i]]:
+                    drawn.ids[done, i] = UNDRAWN
+                    continue
                 drawn.sums[done, i] = _row_sum(logits[i], multipliers)
                 ended |= _draw(calls, shape.V, logits[i], drawing[i], slots, scratch, drawn, done, i)
             if not ended and done + 1 < steps:
@@ -194,17 +200,6 @@ def doubled(slots: Slots, V: int) -> Slots:
     for old, new in zip(_arrays(slots), _arrays(larger), strict=True):
         new[:count] = old
     return larger
-
-
-def undo_draws(slots: Slots, slot: int, drawn: Sequence[int]) -> None:
-    """Undo the last draws of a slot, made from rows of a draft that turned out to be wrong."""
-    undone = [token_id for token_id in drawn if token_id >= 0]
-    if not undone:
-        return
-    if slots.settings.temperature[slot] > 0:
-        slots.used[slot] -= len(undone)
-    slots.remaining[slot] += len(undone)
-    np.subtract.at(slots.counts[slot], undone, 1)
 
 
 def new_drawn(steps: int, sequences: int, row: int) -> Drawn:

@@ -41,6 +41,8 @@ NON_FINITE, NOTHING_LEFT, OVERFLOW = -1, -2, -3
 
 The logits are not finite; every id is ruled out; a penalty overflows float32.
 """
+UNDRAWN = -4
+"""The code of a row that was not drawn from, because an earlier row of its draft was refuted."""
 NEGATIVE_INFINITY = np.float32(-np.inf)
 INFINITY = np.float32(np.inf)
 WIDEST = 2**31 - 1  # a top_k that no vocabulary exceeds

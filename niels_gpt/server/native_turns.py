@@ -20,7 +20,7 @@ from niels_gpt.server.native_api import SessionId, State, settings_of, view
 from niels_gpt.server.reply import Choice, Reply
 from niels_gpt.server.requests import EditRequest, ForkRequest, HeadRequest, NewTurn, RetryRequest
 from niels_gpt.server.state import ServerState
-from sessions import Message, ReplyPending, Session, SessionExists, Turn
+from sessions import Message, RecordedTurn, ReplyPending, Session, SessionExists, Turn
 
 router = APIRouter()
 ReplyId = Annotated[str, InPath(max_length=100)]
@@ -107,6 +107,7 @@ async def _again(
         attempt=attempt,
         session_seed=session_seed,
         forced_ids=forced_ids,
+        examples=await _variants(state, session, user),
     )
     state.replies.check_room(1)
     turn = await state.replies.call(
@@ -117,6 +118,13 @@ async def _again(
         expected_head=session.head_id,
     )
     return _begun(await _start(state, turn, plan.request, session_seed), turn)
+
+
+async def _variants(state: ServerState, session: Session, user: Message) -> list[RecordedTurn]:
+    """Return the turns in the place of a message, where they make another reply faster."""
+    if not state.planner.model.drafts:
+        return []
+    return await state.replies.call(state.store.variants, session.id, user.id)
 
 
 @router.post("/sessions/{session_id}/retry", status_code=202)
@@ -141,7 +149,9 @@ async def edit(session_id: SessionId, body: EditRequest, state: State) -> dict[s
     if user is None:
         raise ApiError(404, "the session's path has no such user message", param="message")
     settings = settings_of(session)
-    plan = state.planner.plan(path[: user.position], body.content, settings)
+    plan = state.planner.plan(
+        path[: user.position], body.content, settings, examples=await _variants(state, session, user)
+    )
     state.replies.check_room(1)
     begun = await state.replies.call(
         state.store.begin_edit,

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from bench import decode, step
+from bench import decode, speculation, step
 
 
 class Threads:
@@ -46,3 +46,10 @@ def test_the_step_benchmark_accounts_for_the_whole_of_the_kernels_own_step(
     assert step.main(["--models", "tiny", "--streams", "1,3", "--repetitions", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("| a whole step |") and line.count("100.0%") == 2]
+
+
+def test_the_speculation_benchmark_finds_no_reply_that_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert speculation.main(["--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert "| other turns (1) |" in printed
+    assert "0 replies differ" in printed

@@ -21,6 +21,7 @@ class ScriptedRequest:
     seed: int
     pieces: Iterable[str]
     forced_ids: tuple[int, ...] = ()
+    examples: tuple[tuple[int, ...], ...] = ()
 
 
 class ScriptedDecoder:
@@ -68,6 +69,7 @@ class ScriptedModel:
     scripts: Iterator[Iterable[str]]
     context_length: int = 1000
     fingerprint: str = "f1"
+    drafts: bool = False
     requests: list[ScriptedRequest] = field(default_factory=list)
     environment: Mapping[str, object] = field(default_factory=lambda: {"path": "script"})
 
@@ -93,8 +95,11 @@ class ScriptedModel:
         seed: int,
         stop: Sequence[str] = (),
         forced_ids: tuple[int, ...] = (),
+        examples: tuple[tuple[int, ...], ...] = (),
     ) -> ScriptedRequest:
-        made = ScriptedRequest(prompt_ids, sampling, max_new_tokens, seed, next(self.scripts), forced_ids)
+        made = ScriptedRequest(
+            prompt_ids, sampling, max_new_tokens, seed, next(self.scripts), forced_ids, examples
+        )
         self.requests.append(made)
         return made
 

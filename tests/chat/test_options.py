@@ -19,6 +19,8 @@ def test_without_flags_nothing_is_given_and_the_shipped_checkpoint_is_used() -> 
     assert options.settings == {}
     assert (options.system, options.session, options.store) == (None, None, None)
     assert (options.device, options.weights, options.use_cache) == ("cpu", "float32", True)
+    assert options.speculation
+    assert not parse_options(["--no-speculation"]).speculation
 
 
 def test_every_setting_has_a_flag_and_only_given_ones_count() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+from niels_gpt.conversation import branching
 from niels_gpt.conversation.conversation import Conversation, converse
 from niels_gpt.conversation.errors import MessageTooLong, ReplyFailed, SessionTrouble
 from niels_gpt.conversation.session import ConversationSession
@@ -314,3 +315,24 @@ async def test_what_the_store_refuses_is_one_line(store: Store, scripted: Any, e
     async with talking(store, scripted(), name="a") as (_, conversation):
         with pytest.raises(SessionTrouble, match="lone surrogate"):
             await conversation.send("half a \ud800", ear())
+
+
+async def test_earlier_replies_in_the_same_place_are_examples_for_a_retry_and_an_edit(
+    store: Store, scripted: Any, ear: Any
+) -> None:
+    model = scripted(["one"], ["two"], ["three"], ["four"], drafts=True)
+    async with talking(store, model, name="a") as (_, conversation):
+        await conversation.send("hi", ear())
+        await branching.retry(conversation, ear())
+        await branching.edit(conversation, "hello", ear())
+        await conversation.send("and then?", ear())
+    drawn = (1, 0)  # a piece, and the end
+    assert [request.examples for request in model.requests] == [(), (drawn,), (drawn, drawn), ()]
+
+
+async def test_a_model_that_reads_no_drafts_gets_no_examples(store: Store, scripted: Any, ear: Any) -> None:
+    model = scripted(["one"], ["two"])
+    async with talking(store, model, name="a") as (_, conversation):
+        await conversation.send("hi", ear())
+        await branching.retry(conversation, ear())
+    assert [request.examples for request in model.requests] == [(), ()]

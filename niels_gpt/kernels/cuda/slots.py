@@ -18,8 +18,6 @@ from niels_gpt.kernels.sampler import new_settings, set_slot
 if TYPE_CHECKING:
     from niels_gpt.sampling.settings import Sampling
 
-UNDRAWN = -4
-"""The code of a row that was not drawn from, because an earlier row of its draft was refuted."""
 SCRATCH = {"scaled": 4, "weights": 4, "ids": 4, "sums": 8, "keys": 8}
 """Bytes that a draw needs for each id, see `Scratch` in sampler.cu."""
 MOST_THREADS = 512  # as sampler.cu is compiled for

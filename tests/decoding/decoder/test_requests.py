@@ -82,6 +82,15 @@ def test_a_draft_with_an_id_outside_the_vocabulary_changes_no_bit(
         assert (drafted.ids, drafted.receipt["logits_hash"]) == (plain.ids, plain.receipt["logits_hash"])
 
 
+def test_drafts_from_an_example_change_no_bit(
+    any_decoder: Any, request_for: RequestFor, run: Callable[..., Any]
+) -> None:
+    plain = run(any_decoder, request_for())
+    example = (*plain.ids[:7], *plain.ids[6:])
+    drafted = run(any_decoder, request_for(speculate=True, examples=(example,)))
+    assert (drafted.ids, drafted.receipt["logits_hash"]) == (plain.ids, plain.receipt["logits_hash"])
+
+
 def test_a_prompt_that_fills_the_window_is_refused(decoder: TorchDecoder, request_for: RequestFor) -> None:
     with pytest.raises(RequestError, match="48 tokens"):
         decoder.admit(request_for(tuple(range(48))))

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 from niels_gpt.decoding.sequence import row_multipliers, row_sums
-from niels_gpt.kernels.cuda.slots import UNDRAWN, DeviceSlots, Draws
+from niels_gpt.kernels.cuda.slots import DeviceSlots, Draws
 from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch
 from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.sampler import NON_FINITE, NOTHING_LEFT, OVERFLOW, new_settings, sample, set_slot
+from niels_gpt.kernels.sampler import (
+    NON_FINITE,
+    NOTHING_LEFT,
+    OVERFLOW,
+    UNDRAWN,
+    new_settings,
+    sample,
+    set_slot,
+)
 from niels_gpt.sampling import Sampling
 from tests.kernels.cuda.shim import HostDriver, needs_compiler
 
