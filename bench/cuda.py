@@ -2,6 +2,7 @@
 
     python -m bench.cuda check [--scale 1.0]
     python -m bench.cuda speed [--models 3.2M,27M,135M,500M] [--streams 1,8,64,512,2048]
+    python -m bench.cuda model [--models ...] [--streams ...]
 
 Needs torch with CUDA, numba, numpy, tokenizers, safetensors and cuda-core,
 and a plain copy of the repository.
@@ -13,6 +14,8 @@ margin. The control is torch on the same GPU, which must differ. Status 1 if any
 
 speed: decode tokens a second beside the same step of torch float32 in a CUDA graph; prompts; products beside
 cuBLAS in float32 without TF32 (`bench/cuda_speed.py`). Nothing is judged.
+
+model: what a decode step cannot fall short of on an H100, from its data sheet. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -340,19 +343,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="compare with the CPU, bit for bit")
     checking.add_argument("--scale", type=float, default=1.0, help="how much is compared (default: 1)")
-    timing = commands.add_parser("speed", help="time decode steps and prompts")
-    timing.add_argument("--models", default="3.2M,27M,135M,500M", help="default: %(default)s")
-    timing.add_argument("--streams", default="1,8,64,512,2048", help="default: %(default)s")
+    for name, text in (
+        ("speed", "time decode steps and prompts"),
+        ("model", "compute bounds of decode steps"),
+    ):
+        timing = commands.add_parser(name, help=text)
+        timing.add_argument("--models", default="3.2M,27M,135M,500M", help="default: %(default)s")
+        timing.add_argument("--streams", default="1,8,64,512,2048", help="default: %(default)s")
     flags = parser.parse_args(argv)
+    if flags.command == "model":
+        from bench.cuda_speed import show_bounds  # noqa: PLC0415 - only where it is asked for
+
+        return show_bounds(flags.models.split(","), _numbers(flags.streams))
     fault = nvidia.why_unavailable()
     if fault is not None:
         print(f"bench.cuda: the GPU kernels cannot run here: {fault}", file=sys.stderr)
         return 2
     if flags.command == "check":
         return check(lambda kind: nvidia.NvidiaDriver(weights=kind), scale=flags.scale)
-    from bench.cuda_speed import speed  # noqa: PLC0415 - only where it is asked for
+    from bench.cuda_speed import speed  # noqa: PLC0415 - as above
 
-    return speed(flags.models.split(","), [int(count) for count in flags.streams.split(",")])
+    return speed(flags.models.split(","), _numbers(flags.streams))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
 
 
 if __name__ == "__main__":

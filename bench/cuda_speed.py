@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,69 @@ PRODUCTS = (
     (4096, 512, 2048),
 )
 TURNS = 10  # of a product in a graph
+
+
+class Processor(NamedTuple):
+    """What a GPU's data sheet says."""
+
+    name: str
+    bytes_per_second: float
+    multiprocessors: int
+    clock: float
+    lanes: int = 128
+    """Fused multiply-adds of float32 that a multiprocessor finishes each cycle."""
+    latency: int = 4
+    """Cycles from a fused multiply-add to one that continues its chain."""
+
+
+H100 = Processor("H100 SXM", 3.35e12, 132, 1.755e9)
+
+
+class Bounds(NamedTuple):
+    """Seconds that a decode step cannot fall short of, one limit at a time."""
+
+    memory: float
+    """Reading all weights once, and each stream's keys and values once."""
+    arithmetic: float
+    chains: float
+    """The longest chains of the products and of attention, one after another."""
+
+
+def step_bounds(shape: ModelConfig | Form, streams: int, gpu: Processor = H100) -> Bounds:
+    """Compute the bounds of a step at position `CONTEXT`; nothing is measured."""
+    (H, KV, D), gated = _heads(shape)
+    inner, seen = 2 if gated else 1, CONTEXT + 1
+    layer = (H + 2 * KV) * D * shape.C + H * D * shape.C + (inner + 1) * shape.d_ff * shape.C
+    weights = shape.L * layer + shape.V * shape.C
+    states = 2 * shape.L * KV * D * seen * streams
+    fused = streams * (weights + 2 * shape.L * H * D * seen)
+    chain = shape.L * (2 * shape.C + H * D + shape.d_ff + D + seen) + shape.C
+    return Bounds(
+        memory=4 * (weights + states) / gpu.bytes_per_second,
+        arithmetic=fused / (gpu.multiprocessors * gpu.lanes * gpu.clock),
+        chains=chain * gpu.latency / gpu.clock,
+    )
+
+
+def show_bounds(names: Sequence[str], streams: Sequence[int], gpu: Processor = H100) -> int:
+    """Print what limits each decode step on a GPU by its data sheet; needs no GPU."""
+    print(f"A MODEL, not a measurement: {gpu.name}, float32, position {CONTEXT}; launches cost nothing.\n")
+    print(
+        f"| model | streams | memory, µs | arithmetic, µs | chains, µs | at most, tokens/s |\n|{'---|' * 6}"
+    )
+    for name in names:
+        for count in streams:
+            bounds = step_bounds(SHAPES_TIMED[name], count, gpu)
+            parts = " | ".join(f"{1e6 * each:,.1f}" for each in bounds)
+            print(f"| {name} | {count:,} | {parts} | {count / max(bounds):,.0f} |")
+    return 0
+
+
+def _heads(shape: ModelConfig | Form) -> tuple[tuple[int, int, int], bool]:
+    """Return (H, KV, D) and whether the MLP is gated."""
+    if isinstance(shape, Form):
+        return shape.heads, shape.gated
+    return (shape.H, shape.H, shape.C // shape.H), shape.mlp == "swiglu"
 
 
 def packed_shape(shape: ModelConfig | Form) -> PackedModel:
@@ -100,9 +163,7 @@ def torch_seconds(shape: ModelConfig | Form, streams: int, device: str = "cuda")
     from torch.nn import functional as F  # noqa: PLC0415, N812
 
     torch.backends.cuda.matmul.allow_tf32 = False
-    heads = shape.heads if isinstance(shape, Form) else (shape.H, shape.H, shape.C // shape.H)
-    gated = shape.gated if isinstance(shape, Form) else shape.mlp == "swiglu"
-    (H, KV, D), C, d_ff = heads, shape.C, shape.d_ff
+    ((H, KV, D), gated), C, d_ff = _heads(shape), shape.C, shape.d_ff
     sizes = [((H + 2 * KV) * D, C), (C, H * D), (d_ff, C), (d_ff if gated else 0, C), (C, d_ff)]
     layers = [[torch.randn(size, device=device) * 0.02 for size in sizes] for _ in range(shape.L)]
     head, ones = torch.randn(shape.V, C, device=device) * 0.02, torch.ones(C, device=device)

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from bench.cuda import OURS, Case, check, main
-from bench.models import random_model
+from bench.cuda_speed import CONTEXT, H100, step_bounds
+from bench.models import SHAPES, random_model, step_bytes, step_operations
 from niels_gpt.decoding import nvidia
 from niels_gpt.kernels.cache import cache_folder
 from niels_gpt.kernels.gpt_packing import pack_gpt
@@ -51,6 +52,19 @@ def test_without_a_gpu_one_line_says_what_to_do(command: str, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert error.startswith("bench.cuda: the GPU kernels cannot run here: ")
     assert error.count("\n") == 1
+
+
+def test_the_model_of_a_step_counts_what_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    one = step_bounds(SHAPES["3.2M"], 1)
+    cfg, gpu = SHAPES["3.2M"], H100
+    read = step_bytes(cfg, streams=1, positions=CONTEXT + 1)
+    assert one.memory == pytest.approx(read / gpu.bytes_per_second)
+    operations = step_operations(cfg, streams=8, positions=CONTEXT + 1)
+    peak = 2 * gpu.multiprocessors * gpu.lanes * gpu.clock
+    assert step_bounds(cfg, 8).arithmetic == pytest.approx(operations / peak)
+    assert step_bounds(cfg, 8).chains == one.chains, "chains of different streams run side by side"
+    assert main(["model", "--models", "3.2M", "--streams", "1"]) == 0
+    assert capsys.readouterr().out.startswith("A MODEL, not a measurement")
 
 
 PLAIN = """

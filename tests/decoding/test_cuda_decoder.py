@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.decoding import nvidia
+from niels_gpt.decoding import cuda_decoder, nvidia
 from niels_gpt.decoding.backend import BackendError, open_backend
 from niels_gpt.decoding.cuda_decoder import GRAPH_AFTER, CudaDecoder, CudaSequence
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
@@ -96,6 +96,17 @@ def test_steps_become_a_graph_and_several_run_in_a_call(packed: PackedModel) -> 
         packed, [request(max_new_tokens=50), request(max_new_tokens=50, seed=4)]
     )
     assert GRAPH_AFTER > 1, "a number of sequences that occurs once is not recorded"
+
+
+def test_the_number_of_graphs_is_bounded(packed: PackedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_decoder, "MOST_GRAPHS", 2)
+    driver = HostDriver()
+    decoder = CudaDecoder(packed, ByteTokenizer(), driver)
+    for count in (1, 2, 3, 1, 3):
+        for _ in range(GRAPH_AFTER):
+            decoder._graph(count, lambda: None)
+    assert list(decoder._graphs) == [1, 3], "those used last"
+    assert driver.graphs == 4, "the first one was recorded again"
 
 
 def test_a_sequence_waits_for_memory_and_has_the_same_reply(packed: PackedModel) -> None:
