@@ -69,8 +69,8 @@ class Kind:
 
 
 KINDS = {
-    "kernels": Kind(maker="bench.product"),
-    "kernels int8": Kind(maker="bench.product", form="int8"),
+    "kernels": Kind(maker="bench.kernel_candidate"),
+    "kernels int8": Kind(maker="bench.kernel_candidate", form="int8"),
     "eager": Kind(maker="bench.eager"),
     "transformers": Kind(maker="bench.peers.transformers_neox", needs=("transformers",)),
     "llama.cpp f32": Kind(maker="bench.peers.llama_cpp", needs=("llama_cpp", "gguf")),

@@ -145,7 +145,7 @@ class KernelFile:
 
     def decode(self, prompts: np.ndarray, tokens: int) -> Times:
         """Draw `tokens` greedy tokens for each of (B, t) prompts; the first ones are not timed."""
-        from bench.product import advance, release  # noqa: PLC0415
+        from bench.kernel_candidate import advance, release  # noqa: PLC0415
 
         decoder = self._decoder(prompts.size)
         live = [decoder.admit(_request(prompt.tolist(), tokens + 1)) for prompt in prompts]
@@ -162,7 +162,7 @@ class KernelFile:
 
     def prompt(self, ids: np.ndarray) -> Times:
         """Read a prompt (t,) and draw a token."""
-        from bench.product import advance, release  # noqa: PLC0415
+        from bench.kernel_candidate import advance, release  # noqa: PLC0415
 
         decoder = self._decoder(None)
         live = [decoder.admit(_request(ids.tolist(), 2))]

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import measure
+from bench.kernel_candidate import KernelCandidate
 from bench.models import SHAPES, random_model, random_prompts
-from bench.product import KernelCandidate
 from bench.stamped import PARTS, Clock, Draws, stamped_steps
 from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import forward

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench import measure
+from bench.kernel_candidate import KernelCandidate
 from bench.models import SHAPES, random_model, random_prompts
-from bench.product import KernelCandidate
 
 PROMPT, TOKENS, WARM_TURNS = 64, 64, 4
 WAYS: dict[str, int | None] = {"1 thread": 1, "2 threads": 2, "the default": None}
