@@ -2,7 +2,7 @@
 
 One step reads at most one chunk of waiting prompts and advances every running reply by one token, all as rows
 of one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into
-about a millisecond. A reply has the same bits alone, in any batch, in any chunks, on any number of threads.
+a few milliseconds. A reply has the same bits alone, in any batch, in any chunks, on any number of threads.
 Synchronous, to be called from one thread.
 
 N sequences that draw, V vocabulary, T context window.
@@ -11,6 +11,7 @@ N sequences that draw, V vocabulary, T context window.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ from niels_gpt.text.tokenizer import Tokenizer
 
 # How long a call without the GIL may last: short for a person or the event loop, long compared with the work
 # in Python between two calls.
-CALL_SECONDS = 0.001
+CALL_SECONDS = 0.004
 MOST_STEPS = 8
 CHUNK = 64
 NO_STATE = State(np.zeros(0, np.float32), 0)
@@ -196,13 +197,9 @@ class KernelDecoder(RowDecoder[KernelSequence]):
         )  # fmt: skip
         if self._prefill_budget is not None and len(batch.ids) > len(batch.wanted):
             self._prefill_budget.record(len(batch.ids), self._step_seconds)
-        results: dict[KernelSequence, Step] = {}
-        first = 0
-        for sequence, draws in itertools.groupby(batch.drawing):
-            columns = slice(first, first + len(list(draws)))
-            results[sequence] = self._take(sequence, columns, done)
-            first = columns.stop
-        return results
+        drawn, count = self._drawn, len(drawing)
+        columns = (each[:done, :count].T.tolist() for each in (drawn.ids, drawn.sums, drawn.margins))
+        return self._take_all(batch.drawing, *columns, logits=drawn.logits[:done, :count])
 
     def _share(self, rows: int, steps: int, *arguments: object) -> int:
         """Run the steps on all threads; return how many were done."""
@@ -218,17 +215,52 @@ class KernelDecoder(RowDecoder[KernelSequence]):
             raise
         return done
 
-    def _take(self, sequence: KernelSequence, columns: slice, steps: int) -> Step:
-        """Return what was drawn for a sequence, in one column by step or in one step by column."""
-        drawn, V = self._drawn, self._model.shape.V
-        ids, margins, sums = (
-            each[:steps, columns].ravel().tolist() for each in (drawn.ids, drawn.margins, drawn.sums)
-        )
-        logits = drawn.logits[:steps, columns, :V].reshape(len(ids), V)
-        agreed = sequence.agreed(ids)
+    def _take_all(
+        self,
+        drawing: Sequence[KernelSequence],
+        ids: list[list[int]],
+        sums: list[list[int]],
+        margins: list[list[float]],
+        *,
+        logits: np.ndarray,
+    ) -> dict[KernelSequence, Step]:
+        """Return what was drawn for each sequence.
+
+        Args:
+            drawing: The sequences of the columns; one with a draft has several, and there is one step then.
+            ids: By column and step, as are `sums` and `margins`.
+            sums: The rows' `row_sums`.
+            margins: How close the draws were.
+            logits: (steps, columns, V in whole vectors) float32.
+
+        """
+        results: dict[KernelSequence, Step] = {}
+        first, V = 0, self._model.shape.V
+        for sequence, found in itertools.groupby(drawing):
+            last = first + len(list(found))
+            if last - first == 1:
+                drawn, rows = (ids[first], sums[first], margins[first]), logits[:, first, :V]
+            else:
+                own = slice(first, last)
+                drawn = (
+                    [one for (one,) in ids[own]],
+                    [one for (one,) in sums[own]],
+                    [one for (one,) in margins[own]],
+                )
+                rows = logits[0, own, :V]
+            results[sequence] = self._take(sequence, *drawn, rows)
+            first = last
+        return results
+
+    @staticmethod
+    def _take(
+        sequence: KernelSequence, ids: list[int], sums: list[int], margins: list[float], rows: np.ndarray
+    ) -> Step:
+        """Return what was drawn for one sequence from `rows` (n, V)."""
+        if sequence.draft:
+            ids = ids[: sequence.agreed(ids)]
         try:
-            rows = zip(ids[:agreed], logits, sums, margins, strict=False)
-            return sequence.reply.accept(rows)
+            return sequence.reply.accept(zip(ids, rows, sums, margins, strict=False))
         except Exception as error:  # noqa: BLE001  # what fails for one reply ends that one alone
             return Step(error=error)
         finally:

@@ -29,6 +29,8 @@ class Detokenizer:
         """Text that is certain once this token is in; "" after a stop sequence was found."""
         if self._ended:
             return ""
+        if not self._stops:
+            return self._characters.decode(self._token_bytes(token_id))
         self._held += self._token_bytes(token_id)
         start = self._stop_start()
         if start is not None:

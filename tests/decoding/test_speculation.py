@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 
 from bench.exactness import AnyDraftPays
@@ -65,11 +66,12 @@ def test_an_example_saves_most_of_the_steps() -> None:
 class Trusting(KernelDecoder):
     """Takes a draft for what was drawn."""
 
-    def _take(self, sequence: KernelSequence, columns: slice, steps: int) -> Step:
-        drawn = self._drawn.ids[0, columns]
-        drawn[: len(sequence.draft)] = sequence.draft[: len(drawn)]
-        drawn[drawn < 0] = 0
-        return super()._take(sequence, columns, steps)
+    @staticmethod
+    def _take(
+        sequence: KernelSequence, ids: list[int], sums: list[int], margins: list[float], rows: np.ndarray
+    ) -> Step:
+        trusted = [*sequence.draft, *ids[len(sequence.draft) :]][: len(ids)]
+        return KernelDecoder._take(sequence, [max(each, 0) for each in trusted], sums, margins, rows)
 
 
 def test_a_draft_that_is_taken_without_a_draw_is_noticed() -> None:
