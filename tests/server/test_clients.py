@@ -33,6 +33,10 @@ def ask(client: openai.OpenAI, **values: object) -> openai.types.chat.ChatComple
     return client.chat.completions.create(model=MODEL, **chat(**values))  # type: ignore[call-overload]
 
 
+def token_ids(client: openai.OpenAI, text: str) -> list[int]:
+    return client.post("/../tokenize", body={"content": text}, cast_to=dict[str, list[int]])["tokens"]
+
+
 def test_a_seed_gives_the_same_text_and_log_probabilities(client: openai.OpenAI) -> None:
     first, again, other = (
         ask(client, **VARIED, seed=seed, logprobs=True, top_logprobs=3) for seed in (5, 5, 6)
@@ -93,7 +97,7 @@ def test_stop_ends_a_reply_before_its_text_and_logit_bias_bans(client: openai.Op
     stopped = ask(client, stop=[f" {word}"]).choices[0]
     assert stopped.message.content == free[: free.index(f" {word}")]
     assert stopped.finish_reason == "stop"
-    first = client.post("/../tokenize", body={"content": free}, cast_to=dict[str, list[int]])["tokens"][0]
+    first = token_ids(client, free)[0]
     banned = ask(client, logit_bias={str(first): -100}).choices[0].message.content
     assert banned is not None
     assert not banned.startswith(free.split()[0])
@@ -116,11 +120,18 @@ def test_a_completion_echoes_its_prompt_with_log_probabilities(client: openai.Op
         assert "".join(logprobs.tokens).replace("<|eot|>", "") == choice.text
         for offset, name in zip(logprobs.text_offset, logprobs.tokens, strict=True):
             assert name == "<|eot|>" or choice.text[offset:].startswith(name)
-    # What was drawn has the log-probabilities that reading it as a prompt gives.
-    whole = client.completions.create(
-        model=MODEL, prompt=answer.choices[0].text, echo=True, logprobs=1, max_tokens=0
-    )
-    assert whole.choices[0].logprobs == answer.choices[0].logprobs
+    # What was drawn has the log-probabilities that reading it as a prompt gives. A text may have other tokens
+    # than those that it was drawn as, so the prompt is the ids of the pieces.
+    drawn = answer.choices[0].logprobs
+    assert drawn is not None
+    pieces = [piece for piece in drawn.tokens or () if piece != "<|eot|>"]
+    ids = [token_id for piece in pieces for token_id in token_ids(client, piece)]
+    whole = client.completions.create(model=MODEL, prompt=ids, echo=True, logprobs=1, max_tokens=0)
+    read = whole.choices[0].logprobs
+    assert read is not None
+    assert read.tokens == pieces
+    assert read.token_logprobs == (drawn.token_logprobs or [])[: len(pieces)]
+    assert read.top_logprobs == (drawn.top_logprobs or [])[: len(pieces)]
 
 
 def test_a_response_continues_an_earlier_one(client: openai.OpenAI) -> None:
