@@ -7,9 +7,13 @@ auto. Training always uses torch.
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 from niels_gpt.errors import NielsGptError
 
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/proc/driver/nvidia")
+"""Where Linux shows the driver of an NVIDIA GPU: of a computer, a Jetson, under WSL, in some containers."""
 _NAME = re.compile(r"cpu|auto|mps|(?:torch:)?cuda(?::[0-9]{1,3})?")
 
 
@@ -39,8 +43,8 @@ def get_device() -> str:
 
 def device_named(name: str) -> str:
     """Return the device that `name` stands for, "auto" being the fastest; DeviceError if not available."""
-    if name == "cpu":
-        return name
+    if name == "cpu" or (name == "auto" and not may_have_gpu()):
+        return "cpu"
     import torch  # noqa: PLC0415 - as above
 
     if name == "auto":
@@ -53,6 +57,11 @@ def device_named(name: str) -> str:
         reason = "" if fault is None else f" ({fault})"
         raise DeviceError(f"the device {name!r} is not available here{reason}: use {usable} or auto")
     return name
+
+
+def may_have_gpu() -> bool:
+    """Return whether it is worth asking torch for a GPU, whose import takes longer than a short reply."""
+    return sys.platform != "linux" or any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def gpu_number(name: str) -> int:

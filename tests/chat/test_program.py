@@ -45,11 +45,15 @@ def test_help_needs_no_prompt_toolkit_either() -> None:
     assert "prompt_toolkit" not in run(code=code).stdout.decode()
 
 
-def test_a_chat_on_the_cpu_kernels_never_imports_torch() -> None:
+def test_a_chat_and_generated_text_on_the_cpu_kernels_never_import_torch() -> None:
     code = """
 import sys
 import niels_gpt.chat_cli as program
 assert program.run_chat_cli(["-p", "hi", "--no-session", "--quiet"]) == 0
+from niels_gpt.generate_cli import main
+from niels_gpt.paths import SHIPPED_CHECKPOINT
+words = ["--model", str(SHIPPED_CHECKPOINT), "--prompt", "hi", "--max_new_tokens", "3", "--device", "cpu"]
+assert main(words) == 0
 print(sorted({name.partition(".")[0] for name in sys.modules}))
 """
     done = run(code=code)

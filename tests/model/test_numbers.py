@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 
 import pytest
 import torch
 
-from niels_gpt import paths
+from niels_gpt import device, paths
 from niels_gpt.device import get_device
 from niels_gpt.rng import make_generator, reply_seed, set_seed
 from niels_gpt.train.optimizer import lr_at_step
@@ -127,6 +128,16 @@ def test_an_evaluation_that_cannot_be_is_an_error(wrong):
 
 def test_the_default_device_is_mps_or_the_cpu():
     assert get_device() in {"mps", "cpu"}
+
+
+def test_torch_is_asked_for_a_gpu_only_where_there_may_be_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "_DRIVERS", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert device.device_named("auto") == "cpu"
+    (tmp_path / "nvidiactl").touch()
+    with pytest.raises(ImportError):
+        device.device_named("auto")
 
 
 def test_the_folders_of_a_checkout_are_found():

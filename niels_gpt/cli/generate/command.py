@@ -101,7 +101,7 @@ def _merge(options: GenerateOptions) -> int:
 
 
 def _generate(options: GenerateOptions) -> int:
-    from niels_gpt.cli.generate.model import make_plan, opened  # noqa: PLC0415 - torch, after the flags are read
+    from niels_gpt.cli.generate.model import make_plan, opened  # noqa: PLC0415 - after the flags are read
 
     try:
         plan = make_plan(options)

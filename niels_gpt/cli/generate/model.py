@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from niels_gpt.cli.generate.openai_batch import parse_request
 from niels_gpt.cli.generate.options import PROGRAM, GenerateOptions
@@ -17,8 +17,6 @@ from niels_gpt.cli.generate.prompts import Completion, Prompt, PromptEncoder, Pr
 from niels_gpt.decoding.backend import Backend, open_backend
 from niels_gpt.device import device_named, torch_device
 from niels_gpt.generation.batch import Reply, generate_replies
-from niels_gpt.generation.batched_decoder import SteppableModel
-from niels_gpt.generation.beam import beam_search
 from niels_gpt.generation.options import GenerationOptions
 from niels_gpt.model.catalogue import is_from_elsewhere
 from niels_gpt.model.loading import LoadedModel, load_model
@@ -28,6 +26,9 @@ from niels_gpt.text.chat_template import TranscriptTemplate
 from niels_gpt.text.detokenizer import Detokenizer
 from niels_gpt.text.model_template import RawTemplate
 from niels_gpt.text.system_prompt import DEFAULT_SYSTEM_PROMPT
+
+if TYPE_CHECKING:
+    from niels_gpt.generation.batched_decoder import SteppableModel
 
 
 def make_plan(options: GenerateOptions) -> Plan:
@@ -199,6 +200,8 @@ class OpenModel:
         return reply
 
     def _search(self, prompts: Iterable[Prompt], plan: Plan) -> Iterator[tuple[Prompt, list[Completion]]]:
+        from niels_gpt.generation.beam import beam_search  # noqa: PLC0415 - torch
+
         wanted = _beam_options(self.options, plan)
         at_once = max(1, self.options.batch_size // wanted.num_beams)
         prompts = iter(prompts)
