@@ -30,7 +30,9 @@ WELCOME = (
 
 def test_a_line_is_answered_and_ctrl_d_says_how_to_resume(typist: Typist, scripted: Any) -> None:
     shown = typist.type("hi\r", scripted(["hel", "lo"]), later=(("hello\n", CTRL_D),))
-    assert shown == "new session 'a'\nhello\nresume with: niels-chat --session a\n"
+    first, *rest = shown.splitlines()
+    assert first.strip("()") == "new session 'a'"  # a remark if the line came before the session was there
+    assert rest == ["hello", "resume with: niels-chat --session a"]
     assert typist.messages() == [("user", "hi"), ("assistant", "hello")]
 
 

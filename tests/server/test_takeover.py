@@ -20,7 +20,7 @@ from tests.server.conftest import PATIENCE, ThreadServer
 from tests.server.server_process import chat
 from tests.sessions import postgres_server
 
-SETTINGS = {"max_new_tokens": 12, "temperature": 1.5, "seed": 5, "top_k": None}
+SETTINGS = {"max_new_tokens": 12, "temperature": 1.5, "seed": 5, "top_k": 40}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_another_server_finishes_the_reply_without_being_asked(
         second.start()
         try:
             done = outcome(store, reply, until="complete")
-            body = chat("hello", max_tokens=SETTINGS["max_new_tokens"], temperature=1.5, seed=5)
+            body = chat("hello", max_tokens=SETTINGS["max_new_tokens"], temperature=1.5, seed=5, top_k=40)
             undisturbed = second.json("POST", "/v1/chat/completions", body)
         finally:
             second.stop()
