@@ -230,7 +230,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=100, help="tokens of each reply")
     parser.add_argument("--weights", choices=get_args(WeightForm), default="float32")
     parser.add_argument("--decoder", choices=("kernels", "torch"), default="kernels")
-    parser.add_argument("--only", choices=("speculation",), help="circumstances of this kind alone")
+    parser.add_argument("--only", choices=("speculation",), help="only circumstances of this kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(argv)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import get_args
 
-from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, switch
+from niels_gpt.conversation.settings import SETTINGS, Setting, Settings, Value, on_off
 from niels_gpt.device import DEVICES
 from niels_gpt.kernels import WeightForm
 
@@ -98,44 +98,13 @@ PREFERENCES: dict[str, Setting] = {
             examples=("auto", "1", "2"),
             parse=_threads,
         ),
-        Setting(
-            key="speculation",
-            flag="--speculation",
-            placeholder="on|off",
-            meaning="draft tokens that a reply may repeat, where faster; changes no reply (default: on)",
-            allowed="on or off",
-            examples=("on", "off"),
-            parse=switch,
+        on_off(
+            "speculation",
+            "draft tokens that a reply may repeat, where faster; changes no reply (default: on)",
         ),
-        Setting(
-            key="markdown",
-            flag="--markdown",
-            command="/markdown",
-            placeholder="on|off",
-            meaning="show Markdown as bold, italic and colour",
-            allowed="on or off",
-            examples=("on", "off"),
-            parse=switch,
-        ),
-        Setting(
-            key="vi",
-            flag="--vi",
-            command="/vi",
-            placeholder="on|off",
-            meaning="edit lines with the keys of vi instead of emacs",
-            allowed="on or off",
-            examples=("on", "off"),
-            parse=switch,
-        ),
-        Setting(
-            key="quiet",
-            flag="--quiet",
-            placeholder="on|off",
-            meaning="print only replies and errors",
-            allowed="on or off",
-            examples=("on", "off"),
-            parse=switch,
-        ),
+        on_off("markdown", "show Markdown as bold, italic and colour", command="/markdown"),
+        on_off("vi", "edit lines with the keys of vi instead of emacs", command="/vi"),
+        on_off("quiet", "print only replies and errors"),
     )
 }
 

@@ -82,12 +82,26 @@ def _or_off(parse: Callable[[str], Value], *off: str) -> Callable[[str], Value]:
     return lambda text: None if text.lower() in off else parse(text)
 
 
-def switch(text: str) -> bool:
+def _switch(text: str) -> bool:
     """Return what on or off, or another pair of such words, stands for; ValueError."""
     values = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
     if text.lower() not in values:
         raise ValueError(text)
     return values[text.lower()]
+
+
+def on_off(key: str, meaning: str, *, command: str = "") -> Setting:
+    """Return a setting that is on or off, with the flag of its key."""
+    return Setting(
+        key=key,
+        flag=f"--{key.replace('_', '-')}",
+        command=command,
+        placeholder="on|off",
+        meaning=meaning,
+        allowed="on or off",
+        examples=("on", "off"),
+        parse=_switch,
+    )
 
 
 _COUNT_PENALTIES = (
@@ -203,16 +217,7 @@ SETTINGS: dict[str, Setting] = {
             examples=("42",),
             parse=_whole(_SEED_LOWEST, _SEED_HIGHEST),
         ),
-        Setting(
-            key="keep_stopped",
-            flag="--keep-stopped",
-            command="/keep_stopped",
-            placeholder="on|off",
-            meaning="whether the model sees a reply that was stopped",
-            allowed="on or off",
-            examples=("on", "off"),
-            parse=switch,
-        ),
+        on_off("keep_stopped", "whether the model sees a reply that was stopped", command="/keep_stopped"),
     )
 }
 

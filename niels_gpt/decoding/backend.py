@@ -61,7 +61,7 @@ class Backend:
     use_cache: bool = True
     """Whether requests of this backend use the key/value cache; it changes no bit."""
     speculation: bool = True
-    """Whether its decoder may draft tokens of a reply that runs alone; it changes no bit."""
+    """Whether its decoder may draft tokens of a reply while no other runs; it changes no bit."""
 
     def request(
         self,
@@ -132,7 +132,7 @@ def open_backend(
         threads: Threads that share a step of the kernels; None: one, or two where that measures faster
             (`decoding.pacing`). The number changes no bit of a reply.
         use_cache: Whether `Backend.request` makes requests that use the key/value cache.
-        speculation: Whether a reply that runs alone may be drafted by the decoder, where that is faster.
+        speculation: Whether the decoder may draft a reply while no other runs, where that is faster.
         on_progress: Called with (kernels compiled, kernels in all) while they are compiled, which happens
             once; first with none compiled.
 

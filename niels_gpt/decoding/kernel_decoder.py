@@ -2,7 +2,7 @@
 
 One step reads at most one chunk of waiting prompts and advances every running reply by one token, all as rows
 of one pass through the model. With no prompt waiting, several steps run in one call, as many as fit into
-a few milliseconds. A reply has the same bits alone, in any batch, in any chunks, on any number of threads.
+a few milliseconds. A reply has the same bits in every batch, in any chunks, on any number of threads.
 Synchronous, to be called from one thread.
 
 N sequences that draw, V vocabulary, T context window.

@@ -40,7 +40,7 @@ class RowSequence:
     draft: list[int] = field(default_factory=list)
     """Expected next tokens; they are read ahead as a prompt is."""
     speculation: Speculation | None = None
-    """Drafts further tokens while this reply runs alone."""
+    """Drafts further tokens while no other reply runs."""
 
     @property
     def unread(self) -> int:
@@ -101,7 +101,7 @@ class RowDecoder(ABC, Generic[S]):
         self._chunk = prefill_chunk or usual_chunk
         self._prefill_budget = PrefillBudget(usual_chunk) if prefill_chunk is None else None
         self.step_costs = StepCosts()
-        """What steps of a reply that runs alone cost, which decides how long its drafts are."""
+        """What steps cost while one reply runs, which decides how long its drafts are."""
 
     @property
     @abstractmethod
