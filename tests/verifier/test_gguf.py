@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +90,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
             model = write_model(folder / f"{form}.gguf", form)
             archive, store = folder / f"{form}.jsonl", ["--store", str(folder / f"{form}.db")]
             flags = ["--ckpt", str(model), "--temperature", "1.2", "--max-new-tokens", "5", *store]
-            for question in QUESTIONS:
-                assert run_chat_cli(["--session", "a", "-p", question, *flags]) == 0
-            assert run_chat_cli(["export", "a", "-o", str(archive), *store]) == 0
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # of whichever test is first
+                for question in QUESTIONS:
+                    assert run_chat_cli(["--session", "a", "-p", question, *flags]) == 0
+                assert run_chat_cli(["export", "a", "-o", str(archive), *store]) == 0
             found[form] = model, archive
         return found[form]
 
