@@ -93,8 +93,9 @@ def loss(logits: Logits, examples: Sequence[Example]) -> float:
     """Nats a reply token."""
     total, count = 0.0, 0
     for example in examples:
-        rows = torch.from_numpy(logits(example.ids[:-1])).double()
-        learned, targets = torch.tensor(example.learned[1:]), torch.tensor(example.ids[1:])
+        rows = torch.from_numpy(logits(example.ids[:-1].tolist())).double()
+        learned = torch.from_numpy(example.learned[1:])
+        targets = torch.from_numpy(example.ids[1:]).long()
         total += float(torch.nn.functional.cross_entropy(rows[learned], targets[learned], reduction="sum"))
         count += int(learned.sum())
     return total / count
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _learned(example: Example) -> int:
-    return sum(example.learned[1:])
+    return int(example.learned[1:].sum())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -53,7 +54,10 @@ def test_a_dialogue_has_the_same_logits_alone_and_in_a_batch(model: GPT, example
 
 def test_dialogues_glued_into_one_row_would_see_each_other(model: GPT, examples: list[Example]) -> None:
     first, second = examples
-    glued = Example(first.ids + second.ids, (False,) * len(first.ids) + second.learned)
+    glued = Example(
+        np.concatenate([first.ids, second.ids]),
+        np.concatenate([np.zeros_like(first.learned), second.learned]),
+    )
     alone = learned_logits(model, [second])
     with pytest.raises(AssertionError):
         torch.testing.assert_close(learned_logits(model, [glued]), alone, rtol=1e-4, atol=1e-6)
