@@ -27,6 +27,7 @@ from sessions.claims import Claims
 from sessions.column_types import read_json
 from sessions.errors import StoreClosed, StoreFull, StoreNotFound, StoreReadOnly, StoreUnavailable
 from sessions.migrations import SHIPPED, MigrationChain, migrate, stored_revision
+from sessions.migrations.snapshot import create_newest
 from sessions.network_fs import network_filesystem
 from sessions.place import expanded, is_url, without_password
 from sessions.sqlite_connection import (
@@ -305,7 +306,8 @@ def _migrate_under_lock(
         return
     if file is not None and revision is not None:
         sqlite_file.back_up(file, f"schema-{revision}")
-    migrate(connection, chain)
+    if revision is not None or not create_newest(connection, chain):
+        migrate(connection, chain)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The schema's history: which revision a database has, and the way from there to the newest.
 
 Revisions are append-only: one that was released is never edited. The stored revision is compared by a plain
-query, because importing Alembic takes longer than opening the store; it is imported only to migrate. All
-steps run in the caller's one transaction.
+query, because importing Alembic takes longer than opening the store; it is imported only to migrate. A new
+SQLite store is created from a script instead (`snapshot`). All steps run in the caller's one transaction.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from sqlalchemy import Column, Integer, MetaData, create_engine
 
 from sessions import NotAStore, SchemaTooNew, Store, StoreDamaged, open_store
 from sessions.database import open_database
-from sessions.migrations import SHIPPED, VERSION_TABLE, MigrationChain
+from sessions.migrations import SHIPPED, VERSION_TABLE, MigrationChain, snapshot
 from sessions.tables import schema
 
 NEXT_STEP = """
@@ -103,6 +103,32 @@ def test_the_known_revisions_are_those_in_the_folder():
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory.from_config(config)
     assert [each.revision for each in reversed(list(script.walk_revisions()))] == list(SHIPPED.revisions)
+
+
+def schema_of(path: Path) -> list[tuple[str, ...]]:
+    """Every table, index and trigger, SQLite's own too, and the revision."""
+    every = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
+    with closing(sqlite3.connect(path)) as database:
+        revisions = database.execute("SELECT version_num FROM niels_gpt_schema")
+        return [*database.execute(every), *revisions]
+
+
+def test_a_new_store_is_what_all_migrations_make(tmp_path, monkeypatch):
+    open_store(tmp_path / "script.db").close()
+    monkeypatch.setattr("sessions.database.create_newest", lambda *_: False)
+    open_store(tmp_path / "migrated.db").close()
+    assert schema_of(tmp_path / "script.db") == schema_of(tmp_path / "migrated.db")
+
+
+def test_the_stored_script_is_the_one_that_its_command_writes():
+    again = "after a migration was added: python -m sessions.migrations.snapshot"
+    assert snapshot.SNAPSHOT.read_text(encoding="utf-8") == snapshot.script_of(SHIPPED), again
+
+
+def test_a_script_of_another_revision_is_not_used(tmp_path, longer_chain):
+    with Store(open_database(tmp_path / "new.db", longer_chain())) as made:
+        assert made.sessions() == []
+    assert "note TEXT" in dict(layout(tmp_path / "new.db"))["session"]
 
 
 def test_an_older_store_is_migrated_and_a_private_backup_kept(store, store_path, session, longer_chain):
@@ -202,12 +228,15 @@ def test_an_sqlite_database_without_tables_becomes_a_store(tmp_path):
         assert store.sessions() == []
 
 
-def test_opening_a_store_that_is_up_to_date_never_imports_alembic(store, store_path):
+@pytest.mark.parametrize("state", ["new", "up to date"])
+def test_a_store_is_opened_without_importing_alembic(state, place):
+    if state == "new":
+        place.unlink()
     program = (
         "import sys, sessions; sessions.open_store(sys.argv[1]).sessions(); print('alembic' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(store_path)],
+        [sys.executable, "-c", program, str(place)],
         capture_output=True,
         text=True,
         timeout=30,
