@@ -1,8 +1,9 @@
 """Write the primer: the dialogues that the shipped model learns to speak from.
 
-    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 3000 --shuffle
+    python tools/generate_primer.py --out data/primer.txt --seed 42 --n-per-category 1000 --shuffle
 
-writes the `data/primer.txt` of this repository, byte for byte. A category is one topic file of
+writes the `data/primer.txt` of this repository, byte for byte; `make train` makes more of the same kind with
+another seed. A category is one topic file of
 `data/primer/`; a larger one gets more dialogues, each opened by the entry of it that was asked least so
 far. No wording is used again before all of its entry's wordings have been used. A dialogue moves on to other
 topics, asks follow-ups right after the entry that they belong to, and has one system prompt. Entries that
@@ -59,7 +60,8 @@ STRAY_WEIGHTS = {"fact": 1.0, "smalltalk": 0.4, "unknown": 3.0, "private": 0.4}
 # An entry with more phrasings than this is asked more often, so that none of them is left out.
 USUAL_PHRASINGS = 60
 MOST_BREADTH = 2.0  # for a fact; what is not known has no bounds
-COMMON_SHARE = 0.4  # of a fact's questions, those that most people would ask
+# Of a fact's questions: those that most people would ask, those written by hand, and the other made ones.
+COMMON_SHARE, WRITTEN_SHARE, MADE_SHARE = 0.25, 0.5, 0.25
 FOLLOW_UP_WEIGHT = 0.35  # how much more often a follow-up makes its entry come up
 CONTRAST_CHANCE = 0.35  # that an entry which shares words with another is followed by it
 CONTRAST_WEIGHT, MOST_CONTRASTS = 0.25, 2  # how much more often such an entry comes up
@@ -73,15 +75,19 @@ class PrimerError(ValueError):
 
 
 class Deck:
-    """Deals its cards in random order, all of them once before any again, and counts what it dealt."""
+    """Deals its cards in random order, all of them once before any again, and counts what it dealt.
+
+    A card may be in it several times; its length is that of its distinct cards.
+    """
 
     def __init__(self, cards: Sequence[str]) -> None:
         self._cards = list(cards)
+        self._distinct = len(set(cards))
         self._left: list[str] = []
         self.dealt = 0
 
     def __len__(self) -> int:
-        return len(self._cards)
+        return self._distinct
 
     def deal(self, rng: random.Random) -> str:
         """Return the next card."""
@@ -174,7 +180,7 @@ def make_entries(raw_entries: Sequence[dict[str, Any]]) -> list[Entry]:
             answers=Deck(raw["answers"]),
             follow_ups=tuple(
                 FollowUp(
-                    id=follow["id"], questions=Deck(follow["questions"]), answers=Deck(follow["answers"])
+                    id=follow["id"], questions=Deck(_weighted(follow)), answers=Deck(follow["answers"])
                 )
                 for follow in raw["follow_ups"]
             ),
@@ -185,12 +191,15 @@ def make_entries(raw_entries: Sequence[dict[str, Any]]) -> list[Entry]:
 
 
 def _weighted(raw: dict[str, Any]) -> list[str]:
-    """Return a fact's questions with the common ones repeated, so that odd ones do not crowd them out."""
-    questions, common = raw["questions"], raw["common"]
-    if raw["kind"] != "fact":
+    """Return a fact's or a follow-up's questions, repeated so that each way of asking has its share."""
+    questions, common, written = raw["questions"], raw.get("common", []), raw["written"]
+    if raw.get("kind", "fact") != "fact":
         return questions
-    wanted = COMMON_SHARE / (1 - COMMON_SHARE) * (len(questions) - len(common))
-    return questions + common * max(0, round(wanted / len(common)) - 1)
+    special = {*common, *written}
+    made = [question for question in questions if question not in special]
+    parts = ((common, COMMON_SHARE), (written, WRITTEN_SHARE), (made, MADE_SHARE))
+    whole = max(len(part) / share for part, share in parts)
+    return [question for part, share in parts if part for question in part * round(whole * share / len(part))]
 
 
 def _check(raw: dict[str, Any], facts: set[str]) -> None:

@@ -40,27 +40,66 @@ _CONTRACTIONS: tuple[tuple[str, ...], ...] = (
     ("you are", "you're"),
 )
 _SYNONYMS: tuple[tuple[str, ...], ...] = (
-    ("how do i", "how can i", "how would i", "how could i", "how should i", "how does one"),
-    ("can i", "could i", "is it possible to"),
-    ("i want to", "i'd like to", "i wish to", "i would like to"),
-    ("reply", "answer"),
-    ("replies", "answers"),
-    ("turn off", "switch off", "disable"),
-    ("turn on", "switch on", "enable"),
+    ("how do i", "how can i", "how would i", "how could i", "how should i", "how does one", "how to"),
+    ("can i", "could i", "is it possible to", "may i", "am i able to"),
+    ("i want to", "i'd like to", "i wish to", "i would like to", "i need to"),
+    ("is there a way to", "is there any way to", "does it let me", "am i able to"),
+    ("reply", "answer", "response"),
+    ("replies", "answers", "responses"),
+    ("turn off", "switch off", "disable", "deactivate"),
+    ("turn on", "switch on", "enable", "activate"),
     ("needed", "required", "necessary"),
+    ("folder", "directory"),
+    ("computer", "machine", "laptop", "pc"),
+    ("terminal", "shell", "console"),
+    ("delete", "erase", "get rid of", "throw away"),
+    ("show", "display"),
+    ("several", "multiple", "more than one", "many"),
+    ("whole", "entire", "complete"),
+    ("previous", "earlier"),
+    ("damaged", "broken", "corrupted"),
+    ("quick", "fast"),
+    ("pick", "choose", "select"),
+    ("picture", "image"),
+    ("wrong", "incorrect"),
+    ("begin", "start"),
+    ("leave", "quit", "exit"),
+    ("settings", "preferences"),
+    ("look at", "see", "view"),
+    ("continue", "go on with", "carry on with"),
+    ("allowed", "permitted"),
+    ("random", "arbitrary"),
+    ("guess", "suppose"),
+    ("happens", "takes place"),
+    ("big", "large", "huge"),
+    ("little", "small", "tiny"),
+    ("every", "each"),
+    ("difference", "distinction"),
 )
 # Only from left to right: the other way round the word may be a verb, or say something else.
 _NARROWER: dict[str, tuple[str, ...]] = {
-    "big": ("large",),
-    "change": ("alter", "modify"),
-    "conversation": ("chat", "dialogue"),
+    "change": ("alter", "modify", "adjust"),
+    "conversation": ("chat", "dialogue", "talk"),
+    "conversations": ("chats", "dialogues", "talks"),
     "describe": ("explain",),
-    "explain": ("describe",),
-    "picks": ("chooses",),
-    "program": ("tool", "software"),
+    "explain": ("describe", "clarify"),
+    "picks": ("chooses", "selects"),
+    "program": ("tool", "software", "app"),
+    "store": ("keep", "save"),
+    "stored": ("kept", "saved"),
+    "remove": ("delete", "take away"),
+    "create": ("make",),
     "tell me about": ("explain", "say something about"),
     "tell me": ("let me know",),
     "used for": ("good for",),
+    "what do i type": ("what do i enter", "what must i type", "what should i type"),
+    "which command": ("what command",),
+    "which flag": ("what flag", "which option", "what option"),
+    "without": ("with no",),
+    "all my": ("all of my", "every one of my"),
+    "error": ("failure",),
+    "the bot": ("the model", "it"),
+    "language model": ("llm", "text model"),
 }
 
 _LEAD_INS = (
@@ -90,13 +129,20 @@ _NEIGHBOURS = {
     for at, letter in enumerate(row)
 }
 _FILLERS = ("actually", "exactly", "just", "really", "basically", "even")
+# Words that people leave out when they type in a hurry; a question says the same without them.
+_SMALL_WORDS = frozenset(
+    ("a", "an", "the", "i", "do", "does", "is", "are", "to", "of", "it", "that", "this", "my", "me", "can",
+     "there", "for", "some", "any", "would", "could", "please", "have")
+)  # fmt: skip
+_VOWELS = "aeiou"
 
 
 def vary(question: str, rng: random.Random) -> str:
     """Return the question as another person might type it; sometimes as it is."""
     if rng.random() < 0.3:
         return question
-    question = _maybe(question, rng, (0.3, contract), (0.35, reword), (0.06, add_filler))
+    question = _maybe(question, rng, (0.3, contract), (0.4, reword), (0.15, reword), (0.06, add_filler))
+    question = _maybe(question, rng, (0.08, leave_out))
     question = _maybe(question, rng, (0.25, add_tail), (0.3, add_lead_in))
     return roughen(question, rng)
 
@@ -112,9 +158,9 @@ def vary_follow_up(question: str, rng: random.Random) -> str:
 
 
 def roughen(question: str, rng: random.Random) -> str:
-    """Change only the typing: end mark, a slip of one letter, case. Safe for greetings as well."""
+    """Change only the typing: end mark, slips of single letters, case. Safe for greetings as well."""
     question = end_mark(question, rng)
-    return change_case(_maybe(question, rng, (0.13, mistype), (0.12, drop_apostrophes)), rng)
+    return change_case(_maybe(question, rng, (0.2, mistype), (0.12, drop_apostrophes)), rng)
 
 
 def is_code(word: str) -> bool:
@@ -153,6 +199,17 @@ def add_filler(text: str, rng: random.Random) -> str:
     return f"{first} {rng.choice(_FILLERS)} {rest}"
 
 
+def leave_out(text: str, rng: random.Random) -> str:
+    """Leave out some of the small words: `how change temperature`."""
+    words = text.split(" ")
+    kept = [
+        word
+        for word, fixed in _marked(words)
+        if fixed or word.lower() not in _SMALL_WORDS or rng.random() < 0.4
+    ]
+    return " ".join(kept) if len(kept) > 1 else text
+
+
 def end_mark(text: str, rng: random.Random) -> str:
     """Drop a question mark, or add one behind a question."""
     body, mark = _split_end_mark(text)
@@ -179,25 +236,31 @@ def change_case(text: str, rng: random.Random) -> str:
 
 
 def mistype(text: str, rng: random.Random) -> str:
-    """Slip once in one word, rarely in two: letters swapped, one lost, doubled or its neighbour hit."""
+    """Slip in one word, less often in two or three: letters swapped, lost, doubled, or another one hit."""
     words = text.split(" ")
     longer = [
         i for i, (word, fixed) in enumerate(_marked(words)) if not fixed and re.fullmatch(r"[a-z]{4,}", word)
     ]
-    for chosen in rng.sample(longer, min(len(longer), 2 if rng.random() < 0.2 else 1)):
+    count = rng.choices((1, 2, 3), (6, 3, 1))[0]
+    for chosen in rng.sample(longer, min(len(longer), count)):
         words[chosen] = _slip(words[chosen], rng)
     return " ".join(words)
 
 
 def _slip(word: str, rng: random.Random) -> str:
     at = rng.randrange(1, len(word) - 1)
+    vowels = [i for i in range(1, len(word)) if word[i] in _VOWELS] or [at]
+    vowel = rng.choice(vowels)
     slips = (
         word[:at] + word[at + 1] + word[at] + word[at + 2 :],
         word[:at] + word[at + 1 :],
+        word[:-2] + word[-1] + word[-2],
         word[:at] + word[at] + word[at:],
         word[:at] + rng.choice(_NEIGHBOURS[word[at]]) + word[at + 1 :],
+        word[:at] + rng.choice(_NEIGHBOURS[word[at]]) + word[at:],
+        word[:vowel] + rng.choice(_VOWELS) + word[vowel + 1 :],
     )
-    return rng.choices(slips, (4, 3, 2, 1))[0]
+    return rng.choices(slips, (6, 6, 2, 3, 2, 1, 3))[0]
 
 
 def drop_apostrophes(text: str, rng: random.Random) -> str:

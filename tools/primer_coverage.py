@@ -32,9 +32,6 @@ ENOUGH_WORDINGS = 40
 OLD_WORDS = re.compile(r"\b(?:seats?|desks?|spoke|lends?|loans?|obeys?|for ever|crew|slab)\b", re.IGNORECASE)
 # Named on purpose: names that mean no command here, and what other programs call theirs.
 NO_COMMANDS = frozenset({"/save", "/set", "/foo", "/retri"})
-# What the program got after the shipped model was trained: `data/primer.txt` stays what that model learned.
-# The next training names it in an entry, and no longer here.
-NEWER = frozenset({"--speculation", "speculation"})
 _SOURCES = ("niels_gpt", "sessions", "engine", "verifier", "tools", "bench")
 _COMMAND = re.compile(r"(?<![\w/~.<:)-])/[a-z][a-z_]+(?![\w/.-])")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
@@ -79,8 +76,8 @@ def _keys() -> Iterator[str]:
 
 
 def missing(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return what no entry about a fact names, in a name, a question or an answer."""
-    lines = (line for entry in entries if entry["kind"] == "fact" for line in _lines(entry))
+    """Return what no entry about a fact names, in a name, a goal or an answer."""
+    lines = (line for entry in entries if entry["kind"] == "fact" for line in _lines(entry, written=False))
     words = " ".join(word.strip(".,;:?!'\"()[]") for line in lines for word in line.lower().split())
     text = f" {words} "
     return {
@@ -91,7 +88,7 @@ def missing(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _is_named(name: str, text: str) -> bool:
-    return name in NEWER or any(f" {form} " in text for form in _forms(name))
+    return any(f" {form} " in text for form in _forms(name))
 
 
 def _forms(name: str) -> tuple[str, ...]:

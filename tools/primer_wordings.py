@@ -260,8 +260,9 @@ def fill(raw_entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         raw_entries: Entries as the topic files hold them, of all topics.
 
     Returns:
-        Copies in which `questions` is complete and `common` has those that most people would ask. A question
-        written by hand for one entry is not made for another; a made one that fits two is left out of both.
+        Copies in which `questions` is complete, `written` has those written by hand and `common` those that
+        most people would ask. A question written by hand for one entry is not made for another; a made one
+        that fits two is left out of both.
     """
     made = [list(made_questions(entry)) for entry in raw_entries]
     owners: dict[str, set[str]] = {}
@@ -283,6 +284,7 @@ def fill(raw_entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             **entry,
             "questions": questions,
+            "written": _distinct(entry.get("questions", [])),
             "common": _common(entry, questions),
             "follow_ups": [
                 {
@@ -293,6 +295,7 @@ def fill(raw_entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                             *FOLLOW_UPS.get(follow_up["id"].rpartition(".")[2], ()),
                         ]
                     ),
+                    "written": _distinct(follow_up.get("questions", [])),
                 }
                 for follow_up in entry.get("follow_ups", [])
             ],

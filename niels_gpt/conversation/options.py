@@ -81,7 +81,7 @@ def check_checkpoint(options: ChatOptions) -> None:
     advice = (
         "give the path of a .pt or .gguf file or of a model folder, or a name (niels-chat models get NAME)"
         if options.checkpoint_given
-        else "train one with `python -m niels_gpt.train --config configs/primer.json` or give --ckpt PATH"
+        else "train one with `make train` or give --ckpt PATH"
     )
     raise LoadFailed(f"checkpoint {path!r} does not exist: {advice}")
 

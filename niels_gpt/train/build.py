@@ -24,6 +24,7 @@ from niels_gpt.train.config import ComputeConfig, DialogueConfig, RunConfig, loa
 from niels_gpt.train.data_setup import prepare_data
 from niels_gpt.train.distributed import DistributedContext, join
 from niels_gpt.train.errors import TrainingError
+from niels_gpt.train.graphs import GraphedBackward
 from niels_gpt.train.loop import Run, Start
 from niels_gpt.train.loss import TrainingForward
 from niels_gpt.train.metrics import METRICS_FILE
@@ -62,6 +63,8 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
             "optimizer.kind is 'muon', which needs whole matrices, and compute.parallel 'fsdp2' holds parts "
             "of them; set compute.parallel to 'ddp', or optimizer.kind to 'adamw'"
         )
+    if config.compute.graphs:
+        _check_graphs(config.compute, world)
     _set_up(config.compute, device)
     note = note if world.is_main else lambda _: None
     if world.is_main:
@@ -82,6 +85,7 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
     forward = _forward(model.to(device), config.compute, world, device=device, amp=amp)
     optimizer = make_optimizer(forward, device=device, kind=config.optimizer.kind, layers=model.layers())
     environment = _environment(config.compute, world, device=device, amp=amp)
+    prompt_weight = config.data.prompt_weight if isinstance(config.data, DialogueConfig) else 0.0
     start = Start()
     if resumed is not None and options.resume is not None:
         put_optimizer(resumed, optimizer, list(forward.parameters()), path=options.resume)
@@ -101,7 +105,8 @@ def build_run(options: TrainOptions, *, note: Callable[[str], None]) -> Run:
         out=out,
         device=device,
         accumulation_steps=config.compute.accumulation_steps,
-        prompt_weight=config.data.prompt_weight if isinstance(config.data, DialogueConfig) else 0.0,
+        prompt_weight=prompt_weight,
+        graphed=_graphed(forward, config, device=device, T=model_cfg.T, prompt_weight=prompt_weight),
         sample=_sampler(prepared.tokenizer, world, T=model_cfg.T, device=device, note=note),
         start=start,
         world=world,
@@ -140,8 +145,12 @@ def _set_up(compute: ComputeConfig, device: str) -> None:
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     if torch.device(device).type == "cuda":
-        # Sums have a fixed order, so that a resumed run ends in the same weights on a GPU too.
-        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        # Sums have a fixed order, so that a resumed run ends in the same weights on a GPU too. With `warn_only`
+        # the backward pass of attention would not have one: two runs on an H100 differed.
+        torch.use_deterministic_algorithms(mode=True)
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # nothing reads it, and filling takes time
+        )
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
@@ -155,6 +164,27 @@ def _forward(
         for block in model.layers():
             block.compile()
     return world.wrapped(forward, device=device)
+
+
+def _check_graphs(compute: ComputeConfig, world: DistributedContext) -> None:
+    """Refuse what needs more than one forward pass a step."""
+    clashes = {
+        "accumulation_steps": compute.accumulation_steps > 1,
+        "activation_checkpointing": compute.activation_checkpointing,
+        "several processes": world.size > 1,
+    }
+    if found := [name for name, clash in clashes.items() if clash]:
+        raise TrainingError(
+            f"compute.graphs is true, which does not go with {found[0]}; leave one of the two out"
+        )
+
+
+def _graphed(
+    forward: torch.nn.Module, config: RunConfig, *, device: str, T: int, prompt_weight: float
+) -> GraphedBackward | None:
+    if not config.compute.graphs or torch.device(device).type != "cuda":
+        return None
+    return GraphedBackward(forward, device=device, places=config.train.B * T, prompt_weight=prompt_weight)
 
 
 def uses_bfloat16(amp: str | None, *, device: str) -> bool:
@@ -199,6 +229,7 @@ def _environment(
         "accumulation_steps": compute.accumulation_steps,
         "bfloat16": amp,
         "compile": compute.compile,
+        "graphs": compute.graphs and torch.device(device).type == "cuda",
     }
 
 

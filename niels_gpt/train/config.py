@@ -86,6 +86,8 @@ class DialogueConfig(Section):
     val_frac: Share = 0.05
     prompt_weight: Weight = 0.0
     """Weight of the loss on the prompts' tokens, relative to that on the replies; 0 learns replies alone."""
+    pad_to: Count = 1
+    """Rows are padded to a multiple of this many tokens; fewer shapes of batches suit a GPU."""
     tokenizer: TokenizerConfig = TokenizerConfig()
 
 
@@ -130,6 +132,8 @@ class ComputeConfig(Section):
     threads: Count | None = Field(default=None, description="a whole number of at least 1")
     compile: Flag = False
     """Whether torch compiles the blocks."""
+    graphs: Flag = False
+    """Whether a GPU runs a step's forward and backward pass as one CUDA graph; other devices do not."""
     accumulation_steps: Count = 1
     """Number of parts that a batch is computed in, one after the other, to save memory."""
     activation_checkpointing: Flag = False

@@ -78,6 +78,7 @@ def _dialogues(
         places=cfg.B * model_cfg.T,
         seed=cfg.seed,
         limit=cfg.eval_steps,
+        pad_to=plan.pad_to,
     )
     summary = f"{len(train_set)} dialogues to learn, {len(val_set)} held out"
     return PreparedData(data=data, tokenizer=tokenizer, model_cfg=model_cfg, summary=summary)

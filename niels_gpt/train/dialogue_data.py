@@ -49,9 +49,9 @@ def encode_dialogue(dialogue: Dialogue, template: Template, *, T: int) -> Exampl
     return Example(np.array(ids[:end], np.int32), np.array(learned[:end], np.bool_))
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Return the examples as one batch, padded on the right."""
-    shape = len(examples), max(len(example.ids) for example in examples) - 1
+def collate(examples: Sequence[Example], *, pad_to: int = 1) -> Batch:
+    """Return the examples as one batch, padded on the right to a multiple of `pad_to` tokens."""
+    shape = len(examples), _padded(max(len(example.ids) for example in examples) - 1, pad_to)
     inputs, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     learned, real = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     for row, example in enumerate(examples):
@@ -67,15 +67,19 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-def fill(examples: Sequence[Example], *, places: int) -> list[list[Example]]:
+def _padded(width: int, pad_to: int) -> int:
+    return -(-width // pad_to) * pad_to
+
+
+def fill(examples: Sequence[Example], *, places: int, pad_to: int = 1) -> list[list[Example]]:
     """Cut a sequence into groups of padded size at most `places`; a longer example is a group of its own."""
     groups: list[list[Example]] = []
     width = 0
     for example in examples:
-        width = max(width, len(example.ids) - 1)
+        width = max(width, _padded(len(example.ids) - 1, pad_to))
         if not groups or width * (len(groups[-1]) + 1) > places:
             groups.append([])
-            width = len(example.ids) - 1
+            width = _padded(len(example.ids) - 1, pad_to)
         groups[-1].append(example)
     return groups
 
@@ -95,11 +99,13 @@ class ExampleData:
         places: int,
         seed: int,
         limit: int = 100,
+        pad_to: int = 1,
     ) -> None:
-        """Use up to `limit` batches of the held-out examples for evaluation."""
+        """Use up to `limit` batches of the held-out examples for evaluation; pad rows to `pad_to` tokens."""
         self._examples = examples
         self._places = places
         self._seed = seed
+        self._pad_to = pad_to
         self._val = _val_batches(held_out, places=places, limit=limit)
 
     @property
@@ -128,7 +134,7 @@ class ExampleData:
             groups = self.epoch(epoch)
         while True:
             for group in groups[position:]:
-                yield collate(group)
+                yield collate(group, pad_to=self._pad_to)
             position = 0
             epoch += 1
             groups = self.epoch(epoch)
@@ -140,7 +146,7 @@ class ExampleData:
         groups: list[list[Example]] = []
         for start in range(0, len(shuffled), POOL):
             pool = sorted(shuffled[start : start + POOL], key=lambda example: len(example.ids))
-            groups += fill(pool, places=self._places)
+            groups += fill(pool, places=self._places, pad_to=self._pad_to)
         rng.shuffle(groups)
         return groups
 

@@ -25,8 +25,8 @@ def read_dialogues(paths: Sequence[Path]) -> list[Dialogue]:
             text = read_text(path, "the dialogues")
         except UnreadableTextError as error:
             raise TrainingError(
-                f"{error}; give the path of a primer file, "
-                "such as data/primer.txt, in the configuration's data.dialogues"
+                f"{error}; give the path of a primer file, such as data/primer.txt, in the configuration's "
+                "data.dialogues (make train writes those of configs/primer.json)"
             ) from error
         dialogues += parse_dialogues(text, where=str(path))
     return dialogues

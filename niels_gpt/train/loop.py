@@ -26,6 +26,7 @@ from niels_gpt.text.tokenizer import Tokenizer
 from niels_gpt.train.batch import Batch, TrainingData
 from niels_gpt.train.distributed import DistributedContext
 from niels_gpt.train.errors import TrainingError
+from niels_gpt.train.graphs import GraphedBackward
 from niels_gpt.train.loss import batch_loss
 from niels_gpt.train.optimizer import clip_gradients, lr_at_step
 from niels_gpt.train.rng import RNG_VERSION, dropout_seed
@@ -97,6 +98,8 @@ class Run:
     device: str = "cpu"
     accumulation_steps: int = 1
     prompt_weight: float = 0.0
+    graphed: GraphedBackward | None = None
+    """Computes the gradients of a step in the place of `forward`, where a GPU runs graphs."""
     sample: Callable[[Model], str] | None = None
     start: Start = Start()
     world: DistributedContext = field(default_factory=DistributedContext)
@@ -170,20 +173,12 @@ def _learning_rate(cfg: TrainConfig, step: int) -> float:
 
 def update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
     """Take one step and return the loss of the whole batch, parts on other processes included."""
-    world, cfg, count = run.world, run.train_cfg, run.accumulation_steps
+    world, cfg = run.world, run.train_cfg
     set_seed(dropout_seed(cfg.seed, _counter(run, step), rank=world.rank))
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     run.optimizer.zero_grad(set_to_none=True)
-    own = batch.parts(world.size * count)[world.rank * count : (world.rank + 1) * count]
-    value = 0.0
-    for number, part in enumerate(own, start=1):
-        with world.gradient_sync(run.forward, last=number == count):
-            loss = batch_loss(run.forward, part.to(run.device), prompt_weight=run.prompt_weight)
-            # Processes average their gradients but the parts' losses add up, hence the factor.
-            (loss * world.size).backward()
-        value += loss.item()
-    value = world.sum(value)
+    value = world.sum(_backward(run, batch)) if run.graphed is None else run.graphed(batch)
     if not math.isfinite(value):
         raise TrainingError(
             f"the loss is {value!r} at step {step + 1}: training has diverged; lower train.base_lr (now "
@@ -191,6 +186,19 @@ def update(run: Run, batch: Batch, *, step: int, lr: float) -> float:
         )
     clip_gradients(run.forward, cfg.grad_clip, step=step + 1)
     run.optimizer.step()
+    return value
+
+
+def _backward(run: Run, batch: Batch) -> float:
+    """Add up the gradients of this process's parts of a batch, and return their share of the loss."""
+    world, count, value = run.world, run.accumulation_steps, 0.0
+    own = batch.parts(world.size * count)[world.rank * count : (world.rank + 1) * count]
+    for number, part in enumerate(own, start=1):
+        with world.gradient_sync(run.forward, last=number == count):
+            loss = batch_loss(run.forward, part.to(run.device), prompt_weight=run.prompt_weight)
+            # Processes average their gradients but the parts' losses add up, hence the factor.
+            (loss * world.size).backward()
+        value += loss.item()
     return value
 
 

@@ -80,6 +80,22 @@ def batch_loss(forward: nn.Module, batch: Batch, *, prompt_weight: float = 0.0) 
     return losses[of_reply].sum() / totals.replies + prompt_weight * of_prompts
 
 
+def target_weights(batch: Batch, *, prompt_weight: float) -> Tensor:
+    """Return the weight of each target (B, t) float32, so that `weighted_loss` is `batch_loss`."""
+    totals = batch.totals
+    weights = batch.learned.float() / totals.replies
+    return weights + batch.prompt.float() * (prompt_weight / totals.prompts) if totals.prompts else weights
+
+
+def weighted_loss(forward: nn.Module, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of the weighted cross-entropies as a differentiable scalar; all three are (B, t).
+
+    The head runs at every position: no shape depends on the data, as a CUDA graph needs it.
+    """
+    losses = functional.cross_entropy(forward(inputs).flatten(0, 1), targets.flatten(), reduction="none")
+    return (losses * weights.flatten()).sum()
+
+
 def _summed(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits, targets, reduction="sum")
 

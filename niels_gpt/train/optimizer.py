@@ -14,6 +14,54 @@ from niels_gpt.train.errors import TrainingError
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1
 MUON_MOMENTUM = 0.95
+MATCHED_RMS = 0.2
+"""Root mean square of an update of Muon by the learning rate; AdamW's is about as large."""
+
+
+class _StackedMuon(torch.optim.Muon):
+    """torch's Muon, with the matrices of one shape in one product.
+
+    Matrix by matrix, a step of a small model waits for 1,600 launches on a GPU; stacked, for a tenth of them.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step with the gradients at hand."""
+        del closure
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    shapes.setdefault(matrix.shape, []).append(matrix)
+            for matrices in shapes.values():
+                self._step(matrices, group)
+
+    def _step(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Step for matrices of one shape (rows, columns)."""
+        lr, momentum = group["lr"], group["momentum"]
+        gradients = torch.stack([gradient for matrix in matrices if (gradient := matrix.grad) is not None])
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        moving = torch.stack(buffers).lerp_(gradients, 1 - momentum)
+        updates = _orthogonal(gradients.lerp(moving, momentum), group)  # Nesterov's momentum
+        scale = lr * MATCHED_RMS * math.sqrt(max(matrices[0].shape))
+        for matrix, buffer, moved, update in zip(matrices, buffers, moving, updates, strict=True):
+            buffer.copy_(moved)
+            matrix.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-scale)
+
+
+def _orthogonal(stack: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return the nearly orthogonal parts of matrices (n, rows, columns), by Newton and Schulz in bfloat16."""
+    a, b, c = group["ns_coefficients"]
+    tall = stack.shape[1] > stack.shape[2]
+    x = stack.bfloat16().mT if tall else stack.bfloat16()
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class MuonOptimizer(torch.optim.Optimizer):
@@ -26,7 +74,7 @@ class MuonOptimizer(torch.optim.Optimizer):
 
     def __init__(self, matrices: Sequence[Tensor], adamw: torch.optim.AdamW) -> None:
         """Update the matrices with Muon, and the groups of `adamw` with it."""
-        muon = torch.optim.Muon(
+        muon = _StackedMuon(
             matrices,
             lr=0.0,
             weight_decay=WEIGHT_DECAY,

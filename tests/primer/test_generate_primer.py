@@ -150,13 +150,15 @@ def test_every_entry_and_every_phrasing_is_used_before_any_comes_again(
     assert [entry.id for entry in made if entry.questions.dealt == 0] == []
 
 
-def test_common_questions_are_asked_more_often_and_odd_ones_still_asked(tmp_path: Path) -> None:
+def test_each_way_of_asking_has_its_share(tmp_path: Path) -> None:
     odd = [f"odd {number}" for number in range(60)]
     write_data(tmp_path, facts=[], entry={"form": "command", "names": ["/undo"], "questions": odd})
     (undo,) = generate_primer.load_entries(tmp_path)
-    asked = Counter(undo.questions.deal(random.Random(0)) for _ in range(len(undo.questions)))
-    assert asked["what does /undo do"] > 1
-    assert {asked[question] for question in odd} == {1}
+    rng = random.Random(0)
+    asked = Counter(undo.questions.deal(rng) for _ in range(10 * len(undo.questions)))
+    written = sum(asked[question] for question in odd) / asked.total()
+    assert written == pytest.approx(generate_primer.WRITTEN_SHARE, abs=0.08)
+    assert asked["what does /undo do"] > asked["odd 7"] > asked["what is the purpose of /undo"] > 0
 
 
 def test_a_deck_deals_everything_before_anything_again() -> None:
@@ -208,7 +210,7 @@ def test_entries_that_share_words_often_follow_each_other(tmp_path: Path) -> Non
         (tmp_path / "public_facts.json").write_text("[]", "utf-8")
         (tmp_path / "primer" / "one.json").write_text(json.dumps(topic), "utf-8")
         entries = generate_primer.load_entries(tmp_path)
-        text = generate_primer.generate(entries, seed=0, n_per_category=400, shuffle=False)
+        text = generate_primer.generate(entries, seed=0, n_per_category=3000, shuffle=False)
         said = [answer for line in text.splitlines() for answer in line.split("assistant: ")[1:]]
         pairs = list(itertools.pairwise(said))
         return sum(pair == ("e1", "e0") for pair in pairs) / sum(first == "e1" for first, _ in pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import primer_combinators as combinators
@@ -13,8 +14,11 @@ COMMAND_HEADS = {"make", "pip", "git"}
 
 
 def code_of(text: str) -> list[str]:
-    """Commands, flags, paths and names of a text, with the word that a command line goes on with."""
-    words = [word.strip("?!.,;:").lower() for word in text.split()]
+    """Commands, flags, paths and names of a text, with the word that a command line goes on with.
+
+    What stands in quotation marks behind a command is a message, which is reworded like any other.
+    """
+    words = [word.strip("?!.,;:").lower() for word in re.sub(r'"[^"]*"', "", text).split()]
     return [
         word
         for before, word in zip(["", *words], words, strict=False)
@@ -64,7 +68,7 @@ def test_a_contraction_takes_one_of_its_forms() -> None:
 
 def test_a_synonym_stays_in_its_group() -> None:
     forms = {combinators.reword("turn off the cache", random.Random(seed)) for seed in range(20)}
-    assert forms == {"switch off the cache", "disable the cache"}
+    assert forms == {"switch off the cache", "disable the cache", "deactivate the cache"}
 
 
 def test_a_text_without_known_words_is_left_alone() -> None:
@@ -76,7 +80,7 @@ def test_a_slip_changes_few_words_by_one_letter_each() -> None:
     for seed in range(50):
         slipped = combinators.mistype(text, random.Random(seed)).split()
         changed = [(typed, word) for typed, word in zip(slipped, text.split(), strict=True) if typed != word]
-        assert len(changed) <= 2
+        assert len(changed) <= 3
         assert all(abs(len(typed) - len(word)) <= 1 for typed, word in changed)
 
 
@@ -84,10 +88,18 @@ def test_short_words_are_never_mistyped() -> None:
     assert {combinators.mistype("who is it", random.Random(seed)) for seed in SEEDS} == {"who is it"}
 
 
-def test_a_tenth_of_the_questions_has_a_slip() -> None:
+def test_a_fifth_of_the_questions_has_a_slip() -> None:
     question = "where is the checkpoint"
     typed = [combinators.roughen(question, random.Random(seed)).lower().strip("?") for seed in range(2000)]
-    assert 0.09 < sum(text != question for text in typed) / len(typed) < 0.17
+    assert 0.15 < sum(text != question for text in typed) / len(typed) < 0.23
+
+
+def test_only_small_words_are_left_out_and_never_a_negation() -> None:
+    text = "how do i not show the prompt of --session trip"
+    shortened = [combinators.leave_out(text, random.Random(seed)) for seed in range(50)]
+    assert {"how not show prompt --session trip", text} < {*shortened}
+    assert all("not show" in each and "--session trip" in each for each in shortened)
+    assert combinators.leave_out("the", random.Random(0)) == "the"
 
 
 def test_apostrophes_are_left_out_of_words_and_kept_in_names() -> None:

@@ -15,7 +15,7 @@ ConfigFile = Callable[..., Path]
 def test_the_shipped_configuration_is_valid_and_its_vocabularies_agree() -> None:
     recipe = load_run_config(CONFIG_DIR / "primer.json")
     assert recipe.data.tokenizer.vocab_size == recipe.model.V
-    assert recipe.data.dialogues == (Path("data/primer.txt"),)
+    assert recipe.data.dialogues == (Path("data/primer.txt"), Path("data/primer.generated.txt"))
 
 
 def test_what_is_not_said_keeps_its_default(config_file: ConfigFile) -> None:

@@ -68,6 +68,14 @@ def test_groups_stay_within_their_places_padding_included() -> None:
     assert sum(map(len, groups)) == 6
 
 
+def test_padded_rows_have_few_widths_and_stay_within_their_places() -> None:
+    data = ExampleData(made(*range(2, 60)), places=128, seed=1, pad_to=16)
+    shapes = [batch.inputs.shape for batch in itertools.islice(data.from_position(0), len(data.epoch(0)))]
+    assert {width % 16 for _, width in shapes} == {0}
+    assert all(rows * width <= 128 for rows, width in shapes)
+    assert collate(made(9), pad_to=16).tokens == 8
+
+
 def test_an_epoch_holds_every_example_once() -> None:
     examples = made(*range(2, 40))
     epoch = ExampleData(examples, places=64, seed=1).epoch(3)

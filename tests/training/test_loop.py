@@ -20,7 +20,7 @@ from niels_gpt.text.tokenizer import ByteTokenizer
 from niels_gpt.train.dialogues import Dialogue
 from niels_gpt.train.errors import TrainingError
 from niels_gpt.train.loop import Run, train
-from niels_gpt.train.optimizer import make_optimizer
+from niels_gpt.train.optimizer import MUON_MOMENTUM, WEIGHT_DECAY, MuonOptimizer, make_optimizer
 from niels_gpt.train.resume import put_optimizer, start_of
 from niels_gpt.train.rng import dropout_seed
 
@@ -235,6 +235,28 @@ def test_muon_learns(model: GPT, make_run: MakeRun, recorder: Recorder) -> None:
     settings = {"B": 2, "total_steps": 40, "eval_every": 40, "ckpt_every": 40, "base_lr": 2e-2}
     assert train(make_run(model, train=settings, kind="muon"), recorder).best_val_loss < 1.5
     assert recorder.steps[0].loss > 5.0
+
+
+def test_stacked_matrices_are_updated_like_single_ones() -> None:
+    """By torch's Muon, which updates them one by one."""
+    set_seed(1)
+    shapes = [(6, 4)] * 3 + [(4, 6)] * 2 + [(5, 5)]
+    stacked, single = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    ours = MuonOptimizer(stacked, torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]))
+    theirs = torch.optim.Muon(
+        single, lr=0.1, weight_decay=WEIGHT_DECAY, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(3):
+        for one, other in zip(stacked, single, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for group in ours.param_groups:
+            group["lr"] = 0.1
+        ours.step()
+        theirs.step()
+    for one, other in zip(stacked, single, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.01, atol=0.01)  # products in bfloat16
+        assert not torch.allclose(one, torch.ones_like(one), atol=0.05)
 
 
 def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(model: GPT) -> None:
