@@ -179,9 +179,7 @@ def make_entries(raw_entries: Sequence[dict[str, Any]]) -> list[Entry]:
             questions=Deck(_weighted(raw)),
             answers=Deck(raw["answers"]),
             follow_ups=tuple(
-                FollowUp(
-                    id=follow["id"], questions=Deck(_weighted(follow)), answers=Deck(follow["answers"])
-                )
+                FollowUp(id=follow["id"], questions=Deck(_weighted(follow)), answers=Deck(follow["answers"]))
                 for follow in raw["follow_ups"]
             ),
             contrast=contrasts[raw["id"]],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 from niels_gpt.decoding.backend import torch_decoder
 from niels_gpt.device import device_named, get_device, torch_device
@@ -145,12 +146,11 @@ def _set_up(compute: ComputeConfig, device: str) -> None:
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     if torch.device(device).type == "cuda":
-        # Sums have a fixed order, so that a resumed run ends in the same weights on a GPU too. With `warn_only`
-        # the backward pass of attention would not have one: two runs on an H100 differed.
+        # Sums have a fixed order, so that a resumed run ends in the same weights on a GPU too. With
+        # `warn_only` those of attention's backward pass would have none: two runs on an H100 differed.
         torch.use_deterministic_algorithms(mode=True)
-        torch.utils.deterministic.fill_uninitialized_memory = (
-            False  # nothing reads it, and filling takes time
-        )
+        # Nothing reads memory before it is written, and filling it takes time.
+        deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         torch.backends.cuda.matmul.allow_tf32 = True
 
 

@@ -33,7 +33,7 @@ def gradients(forward: TrainingForward) -> list[torch.Tensor]:
 
 
 def launched(forward: TrainingForward, batch: Batch) -> float:
-    """Compute the gradients kernel by kernel; nothing of that pass stays, which a recording would trip over."""
+    """Compute the gradients kernel by kernel; a recording would trip over anything left of that pass."""
     loss = batch_loss(forward, batch.to("cuda"), prompt_weight=0.3)
     loss.backward()
     return loss.item()
