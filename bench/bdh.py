@@ -20,7 +20,7 @@ import torch
 
 from bench.measure import facts, table
 from niels_gpt.kernels.bdh_packing import PackedBDH, pack_bdh
-from niels_gpt.kernels.decode_loop import FORWARDS
+from niels_gpt.kernels.build import FORWARDS
 from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_gpt
 from niels_gpt.model.bdh import BDH, BDHConfig
@@ -57,7 +57,7 @@ class Reader:
         ids = np.arange(self._at, self._at + count) % self._packed.shape.V
         places = np.arange(self._at, self._at + count)
         rows = Rows(ids, places, np.full(count, self._state.ctypes.data), np.full(count, self._room))
-        FORWARDS[type(self._packed.shape)](
+        FORWARDS[self._packed.arch](
             self._packed.shape, self._packed.weights, self._memory.work, rows, np.array([count - 1]),
             self._logits.ctypes.data, 0, 1,
         )  # fmt: skip

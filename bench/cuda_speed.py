@@ -15,8 +15,7 @@ from niels_gpt.decoding.cuda_decoder import CudaDecoder
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels.cuda.model import Input, Part, launch_product
 from niels_gpt.kernels.gpt_packing import PackedModel, pack_form, pack_gpt
-from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.processor import LANES, padded
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.form import Form, Rope
 from niels_gpt.sampling import Sampling

@@ -24,12 +24,12 @@ from bench.measure import facts, table
 from niels_gpt.cli.generate.input_file import open_input
 from niels_gpt.cli.generate.plan import Plan
 from niels_gpt.cli.generate.prompts import Prompt
-from niels_gpt.decoding import kernel_decoder
 from niels_gpt.decoding.backend import open_backend
 from niels_gpt.generation.batch import generate_replies
 from niels_gpt.generation.batched_decoder import SteppableModel
 from niels_gpt.generation.options import make_options
 from niels_gpt.generation.sampled import sampled_steps
+from niels_gpt.kernels.object_code import Entry
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import SHIPPED_CHECKPOINT
 from niels_gpt.rng import reply_seed
@@ -81,20 +81,20 @@ class Ways:
     @contextmanager
     def _kernels_timed(self) -> Iterator[None]:
         """Add the time inside the kernels to `kernel_seconds`."""
-        run = kernel_decoder.run
+        call = Entry.__call__
 
-        def timed(*arguments: object) -> object:
+        def timed(entry: Entry, words: int, a: int, b: int, c: int) -> int:
             began = time.perf_counter()
             try:
-                return run(*arguments)  # pyright: ignore[reportCallIssue]
+                return call(entry, words, a, b, c)
             finally:
                 self.kernel_seconds += time.perf_counter() - began
 
-        kernel_decoder.run = timed  # pyright: ignore[reportAttributeAccessIssue]
+        Entry.__call__ = timed  # pyright: ignore[reportAttributeAccessIssue]
         try:
             yield
         finally:
-            kernel_decoder.run = run
+            Entry.__call__ = call
 
     def _timed(self, way: str, work: Callable[[], list[tuple[int, ...]]]) -> None:
         began = time.perf_counter()

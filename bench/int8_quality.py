@@ -23,7 +23,8 @@ from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.kernels import WeightForm
 from niels_gpt.kernels.gpt import forward
 from niels_gpt.kernels.gpt_layout import Rows
-from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, aligned, new_state, pack_gpt
+from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state, pack_gpt
+from niels_gpt.kernels.processor import aligned
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.int8 import quantised
 from niels_gpt.model.loading import LoadedModel, load_model

@@ -20,10 +20,10 @@ import numpy as np
 from numba import types
 
 from niels_gpt.kernels import KERNEL_VERSION
-from niels_gpt.kernels.gpt_packing import aligned
 from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.linear import WIDE
-from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, LANES, REAL, Emitter, Value, kernel
+from niels_gpt.kernels.processor import LANES, aligned
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, REAL, Emitter, Value, kernel
 
 READS = 8  # vectors read a turn
 CHAINS = 12 if WIDE else 6  # enough of them to hide the latency, few enough for the registers

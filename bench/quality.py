@@ -21,7 +21,8 @@ import numpy as np
 from niels_gpt.kernels.fp_env import ieee_arithmetic
 from niels_gpt.kernels.gpt import forward
 from niels_gpt.kernels.gpt_layout import Rows
-from niels_gpt.kernels.gpt_packing import PackedModel, aligned, pack_form
+from niels_gpt.kernels.gpt_packing import PackedModel, pack_form
+from niels_gpt.kernels.processor import aligned
 from niels_gpt.model.loading import LoadedModel, load_model
 from niels_gpt.paths import REPO_ROOT
 

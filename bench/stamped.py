@@ -17,8 +17,9 @@ from llvmlite import ir
 from niels_gpt.kernels.gpt import attention, attention_out, embed, head, mlp_down, mlp_up, prepare, project
 from niels_gpt.kernels.gpt_layout import ATTN_IN, ATTN_IN_SHIFT, MLP_IN, MLP_IN_SHIFT
 from niels_gpt.kernels.jit import ONE, ZERO, compiled
-from niels_gpt.kernels.sampler import Scratch, Settings, sample
+from niels_gpt.kernels.sampler import sample
 from niels_gpt.kernels.simd_ir import ADDRESS, INT, INT32, Emitter, Value, kernel
+from niels_gpt.kernels.slots import Scratch, Settings
 
 PARTS = (
     "embedding", "norms", "qkv", "rotary and attention", "proj", "up (and gate), activation", "down", "head",

@@ -23,11 +23,10 @@ from bench import measure
 from bench.kernel_candidate import KernelCandidate
 from bench.models import SHAPES, random_model, random_prompts
 from bench.stamped import PARTS, Clock, Draws, stamped_steps
-from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import forward
 from niels_gpt.kernels.gpt_layout import Rows
 from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state
-from niels_gpt.kernels.sampler import new_settings, set_slot
+from niels_gpt.kernels.slots import new_scratch, new_settings, set_slot
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.sampling import Sampling
 

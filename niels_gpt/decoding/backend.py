@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 from niels_gpt.decoding.compile import compile_kernels
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 class BackendError(NielsGptError):
     """The requested arithmetic is not available on this device or machine."""
+
+
+class _NoKernelsError(NielsGptError):
+    """The kernels cannot run here: the message is that of `why_unavailable`."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -155,22 +160,17 @@ def _open(
     *,
     use_cache: bool,
 ) -> Backend:
-    if threads is not None and threads < 1:
-        raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
-    if weights != "float32" and loaded.cfg.arch not in {"gpt", "transformer"}:
-        raise BackendError(f"a {loaded.cfg.arch} model has no {weights} weights; use float32 weights")
-    if weights != "float32" and not device.startswith(("cpu", "cuda")):
-        raise BackendError(
-            f"{weights} weights need the kernels, got {device=!r}; use cpu or cuda, or float32 weights"
-        )
+    _check(loaded, device, weights, threads)
     if device.startswith("cuda"):
         return _cuda(loaded, device, weights, on_progress, use_cache=use_cache)
     if device != "cpu":
         return _torch(loaded, device, use_cache=use_cache)
-    fault = why_unavailable()
+    fault = why_unavailable(compiled=True)
     if fault is None:
         try:
             return _kernels(loaded, weights, threads, on_progress, use_cache=use_cache)
+        except _NoKernelsError as error:
+            fault = str(error)
         except UnsupportedFormError as error:
             if weights != "float32":
                 raise BackendError(
@@ -183,6 +183,17 @@ def _open(
         )
     notice = f"the exact kernels cannot run here ({fault}); torch answers instead"
     return _torch(loaded, device, use_cache=use_cache, notice=notice)
+
+
+def _check(loaded: LoadedModel, device: str, weights: WeightForm, threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise BackendError(f"got {threads=!r}, expected at least 1, or None for the kernels' own choice")
+    if weights != "float32" and loaded.cfg.arch not in {"gpt", "transformer"}:
+        raise BackendError(f"a {loaded.cfg.arch} model has no {weights} weights; use float32 weights")
+    if weights != "float32" and not device.startswith(("cpu", "cuda")):
+        raise BackendError(
+            f"{weights} weights need the kernels, got {device=!r}; use cpu or cuda, or float32 weights"
+        )
 
 
 def torch_decoder(model: AnyModel, tokenizer: Tokenizer, *, device: str = "cpu") -> AnyTorchDecoder:
@@ -245,9 +256,8 @@ def _kernels(
     *,
     use_cache: bool,
 ) -> Backend:
-    import numba  # noqa: PLC0415 - half a second, and it may be what is missing
-
-    from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415
+    from niels_gpt.decoding.kernel_decoder import KernelDecoder  # noqa: PLC0415 - it may be what is missing
+    from niels_gpt.kernels.object_code import is_prepared  # noqa: PLC0415
     from niels_gpt.kernels.packing import check_supported, kind_for  # noqa: PLC0415
 
     foreign = isinstance(loaded.cfg, Form)
@@ -256,13 +266,16 @@ def _kernels(
     if loaded.cfg.arch in {"gpt", "transformer"}:
         check_supported(loaded.form)
         kind = kind_for(loaded.form, loaded.weights, form)
-    # The forward pass of every form is that of a GPT.
-    compile_kernels(kind, arch="gpt" if foreign else loaded.cfg.arch, on_progress=on_progress)
+    arch = "gpt" if foreign else loaded.cfg.arch  # the forward pass of every form is that of a GPT
+    fault = None if is_prepared(kind, arch) else why_unavailable()
+    if fault is not None:
+        raise _NoKernelsError(fault)
+    compile_kernels(kind, arch=arch, on_progress=on_progress)
     packed = _packed(loaded, form, weights)
     decoder = KernelDecoder(packed, loaded.tokenizer, threads=threads)
     environment = Fingerprint.environment(device="cpu", path="kernels") | {
         "weights": form,
-        "numba": numba.__version__,
+        "numba": version("numba"),
         "kernel_version": packed.version,
         "threads": decoder.threads,
     }

@@ -29,9 +29,8 @@ from niels_gpt.kernels.cuda.bdh import CudaBDH
 from niels_gpt.kernels.cuda.driver import Driver
 from niels_gpt.kernels.cuda.model import CudaModel, Pages
 from niels_gpt.kernels.cuda.slots import DeviceSlots
-from niels_gpt.kernels.decode_loop import UNIFORMS
 from niels_gpt.kernels.gpt_packing import PackedModel
-from niels_gpt.kernels.sampler import NON_FINITE
+from niels_gpt.kernels.slots import NON_FINITE, UNIFORMS
 from niels_gpt.text.tokenizer import Tokenizer
 
 CALL_SECONDS = 0.005

@@ -21,20 +21,11 @@ from niels_gpt.decoding.prefix_cache import PrefixCache, State
 from niels_gpt.decoding.request import DecoderError, GenerationRequest, Step
 from niels_gpt.decoding.row_decoder import RELEASED, RowBatch, RowDecoder, RowSequence
 from niels_gpt.decoding.sequence import SequenceState, row_multipliers
-from niels_gpt.kernels.barrier import release
 from niels_gpt.kernels.bdh_packing import PackedBDH
-from niels_gpt.kernels.decode_loop import (
-    UNIFORMS,
-    calls_of,
-    doubled,
-    new_drawn,
-    new_scratch,
-    new_slots,
-    run,
-)
-from niels_gpt.kernels.gpt_layout import Rows
+from niels_gpt.kernels.gpt_layout import Rows, release
 from niels_gpt.kernels.gpt_packing import PackedModel
-from niels_gpt.kernels.sampler import set_slot
+from niels_gpt.kernels.object_code import Arguments, Entry, calls_of
+from niels_gpt.kernels.slots import UNIFORMS, doubled, new_drawn, new_scratch, new_slots, set_slot
 from niels_gpt.text.tokenizer import Tokenizer
 
 # How long a call without the GIL may last: short for a person or the event loop, long compared with the work
@@ -87,7 +78,8 @@ class KernelDecoder(RowDecoder[KernelSequence]):
         super().__init__(tokenizer, V=model.shape.V, prefill_chunk=prefill_chunk, usual_chunk=CHUNK)
         if threads is not None and threads < 1:
             raise DecoderError(f"got {threads=!r}, expected at least 1")
-        self._model, self._calls = model, calls_of(type(model.shape))
+        self._model, self._calls = model, calls_of(model.arch)
+        self._loop, self._arguments = Entry(f"loop {model.arch}"), Arguments()
         self._threads = StepThreads(threads if model.may_split else 1)
         self._memory = model.new_memory(rows=self._chunk, room=64, parts=self._threads.threads)
         self._scratch = new_scratch(model.shape.V, model.shape.head_row)
@@ -204,9 +196,10 @@ class KernelDecoder(RowDecoder[KernelSequence]):
     def _share(self, rows: int, steps: int, *arguments: object) -> int:
         """Run the steps on all threads; return how many were done."""
         memory = self._memory
+        words = self._arguments.address(*arguments)
         try:
             done, self._step_seconds = self._threads.run(
-                run, *arguments, rows=rows, steps=steps, release=lambda: release(memory.work.barrier)
+                self._loop, words, rows=rows, steps=steps, release=lambda: release(memory.work.barrier)
             )
         except BaseException:  # a part failed: the barrier and the data may be in any state
             self._memory = self._model.new_memory(

@@ -17,8 +17,7 @@ import numpy as np
 
 from niels_gpt.kernels.gpt_layout import Shape
 from niels_gpt.kernels.gpt_packing import new_state
-from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.processor import LANES, padded
 
 NO_ID = -1  # after a row's tokens; not the id of any token
 

@@ -47,15 +47,15 @@ def logits_rows(
             device = next(model.parameters()).device
             read = torch.tensor([[*prompt_ids, *reply_ids[:-1]]], device=device)
             return model(read)[0, len(prompt_ids) - 1 :].float().cpu().numpy()
-    from niels_gpt.kernels.decode_loop import FORWARDS  # noqa: PLC0415 - Numba, which torch's users may lack
-    from niels_gpt.kernels.fp_env import ieee_arithmetic  # noqa: PLC0415
-    from niels_gpt.kernels.gpt_layout import Rows  # noqa: PLC0415
+    from niels_gpt.kernels.gpt_layout import Rows  # noqa: PLC0415 - LLVM, which torch's users may lack
+    from niels_gpt.kernels.object_code import Arguments, Entry, calls_of  # noqa: PLC0415
 
     shape = model.shape
     _check(prompt_ids, reply_ids, shape.V, model.T)
     ids = np.array([*prompt_ids, *reply_ids[:-1]], np.int64)
     state, room = model.new_state(len(ids))
     memory = model.new_memory(rows=CHUNK, room=room, parts=1)
+    read, arguments, calls = Entry(f"read {model.arch}"), Arguments(), calls_of(model.arch)
     logits = np.empty((len(reply_ids), shape.head_row), np.float32)
     first_row = len(prompt_ids) - 1
     for start in range(0, len(ids), CHUNK):
@@ -68,10 +68,8 @@ def logits_rows(
         )
         wanted = np.arange(max(first_row - start, 0), len(part))
         at = logits[max(start - first_row, 0) :]
-        with ieee_arithmetic():
-            FORWARDS[type(shape)](
-                shape, model.weights, memory.work, rows, wanted, at.ctypes.data if len(wanted) else 0, 0, 1
-            )
+        words = arguments.address(calls, shape, model.weights, memory.work, rows, wanted)
+        read(words, at.ctypes.data if len(wanted) else 0, 0, 1)
     return logits[:, : shape.V]
 
 

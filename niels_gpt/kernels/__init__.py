@@ -8,6 +8,7 @@ must raise `KERNEL_VERSION` and record the reason. Importing this package import
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Literal
 
 from niels_gpt.errors import NielsGptError
@@ -36,14 +37,22 @@ GroupForm = Literal["stored", "float32", "int8", "q8", "q4"]
 """Weight forms for models of any family: as stored in the file, or converted to one form when packed."""
 
 
-def why_unavailable() -> str | None:
-    """Return a one-line reason why the kernels cannot run here, or None. Imports Numba (half a second).
+def why_unavailable(*, compiled: bool = False) -> str | None:
+    """Return a one-line reason why the kernels cannot run here, or None.
 
     Only a missing or unsupported Numba counts. Any other error is a bug or a lack of memory. Falling back to
     torch because of one would produce replies that no replay can confirm.
+
+    Args:
+        compiled: Whether the kernels are compiled already. Numba is then not imported, which takes half a
+            second, but has to be installed.
+
     """
     try:
-        importlib.import_module("numba")
+        if compiled and importlib.util.find_spec("numba") is not None:
+            importlib.import_module("llvmlite.binding")
+        else:
+            importlib.import_module("numba")
     except (ImportError, OSError, SystemError) as error:  # raised by an incompatible binary
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return None

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from niels_gpt.kernels.gpt_layout import HEAD_NORM, NORM_AFTER, ROW_NORM, state_floats
 from niels_gpt.kernels.jit import ZERO, inner
-from niels_gpt.kernels.linear import VECTOR_BYTES
 from niels_gpt.kernels.matrices import float_product
+from niels_gpt.kernels.processor import LANES, VECTOR_BYTES
 from niels_gpt.kernels.row_ops import (
     cap_row,
     copy_row,
@@ -35,30 +36,11 @@ from niels_gpt.kernels.row_ops import (
     scatter_row,
     scatter_vectors,
 )
-from niels_gpt.kernels.simd_ir import LANES
 
-GROUP_ROWS, MOST_POSITIONS = 32, 16
+layer_floats = inner(state_floats)
+
 TAIL = np.int64(4)  # positions that rows of a group see together, beyond those that all see
-HEAD_NORM, ROW_NORM, NORM_AFTER = 1, 2, 3
-"""Where queries and keys are normed: per head or all heads as one row before the rotation, or after it."""
 NEGATIVE_INFINITY = np.float32(-np.inf)
-
-
-@inner
-def state_floats(KV, D, S):
-    """Return the number of floats of one layer's keys and values."""
-    return KV * S * (D + -(-D // LANES) * LANES)
-
-
-def group_positions(shape) -> int:
-    """Return how many positions of one sequence attend together, for all heads that share keys and values."""
-    return max(1, min(MOST_POSITIONS, GROUP_ROWS // (shape.H // shape.KV)))
-
-
-def group_floats(shape, room: int) -> int:
-    """Return the scratch floats of a group: its rows' scores, their sums, its queries and mixed values."""
-    rows, wide = group_positions(shape) * (shape.H // shape.KV), -(-shape.D // LANES) * LANES
-    return rows * room + -(-rows // LANES) * LANES + 2 * rows * wide
 
 
 @inner
@@ -110,7 +92,7 @@ def remember(
         _norm_heads(shape, own_k, k_norm, k_shift, own, spare)
         scale_row(own_q, heads * D, shape.qk_scale * shape.score_factor)
         scale_row(own_k, own * D, shape.qk_scale)
-    keys = state + 4 * layer * state_floats(KV, D, S)
+    keys = state + 4 * layer * layer_floats(KV, D, S)
     values = keys + 4 * KV * S * D
     for h in range(first, last):
         key = keys + 4 * (h * S * D + (position // LANES) * D * LANES + position % LANES)
@@ -130,7 +112,7 @@ def attend(shape, floats, zeros, room, q, q_row, mixed, layer, window, position,
     D, wide = shape.D, -(-shape.D // LANES) * LANES
     each = shape.H // shape.KV
     rows = positions * each
-    layer_keys = state + 4 * layer * state_floats(shape.KV, D, S)
+    layer_keys = state + 4 * layer * layer_floats(shape.KV, D, S)
     keys = layer_keys + 4 * head * S * D
     values = layer_keys + 4 * (shape.KV * S * D + head * wide * S)
     sums = room + 4 * rows * S

@@ -8,7 +8,6 @@ when one thread has failed and will not arrive.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 
 import numpy as np
@@ -19,8 +18,6 @@ from niels_gpt.kernels.jit import compiled
 from niels_gpt.kernels.simd_ir import ADDRESS, INT, INT32, Emitter, Value, kernel
 
 SPINS_BEFORE_YIELD = 2000
-BARRIER_INTEGERS = 16
-"""Integers to allocate for one barrier: the counter has a cache line, generation and flag have another."""
 
 
 def _pointer(e: Emitter, address: Value) -> Value:
@@ -51,12 +48,6 @@ fetch_add = kernel(_fetch_add, [ADDRESS, types.int64], types.int64)
 atomic_load = kernel(_atomic_load, [ADDRESS], types.int64)
 atomic_store = kernel(_atomic_store, [ADDRESS, types.int64])
 yield_processor = kernel(_yield_processor, [])
-
-
-def release(barrier: int) -> None:
-    """Let all threads pass this barrier from now on; it cannot be used again."""
-    # Plain Python: after a failure nothing should have to be compiled first.
-    ctypes.c_int64.from_address(barrier + 72).value = 1
 
 
 @compiled

@@ -15,13 +15,12 @@ L times the layer, H heads, N latents of a head in whole vectors, C width, V voc
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.jit import compiled, inner
 from niels_gpt.kernels.linear import FLOAT32, linear
+from niels_gpt.kernels.processor import LANES
 from niels_gpt.kernels.rope_angles import phase_tables
 from niels_gpt.kernels.row_ops import (
     add_row,
@@ -32,63 +31,9 @@ from niels_gpt.kernels.row_ops import (
     relu_row,
     rotate_row,
 )
-from niels_gpt.kernels.simd_ir import LANES
 from niels_gpt.kernels.sparse import find_active, gather, recall
 
 NORM_EPS = np.float32(1e-5)
-
-
-class BDHShape(NamedTuple):
-    """Sizes of a model, and the row strides of its workspace in floats (whole vectors)."""
-
-    L: int
-    H: int
-    N: int
-    C: int
-    V: int
-    row: int
-    """Rows of C floats, a memory's too."""
-    head_row: int
-    """Rows of V floats."""
-
-
-class BDHWeights(NamedTuple):
-    """Addresses of one model's packed weights."""
-
-    embedding: int
-    encoder: int
-    """(H * N / 16, C, 16): all heads' columns side by side."""
-    gates: int
-    """(H, N / 16, C, 16): each head's columns of `encoder_v`."""
-    decoder: int
-    """(H * N, row): rows as they are, to be read where latents are not zero."""
-    head: int
-    frequencies: np.ndarray
-    """(N,) float64, padded with zeros."""
-    ones: int
-    zeros: int
-
-
-class BDHWork(NamedTuple):
-    """Addresses of scratch space for the rows of a step, and arrays; shared by all parts unless noted."""
-
-    x: int
-    latents: int
-    """Rows of H * N floats; so has `gates`."""
-    gates: int
-    mixed: int
-    """Rows of H * row floats."""
-    out: int
-    cosine: np.ndarray
-    """(rows, N) float32; so is `sine`."""
-    sine: np.ndarray
-    turned: np.ndarray
-    """(parts, N) float32: the rotated latents of one head."""
-    active: np.ndarray
-    """(parts, H * N + 1) int64: the indices of those that are not zero."""
-    barrier: int
-    stop: np.ndarray
-    """(1,): whether part 0 found that the call must end."""
 
 
 @compiled

@@ -9,16 +9,14 @@ L times the layer, H heads, N latents of a head, C width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from niels_gpt.kernels import KERNEL_VERSION
-from niels_gpt.kernels.barrier import BARRIER_INTEGERS
-from niels_gpt.kernels.bdh import BDHShape, BDHWeights, BDHWork
-from niels_gpt.kernels.gpt_layout import Rows
-from niels_gpt.kernels.gpt_packing import aligned
-from niels_gpt.kernels.linear import pack, padded
+from niels_gpt.kernels.gpt_layout import BARRIER_INTEGERS, Rows
+from niels_gpt.kernels.matrix_packing import pack
+from niels_gpt.kernels.processor import aligned, padded
 from niels_gpt.model.config import NO_LIMIT
 
 if TYPE_CHECKING:
@@ -26,12 +24,65 @@ if TYPE_CHECKING:
     from niels_gpt.model.config import ModelConfig
 
 
+class BDHShape(NamedTuple):
+    """Sizes of a model, and the row strides of its workspace in floats (whole vectors)."""
+
+    L: int
+    H: int
+    N: int
+    C: int
+    V: int
+    row: int
+    """Rows of C floats, a memory's too."""
+    head_row: int
+    """Rows of V floats."""
+
+
+class BDHWeights(NamedTuple):
+    """Addresses of one model's packed weights."""
+
+    embedding: int
+    encoder: int
+    """(H * N / 16, C, 16): all heads' columns side by side."""
+    gates: int
+    """(H, N / 16, C, 16): each head's columns of `encoder_v`."""
+    decoder: int
+    """(H * N, row): rows as they are, to be read where latents are not zero."""
+    head: int
+    frequencies: np.ndarray
+    """(N,) float64, padded with zeros."""
+    ones: int
+    zeros: int
+
+
+class BDHWork(NamedTuple):
+    """Addresses of scratch space for the rows of a step, and arrays; shared by all parts unless noted."""
+
+    x: int
+    latents: int
+    """Rows of H * N floats; so has `gates`."""
+    gates: int
+    mixed: int
+    """Rows of H * row floats."""
+    out: int
+    cosine: np.ndarray
+    """(rows, N) float32; so is `sine`."""
+    sine: np.ndarray
+    turned: np.ndarray
+    """(parts, N) float32: the rotated latents of one head."""
+    active: np.ndarray
+    """(parts, H * N + 1) int64: the indices of those that are not zero."""
+    barrier: int
+    stop: np.ndarray
+    """(1,): whether part 0 found that the call must end."""
+
+
 class PackedBDH:
     """A BDH's weights, packed: `shape` and `weights` are what the kernels take."""
 
     T = NO_LIMIT
     may_split = True
-    kind = "bdh"
+    arch = kind = "bdh"
     version = KERNEL_VERSION
 
     def __init__(self, cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> None:

@@ -55,29 +55,6 @@ def claim_folder() -> bool:
     return True
 
 
-def is_prepared(kind: str = "float32", arch: str = "gpt") -> bool:
-    """Return whether all kernels for this kind of weights are already compiled, so that nothing need wait."""
-    return _mark(kind, arch).is_file()
-
-
-def mark_prepared(kind: str, arch: str = "gpt") -> None:
-    """Record that all kernels are compiled; if nothing can be stored, the next start compiles again."""
-    with contextlib.suppress(OSError):
-        _mark(kind, arch).touch()
-
-
-def _mark(kind: str, arch: str) -> Path:
-    # By the package's path, as Numba keeps the kernels: a second checkout of equal sources has none yet. And
-    # by the processor, since several machines may share the folder.
-    processor = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
-    with contextlib.suppress(ImportError, OSError):  # without llvmlite nothing is ever prepared
-        from llvmlite import binding  # noqa: PLC0415 - as heavy as the rest of a start
-
-        processor += [binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()]
-    place = hashlib.sha256(os.fsencode("\0".join([str(_PACKAGE), *processor]))).hexdigest()[:16]
-    return cache_folder() / f"{arch} {kind} is prepared for {place}"
-
-
 def forget_other_versions() -> None:
     """Delete the folders of other versions of these sources, except for the most recently used.
 

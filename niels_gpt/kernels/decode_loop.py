@@ -11,92 +11,22 @@ R rows of a step, N sequences that draw, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
-
 import numpy as np
 from numba import types
 
-from niels_gpt.kernels import bdh, bdh_packing, gpt, gpt_layout, gpt_packing
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
-from niels_gpt.kernels.jit import ZERO, address_of, caller, compiled, inlined, inner
-from niels_gpt.kernels.sampler import UNDRAWN, Scratch, Settings, new_settings, sample
-from niels_gpt.kernels.simd_ir import LANES
-
-FORWARDS: dict[type, Any] = {gpt_layout.Shape: gpt.forward, bdh.BDHShape: bdh.forward}
-"""The forward pass of each architecture, by the type of the model's shape."""
-EXAMPLES: dict[type, Callable[[], tuple[Any, ...]]] = {
-    gpt_layout.Shape: gpt_packing.example_step,
-    bdh.BDHShape: bdh_packing.example_step,
-}
-"""Arguments of a step, up to its rows."""
-
-
-class Slots(NamedTuple):
-    """The data of every sequence, indexed by slot number."""
-
-    last_id: np.ndarray  # int64: the token to feed next
-    position: np.ndarray  # int64: its position
-    state: np.ndarray  # int64: address of keys and values
-    room: np.ndarray  # int64: positions that the state holds
-    remaining: np.ndarray  # int64: tokens that it may still draw
-    settings: Settings
-    counts: np.ndarray  # (slots, V) int32: how often each id occurred in the prompt and the reply so far
-    banned: np.ndarray  # (slots, V) bool: ids never drawn
-    stops: np.ndarray  # (slots, V) bool: ids that end the reply
-    uniforms: np.ndarray  # (slots, UNIFORMS) float64: draws of the reply's generator, used in order
-    used: np.ndarray  # int64: how many of them are spent
-
-
-UNIFORMS = 64
-"""Doubles drawn ahead for each sequence; the generator returns the same ones in portions of any size."""
-
-
-class Drawn(NamedTuple):
-    """The results of a call, by step and by sequence."""
-
-    ids: np.ndarray  # (steps, N) int64, or a negative code of `sampler`
-    margins: np.ndarray  # (steps, N) float64
-    logits: np.ndarray  # (steps, N, head_row) float32
-    sums: np.ndarray  # (steps, N) uint64: of the rows of logits, as in `niels_gpt.decoding.sequence`
-
-
-class Calls(NamedTuple):
-    """Addresses of what a step calls: the forward pass of an architecture and the sampler."""
-
-    forward: int
-    sample: int
-
-
-def calls_of(shape: type) -> Calls:
-    """Compile what steps of an architecture call, given by the type of its shape; or load it."""
-    return Calls(forward_address(shape), sampler_address())
-
-
-@cache
-def forward_address(shape: type) -> int:
-    """Return the address of an architecture's compiled forward pass."""
-    number, numbers = 0, np.zeros(1, np.int64)
-    return address_of(FORWARDS[shape], (*EXAMPLES[shape](), numbers, number, number, number))
-
-
-@cache
-def sampler_address() -> int:
-    """Return the address of the compiled sampler."""
-    slots, logits = new_slots(1, 2), np.zeros(LANES, np.float32)
-    return address_of(
-        sample,
-        (logits, 2, slots.counts[0], slots.banned[0], slots.settings, 0, 0.5, new_scratch(2, LANES)),
-    )
-
+from niels_gpt.kernels.jit import ZERO, caller, inlined, inner
+from niels_gpt.kernels.slots import (
+    UNDRAWN,
+    UNIFORMS,
+)
 
 _call_forward = caller(8)
 _call_sample = caller(8, types.Tuple([types.int64, types.float64]))
 
 
-@compiled
+@inner
 def run(
     calls, shape, weights, work, rows, wanted, drawing, slots, scratch, multipliers, drawn, steps, part, parts
 ):
@@ -136,6 +66,15 @@ def run(
 
 
 @inner
+def read(calls, shape, weights, work, rows, wanted, logits, part, parts):
+    """Run one forward pass without drawing; `logits` is the address of the wanted rows' logits."""
+    modes = plain_modes()
+    _call_forward(calls.forward, shape, weights, work, rows, wanted, logits, part, parts)
+    set_modes(modes)
+    return ZERO
+
+
+@inner
 def _row_sum(logits, multipliers):
     """Return the sum of the numbers' bits times the multipliers, modulo 2**64; exact in any order."""
     words, total = logits.view(np.uint32), np.uint64(0)
@@ -165,52 +104,3 @@ def _draw(calls, V, logits, slot, slots, scratch, drawn, step, i):
     slots.remaining[slot] -= 1
     slots.counts[slot, token_id] += 1
     return slots.stops[slot, token_id] or slots.remaining[slot] == 0 or slots.used[slot] == UNIFORMS
-
-
-def new_scratch(V: int, width: int) -> Scratch:
-    """Allocate scratch space for draws over V ids; `width` is V in whole vectors."""
-    return Scratch(
-        scaled=np.zeros(width, np.float32),
-        weights=np.zeros(width, np.float32),
-        ids=np.zeros(V, np.int64),
-        order=np.zeros(V, np.int64),
-        total=np.zeros(1, np.float32),
-    )
-
-
-def new_slots(count: int, V: int) -> Slots:
-    """Make `count` empty slots."""
-
-    def numbers() -> np.ndarray:
-        return np.zeros(count, np.int64)
-
-    def flags() -> np.ndarray:
-        return np.zeros((count, V), np.bool_)
-
-    return Slots(
-        numbers(), numbers(), numbers(), numbers(), numbers(), new_settings(count),
-        np.zeros((count, V), np.int32), flags(), flags(), np.zeros((count, UNIFORMS)), numbers(),
-    )  # fmt: skip
-
-
-def doubled(slots: Slots, V: int) -> Slots:
-    """Return twice as many slots; the first half are copies of these."""
-    count = len(slots.position)
-    larger = new_slots(2 * count, V)
-    for old, new in zip(_arrays(slots), _arrays(larger), strict=True):
-        new[:count] = old
-    return larger
-
-
-def new_drawn(steps: int, sequences: int, row: int) -> Drawn:
-    """Allocate the draws of `steps` steps; `row` is V in whole vectors."""
-    return Drawn(
-        np.zeros((steps, sequences), np.int64),
-        np.zeros((steps, sequences)),
-        np.zeros((steps, sequences, row), np.float32),
-        np.zeros((steps, sequences), np.uint64),
-    )
-
-
-def _arrays(slots: Slots) -> list[np.ndarray]:
-    return [*(part for part in slots if isinstance(part, np.ndarray)), *slots.settings]

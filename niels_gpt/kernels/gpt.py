@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from niels_gpt.kernels.attention import ROW_NORM, attend, remember
+from niels_gpt.kernels.attention import attend, remember
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.gpt_layout import (
     ATTN_IN,
@@ -52,6 +52,7 @@ from niels_gpt.kernels.gpt_layout import (
     Q_NORM,
     Q_SHIFT,
     RELU,
+    ROW_NORM,
     SILU,
     SINE,
     UP,
@@ -64,9 +65,9 @@ from niels_gpt.kernels.gpt_layout import (
     Q,
     V,
 )  # fmt: skip
-from niels_gpt.kernels.jit import ONE, ZERO, addressed, caller, compiled, inner
-from niels_gpt.kernels.linear import VECTOR_BYTES
+from niels_gpt.kernels.jit import ONE, ZERO, caller, compiled, inner
 from niels_gpt.kernels.matrices import Factor, embedding_row, product, to_integers
+from niels_gpt.kernels.processor import LANES, VECTOR_BYTES
 from niels_gpt.kernels.row_ops import (
     add_row,
     add_scaled_row,
@@ -83,7 +84,6 @@ from niels_gpt.kernels.row_ops import (
     silu_row,
     swiglu_row,
 )
-from niels_gpt.kernels.simd_ir import LANES
 
 _call_attention = caller(8)
 
@@ -237,7 +237,7 @@ def project(shape, weights, w, work, count, part, parts):
         )  # fmt: skip
 
 
-@addressed
+@inner
 def attention(shape, weights, w, work, rows, layer, part, parts):
     """Store keys and values in the states, and attend to them."""
     count = rows.ids.size

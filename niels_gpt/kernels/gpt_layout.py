@@ -9,11 +9,12 @@ positions of a state.
 
 from __future__ import annotations
 
+import ctypes
 from typing import NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.matrices import Products
+from niels_gpt.kernels.processor import LANES
 
 GELU, GELU_TANH, SILU, RELU, RELU_SQUARED = range(5)
 """Activations of the MLP."""
@@ -21,7 +22,13 @@ IN_TURN, TWO_NORMS, ONE_NORM = range(3)
 """How the MLP follows attention: after it, or in parallel on the same input with one norm or one each."""
 FEW_ROWS = 4
 """Up to this many rows each part norms all of them for itself; more rows are divided between the parts."""
-
+HEAD_NORM, ROW_NORM, NORM_AFTER = 1, 2, 3
+"""Where queries and keys are normed: per head or all heads as one row before the rotation, or after it."""
+ROWS, FLOATS, BF16S, F16S, FOUR_BITS, EIGHT_BITS, INT8S = range(7)
+"""Codes of matrices: float32 rows in torch's layout, and column blocks of 16 in each form."""
+BARRIER_INTEGERS = 16
+"""Integers to allocate for one barrier: the counter has a cache line, generation and flag have another."""
+GROUP_ROWS, MOST_POSITIONS = 32, 16
 
 PLACES = (
     "attn_in", "attn_in_shift", "attn_out", "attn_out_shift", "mlp_in", "mlp_in_shift", "mlp_out",
@@ -86,6 +93,15 @@ class Shape(NamedTuple):
     """Bytes of the longest row as integers; 0 if no product reads integers."""
 
 
+class Products(NamedTuple):
+    """Addresses of compiled products, see `matrices`."""
+
+    floats: int
+    """Of float32 weights in column blocks; attention uses it too."""
+    others: int
+    """Of the model's matrices in other forms, 0 if it has none."""
+
+
 class Weights(NamedTuple):
     """Addresses of one model's packed weights."""
 
@@ -129,7 +145,7 @@ class Workspace(NamedTuple):
     spare: np.ndarray
     """(parts,): each part's own scratch row."""
     scores: np.ndarray
-    """(parts,): each part's own `attention.group_floats`."""
+    """(parts,): each part's own `group_floats`."""
     positions: int
     """The largest number of positions of a sequence that attend together."""
     barrier: int
@@ -144,3 +160,25 @@ class Rows(NamedTuple):
     positions: np.ndarray
     states: np.ndarray
     rooms: np.ndarray
+
+
+def state_floats(KV: int, D: int, S: int) -> int:
+    """Return the number of floats of one layer's keys and values."""
+    return KV * S * (D + -(-D // LANES) * LANES)
+
+
+def group_positions(shape: Shape) -> int:
+    """Return how many positions of one sequence attend together, for all heads that share keys and values."""
+    return max(1, min(MOST_POSITIONS, GROUP_ROWS // (shape.H // shape.KV)))
+
+
+def group_floats(shape: Shape, room: int) -> int:
+    """Return the scratch floats of a group: its rows' scores, their sums, its queries and mixed values."""
+    rows, wide = group_positions(shape) * (shape.H // shape.KV), -(-shape.D // LANES) * LANES
+    return rows * room + -(-rows // LANES) * LANES + 2 * rows * wide
+
+
+def release(barrier: int) -> None:
+    """Let all threads pass this barrier from now on; it cannot be used again."""
+    # Plain Python: after a failure nothing should have to be compiled first.
+    ctypes.c_int64.from_address(barrier + 72).value = 1

@@ -9,7 +9,6 @@ memory; the kernels receive addresses only and do not keep it alive.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,28 +20,23 @@ from niels_gpt.kernels import (
     WeightForm,
     packed_cache,
 )
-from niels_gpt.kernels.attention import (
-    group_floats,
-    group_positions,
-    state_floats,
-)
-from niels_gpt.kernels.barrier import BARRIER_INTEGERS
-from niels_gpt.kernels.gpt import attention
 from niels_gpt.kernels.gpt_layout import (
+    BARRIER_INTEGERS,
     FEW_ROWS,
     PLACES,
+    Products,
     Rows,
     Shape,
     Weights,
     Workspace,
+    group_floats,
+    group_positions,
+    state_floats,
 )
 from niels_gpt.kernels.gpt_plan import Plan, check_supported, shape_of
-from niels_gpt.kernels.integer_weights import OFFSET
-from niels_gpt.kernels.jit import address_of
-from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.matrices import Products, products
-from niels_gpt.kernels.matrix_packing import CACHE_LINE
-from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.integer_layout import OFFSET
+from niels_gpt.kernels.object_code import FLOATS, address_of
+from niels_gpt.kernels.processor import LANES, aligned, padded
 from niels_gpt.model.form import Form
 from niels_gpt.model.gpt_form import form_of, weights_from_state
 from niels_gpt.model.weights import Weight, shapes_of
@@ -52,24 +46,20 @@ if TYPE_CHECKING:
     from niels_gpt.model.gpt import GPT
 
 
-def aligned(floats: int) -> np.ndarray:
-    """Allocate (floats,) float32 zeros that start on a cache line."""
-    raw = np.zeros(floats + CACHE_LINE // 4, np.float32)
-    start = (-raw.ctypes.data % CACHE_LINE) // 4
-    return raw[start : start + floats]
-
-
 class PackedModel:
     """A transformer's weights, packed: `shape` and `weights` are what the kernels take.
 
     `version` is that of the arithmetic, a number of `KERNEL_HISTORY`.
     """
 
+    arch = "gpt"
+
     def __init__(self, plan: Plan, content: str | None) -> None:
         """Pack the planned arrays into one block of memory, or map the file of an earlier time."""
         self.shape, self.T, self.kind = plan.shape, plan.form.T, plan.kind
         self.version = INTEGER_VERSION if plan.kind == "groups" else KERNEL_VERSION
-        compiled, self._products = products(plan.kind)
+        others = 0 if plan.kind == "float32" else address_of(f"product {plan.kind}")
+        compiled = Products(address_of(FLOATS), others)
         found: dict[str, int] = {}
         used = 0
         for name, part in plan.parts.items():
@@ -87,7 +77,7 @@ class PackedModel:
                 layer[PLACES.index(place)] = found.get(f"{place} {plan.numbers[f'{i}.kind']}", 0)
         at |= {"head": at["head"] or at["embedding"], "layers": np.array(layers, np.int64)}
         codes = {name: plan.numbers[name] for name in ("embedding_code", "head_code")}
-        self.weights = Weights(**{**at, **codes, "products": compiled, "attention": attention_address()})
+        self.weights = Weights(**{**at, **codes, "products": compiled, "attention": address_of("attention")})
 
     @property
     def may_split(self) -> bool:
@@ -107,7 +97,7 @@ class PackedModel:
     @property
     def token_bytes(self) -> int:
         """The bytes of one position's keys and values."""
-        return 4 * self.shape.L * state_floats.py_func(self.shape.KV, self.shape.D, 1)
+        return 4 * self.shape.L * state_floats(self.shape.KV, self.shape.D, 1)
 
     def new_state(self, positions: int) -> tuple[np.ndarray, int]:
         """Allocate the state of one sequence; see the function `new_state`."""
@@ -226,14 +216,7 @@ def example_step() -> tuple[Shape, Weights, Workspace, Rows]:
     return shape, weights, work, Rows(numbers, numbers, numbers, numbers)
 
 
-@cache
-def attention_address() -> int:
-    """Return the address of the compiled `attention`, the same for all models."""
-    shape, weights, work, rows = example_step()
-    return address_of(attention, (shape, weights, weights.layers[0], work, rows, 0, 0, 1))
-
-
 def new_state(shape: Shape, positions: int) -> tuple[np.ndarray, int]:
     """Return (keys and values of all layers, positions in whole vectors) for up to `positions` positions."""
     room = padded(positions)
-    return aligned(shape.L * state_floats.py_func(shape.KV, shape.D, room)), room
+    return aligned(shape.L * state_floats(shape.KV, shape.D, room)), room

@@ -10,24 +10,25 @@ from collections.abc import Mapping
 import numpy as np
 
 from niels_gpt.kernels import GroupForm, UnsupportedFormError
-from niels_gpt.kernels.attention import HEAD_NORM, NORM_AFTER, ROW_NORM
 from niels_gpt.kernels.gpt_layout import (
     GELU,
     GELU_TANH,
+    HEAD_NORM,
     IN_TURN,
+    NORM_AFTER,
     ONE_NORM,
     RELU,
     RELU_SQUARED,
+    ROW_NORM,
+    ROWS,
     SILU,
     TWO_NORMS,
     Shape,
 )
-from niels_gpt.kernels.integer_rows import GROUP, record_bytes
-from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.matrices import ROWS
+from niels_gpt.kernels.integer_layout import GROUP, record_bytes
 from niels_gpt.kernels.matrix_packing import KIND_OF, MatrixPlan, Part, kind_of
+from niels_gpt.kernels.processor import LANES, padded
 from niels_gpt.kernels.rope import rotary_tables
-from niels_gpt.kernels.simd_ir import LANES
 from niels_gpt.model.form import Form, Rope
 from niels_gpt.model.weights import Weight, dequantise
 

@@ -17,16 +17,12 @@ from typing import Any
 
 from numba import types
 
-from niels_gpt.kernels.integer_rows import GROUP, Record
-from niels_gpt.kernels.integer_weights import (
-    Q4_GROUP_BYTES,
-    Q8_CELL_BYTES,
-    WIDTH,
-    Group,
-    block_bytes,
-)
-from niels_gpt.kernels.jit import FEATURES, ZERO, compiled
-from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, KIND, LANES, Emitter, Value, kernel, vector
+from niels_gpt.kernels.integer_layout import GROUP, Q4_GROUP_BYTES, Q8_CELL_BYTES
+from niels_gpt.kernels.integer_rows import Record
+from niels_gpt.kernels.integer_weights import WIDTH, Group, block_bytes
+from niels_gpt.kernels.jit import ZERO, compiled
+from niels_gpt.kernels.processor import FEATURES, LANES
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, KIND, Emitter, Value, kernel, vector
 
 CHUNK_BYTES = 192 * 1024  # of activations that pass through the second cache for each column block
 AHEAD_BYTES = 1024  # of weights that a single row prefetches

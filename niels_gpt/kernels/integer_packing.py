@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from niels_gpt.kernels.integer_rows import GROUP
-from niels_gpt.kernels.integer_weights import OFFSET, Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
-from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.integer_layout import GROUP, OFFSET, Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
+from niels_gpt.kernels.processor import LANES
 from niels_gpt.model.weights import BLOCK_BYTES, Weight
 
 RULE = 1

@@ -15,45 +15,15 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 
-from niels_gpt.kernels.jit import FEATURES
-from niels_gpt.kernels.simd_ir import (
-    ADDRESS,
-    COUNT,
-    FLOAT,
-    INT,
-    INT8,
-    INT32,
-    LANES,
-    Emitter,
-    Value,
-    kernel,
-    vector,
-)
+from niels_gpt.kernels.integer_layout import GROUP, USES_BYTES, USES_WORDS
+from niels_gpt.kernels.processor import LANES
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, INT8, INT32, Emitter, Value, kernel, vector
 
-GROUP = 32
 LARGEST = 32639
 ROUNDER = 12582912.0  # adding 1.5 * 2**23 rounds to the nearest integer, ties to even
 SMALLEST_BITS = 0x0D800000  # 2**-100
 INFINITE_BITS = 0x7F800000
 INT16 = ir.IntType(16)
-
-
-def _path(features: dict[str, bool]) -> str:
-    """Return the instructions that multiply integers; the choice changes the speed, not the bits."""
-    if all(features.get(name) for name in ("avx512vnni", "avx512bw", "avx512vl")):
-        return "vnni512"
-    if features.get("avxvnni"):
-        return "vnni256"
-    if features.get("dotprod"):
-        return "neon"
-    return "avx2" if features.get("avx2") else "plain"
-
-
-PATH = _path(FEATURES)
-USES_BYTES = PATH != "plain"
-"""Whether products read `high` and `low`."""
-USES_WORDS = PATH in {"avx2", "plain"}
-"""Whether products read q as words."""
 
 
 class Record:
@@ -97,12 +67,6 @@ class Record:
     def offset(self, g: Value) -> Value:
         """Return the address of -128 * sum of q."""
         return self._b.add(self._by_group[2], self._b.mul(g, INT(4)))
-
-
-def record_bytes(depth: int) -> int:
-    """Return the bytes of one row's record, in whole cache lines."""
-    planes = 2 * depth * (USES_BYTES + USES_WORDS)
-    return -(-(planes + 12 * (depth // GROUP)) // 64) * 64
 
 
 def _quantise(e: Emitter, x: Value, record: Value, depth: Value) -> None:

@@ -19,7 +19,9 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 
-from niels_gpt.kernels.integer_rows import GROUP, INT16, PATH, Record
+from niels_gpt.kernels.integer_layout import GROUP, OFFSET, PATH, Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
+from niels_gpt.kernels.integer_rows import INT16, Record
+from niels_gpt.kernels.processor import LANES
 from niels_gpt.kernels.simd_ir import (
     ADDRESS,
     COUNT,
@@ -28,7 +30,6 @@ from niels_gpt.kernels.simd_ir import (
     INT8,
     INT32,
     KIND,
-    LANES,
     Emitter,
     Value,
     kernel,
@@ -37,11 +38,8 @@ from niels_gpt.kernels.simd_ir import (
 
 Q4, Q8 = np.uint8(0), np.uint16(0)
 """Kinds of weights, which kernels tell apart by their types."""
-Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES = 320, 512, 2 * LANES
 WIDTH = {"neon": 4, "avx2": 8, "vnni256": 8}.get(PATH, LANES)
 """Columns of one register."""
-OFFSET = 128 if PATH.startswith("vnni") else 0
-"""The offset added to packed eight-bit weights to make them unsigned."""
 
 
 def _constants(value: int, count: int, bits: ir.IntType) -> Value:

@@ -22,11 +22,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from niels_gpt.kernels.jit import FEATURES, ZERO, compiled, inner
-from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, INT32, KIND, LANES, Emitter, Value, kernel, vector
-from niels_gpt.model.int8 import quantised
+from niels_gpt.kernels.jit import ZERO, compiled, inner
+from niels_gpt.kernels.processor import FEATURES, LANES
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, INT32, KIND, Emitter, Value, kernel, vector
 
-VECTOR_BYTES = 4 * LANES
 INT8_FLOATS = LANES // 4  # the size of one vector of int8 weights
 HALF_FLOATS = LANES // 2  # and of one of 16-bit floats
 HALVES = vector(LANES, ir.IntType(16))
@@ -180,37 +179,3 @@ def _block_floats(e: Emitter, kind: types.Type, depth: Value) -> Value:
 
 block_floats = kernel(_block_floats, [KIND, COUNT], COUNT)
 """Return the stride from one column block of packed weights to the next; arguments as for `linear`."""
-
-
-def padded(count: int) -> int:
-    """Return `count` rounded up to whole vectors."""
-    return -(-count // LANES) * LANES
-
-
-def pack_int8(weight: np.ndarray) -> np.ndarray:
-    """Pack a quantised torch weight (N, K) as column blocks (ceil(N / 16), 16 + 4 K) in a float32 array.
-
-    Each block holds the 16 scales, then for each k the 16 integers; columns beyond N are zero.
-    """
-    N, K = weight.shape
-    integers, scales = np.zeros((padded(N), K), np.int8), np.zeros(padded(N), np.float32)
-    integers[:N], scales[:N] = quantised(weight)
-    blocks = integers.reshape(-1, LANES, K).transpose(0, 2, 1).reshape(-1, LANES * K)
-    return np.concatenate([scales.reshape(-1, LANES), np.ascontiguousarray(blocks).view(np.float32)], axis=1)
-
-
-def pack(weight: np.ndarray) -> np.ndarray:
-    """Pack a torch weight (N, K) as column blocks (ceil(N / 16), K, 16) float32, padded with zeros."""
-    N, K = weight.shape
-    full = np.zeros((padded(N), K), np.float32)
-    full[:N] = weight
-    return np.ascontiguousarray(full.reshape(-1, LANES, K).transpose(0, 2, 1))
-
-
-def pack_halves(words: np.ndarray) -> np.ndarray:
-    """Pack 16-bit floats (N, K), given as uint16, as column blocks (ceil(N / 16), 8 K) in a float32 array."""
-    N, K = words.shape
-    full = np.zeros((padded(N), K), np.uint16)
-    full[:N] = words
-    blocks = full.reshape(-1, LANES, K).transpose(0, 2, 1).reshape(-1, LANES * K)
-    return np.ascontiguousarray(blocks).view(np.float32)

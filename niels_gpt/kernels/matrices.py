@@ -8,23 +8,21 @@ kernel that uses them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 from llvmlite import ir
 from numba import types
 
+from niels_gpt.kernels.gpt_layout import EIGHT_BITS, F16S, FLOATS, FOUR_BITS, ROWS
 from niels_gpt.kernels.integer import multiply
 from niels_gpt.kernels.integer_rows import quantise_row
 from niels_gpt.kernels.integer_weights import Q4, Q8, dequantise_column
-from niels_gpt.kernels.jit import IS_STORED, ONE, ZERO, inner
+from niels_gpt.kernels.jit import ONE, ZERO, caller, inner
 from niels_gpt.kernels.linear import BF16, F16, FLOAT32, INT8, block_floats, linear
+from niels_gpt.kernels.processor import LANES
 from niels_gpt.kernels.row_ops import copy_row
-from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, INT32, LANES, Emitter, Value, kernel
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, FLOAT, INT, INT32, Emitter, Value, kernel
 
-ROWS, FLOATS, BF16S, F16S, FOUR_BITS, EIGHT_BITS, INT8S = range(7)
-"""Codes of matrices: float32 rows in torch's layout, and column blocks of 16 in each form."""
 HALF_WORD = ir.IntType(16)
 
 
@@ -38,16 +36,8 @@ class Factor(NamedTuple):
     record_row: int
 
 
-class Products(NamedTuple):
-    """Addresses of compiled products, see `products`."""
-
-    floats: int
-    """Of float32 weights in column blocks; attention uses it too."""
-    others: int
-    """Of the model's matrices in other forms, 0 if it has none."""
-
-
-def _float32(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
+def float32_product(x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last):
+    """Multiply by float32 weights in column blocks; the arguments are those of `linear` without its kind."""
     linear(FLOAT32, x, x_row, w, w_block, depth, start, start_row, y, y_row, rows, first, last)
 
 
@@ -78,28 +68,9 @@ OTHERS: dict[str, Callable[..., None]] = {"int8": _int8, "bf16": _bf16, "f16": _
 FLOAT_ARGUMENTS, ARGUMENTS = 12, 14
 
 
-@cache
-def products(kind: str) -> tuple[Products, Any]:
-    """Compile the products of a kind once; return their addresses, and what keeps them alive."""
-    kept = [_compiled(_float32, FLOAT_ARGUMENTS)]
-    if kind in OTHERS:
-        kept.append(_compiled(OTHERS[kind], ARGUMENTS))
-    return Products(*(function.address for function in kept), *[0] * (2 - len(kept))), kept
-
-
-def _compiled(function: Callable[..., None], arguments: int) -> Any:
-    signature = types.void(*[types.int64] * arguments)
-    return numba.cfunc(signature, cache=IS_STORED, error_model="numpy", fastmath=False)(function)
-
-
-def _call(e: Emitter, address: Value, *values: Value) -> None:
-    function = ir.FunctionType(ir.VoidType(), [INT] * len(values))
-    e.b.call(e.b.inttoptr(address, ir.PointerType(function)), values)
-
-
-float_product = kernel(_call, [ADDRESS, *[COUNT] * FLOAT_ARGUMENTS])
+float_product = caller(FLOAT_ARGUMENTS, kind=types.int64)
 """Call `Products.floats`; the arguments are those of `linear` without its kind."""
-_other_product = kernel(_call, [ADDRESS, *[COUNT] * ARGUMENTS])
+_other_product = caller(ARGUMENTS, kind=types.int64)
 
 
 @inner

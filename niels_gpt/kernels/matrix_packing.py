@@ -1,7 +1,7 @@
 """Plan how the matrices of a model are packed: the form and size of each, and the function that fills it.
 
-A model is of one kind (see `matrices.PRODUCTS`): all matrices float32, int8 or 16-bit floats, or each of them
-integers in groups of 32 or float32. N columns, K depth.
+A model is of one kind: all matrices float32, int8 or 16-bit floats, or each of them integers in groups of 32
+or float32 (see `object_code.parts_of`). N columns, K depth.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from niels_gpt.kernels import GroupForm
+from niels_gpt.kernels.gpt_layout import BF16S, EIGHT_BITS, F16S, FLOATS, FOUR_BITS, INT8S
+from niels_gpt.kernels.integer_layout import GROUP, Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
 from niels_gpt.kernels.integer_packing import pack_q4, pack_q8, quantise_q4, quantise_q8, read_blocks
-from niels_gpt.kernels.integer_rows import GROUP
-from niels_gpt.kernels.integer_weights import Q4_GROUP_BYTES, Q8_CELL_BYTES, SCALE_BYTES
-from niels_gpt.kernels.linear import FLOAT32, INT8, pack, pack_halves, pack_int8, padded
-from niels_gpt.kernels.matrices import BF16S, EIGHT_BITS, F16S, FLOATS, FOUR_BITS, INT8S
-from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.processor import CACHE_LINE, LANES, padded
+from niels_gpt.model.int8 import quantised
 from niels_gpt.model.weights import Weight, dequantise
 
-CACHE_LINE = 64
-PACKS = {"float32": pack, "int8": pack_int8}
-KINDS = {"float32": FLOAT32, "int8": INT8}
 QUANTISED = {"q8_0": EIGHT_BITS, "q4_0": FOUR_BITS, "q4_1": FOUR_BITS}
 KIND_OF = {"bf16": "bf16", "f16": "f16", "f32": "float32"}
 
@@ -85,3 +81,32 @@ def _halves(weight: Weight) -> np.ndarray:
     if weight.kind == "f16" and ((words & 0x7C00) == 0x7C00).any():
         raise ValueError("a float16 weight is not finite")
     return pack_halves(words)
+
+
+def pack_int8(weight: np.ndarray) -> np.ndarray:
+    """Pack a quantised torch weight (N, K) as column blocks (ceil(N / 16), 16 + 4 K) in a float32 array.
+
+    Each block holds the 16 scales, then for each k the 16 integers; columns beyond N are zero.
+    """
+    N, K = weight.shape
+    integers, scales = np.zeros((padded(N), K), np.int8), np.zeros(padded(N), np.float32)
+    integers[:N], scales[:N] = quantised(weight)
+    blocks = integers.reshape(-1, LANES, K).transpose(0, 2, 1).reshape(-1, LANES * K)
+    return np.concatenate([scales.reshape(-1, LANES), np.ascontiguousarray(blocks).view(np.float32)], axis=1)
+
+
+def pack(weight: np.ndarray) -> np.ndarray:
+    """Pack a torch weight (N, K) as column blocks (ceil(N / 16), K, 16) float32, padded with zeros."""
+    N, K = weight.shape
+    full = np.zeros((padded(N), K), np.float32)
+    full[:N] = weight
+    return np.ascontiguousarray(full.reshape(-1, LANES, K).transpose(0, 2, 1))
+
+
+def pack_halves(words: np.ndarray) -> np.ndarray:
+    """Pack 16-bit floats (N, K), given as uint16, as column blocks (ceil(N / 16), 8 K) in a float32 array."""
+    N, K = words.shape
+    full = np.zeros((padded(N), K), np.uint16)
+    full[:N] = words
+    blocks = full.reshape(-1, LANES, K).transpose(0, 2, 1).reshape(-1, LANES * K)
+    return np.ascontiguousarray(blocks).view(np.float32)

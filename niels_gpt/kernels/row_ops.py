@@ -12,18 +12,8 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from niels_gpt.kernels.math import exp, gelu, gelu_tanh, silu, tanh
-from niels_gpt.kernels.simd_ir import (
-    ADDRESS,
-    COUNT,
-    INT,
-    INT32,
-    LANES,
-    REAL,
-    Emitter,
-    Value,
-    kernel,
-    vector,
-)
+from niels_gpt.kernels.processor import LANES
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, INT32, REAL, Emitter, Value, kernel, vector
 
 INFINITY = float("inf")
 

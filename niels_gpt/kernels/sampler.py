@@ -23,92 +23,21 @@ V vocabulary, k candidates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from niels_gpt.kernels.jit import ONE, ZERO, compiled, inner
+from niels_gpt.kernels.processor import LANES
 from niels_gpt.kernels.row_ops import exp_row, largest_in_row, spoiled_row
-from niels_gpt.kernels.simd_ir import LANES
+from niels_gpt.kernels.slots import NON_FINITE, NOTHING_LEFT, OVERFLOW, WIDEST
 
 if TYPE_CHECKING:
-    from niels_gpt.sampling.settings import Sampling
+    pass
 
-MOST_BIASED = 300
-"""Ids of a slot that may have a bias; `niels_gpt.sampling.settings` checks it."""
-NON_FINITE, NOTHING_LEFT, OVERFLOW = -1, -2, -3
-"""Error codes that `sample` returns instead of an id.
-
-The logits are not finite; every id is ruled out; a penalty overflows float32.
-"""
-UNDRAWN = -4
-"""The code of a row that was not drawn from, because an earlier row of its draft was refuted."""
 NEGATIVE_INFINITY = np.float32(-np.inf)
 INFINITY = np.float32(np.inf)
-WIDEST = 2**31 - 1  # a top_k that no vocabulary exceeds
 BEST, WORST = ONE, ZERO
-
-
-class Settings(NamedTuple):
-    """`niels_gpt.sampling.Sampling` by slot.
-
-    A top_k, top_p, min_p or typical_p of 0 keeps all ids. A repetition penalty of 1 has no effect, nor do the
-    other two at 0.
-    """
-
-    temperature: np.ndarray  # float32
-    top_k: np.ndarray  # int64
-    top_p: np.ndarray  # float64
-    penalty: np.ndarray  # float32
-    min_p: np.ndarray  # float64
-    typical_p: np.ndarray  # float64
-    frequency: np.ndarray  # float32
-    presence: np.ndarray  # float32
-    biases: np.ndarray  # int64: how many ids have a bias
-    bias_ids: np.ndarray  # (slots, 300) int64
-    bias: np.ndarray  # (slots, 300) float32
-
-
-def new_settings(slots: int) -> Settings:
-    """Return the settings of `slots` slots, all greedy until `set_slot` changes them."""
-    narrow, wide = np.float32, np.float64
-    kinds = (narrow, np.int64, wide, narrow, wide, wide, narrow, narrow)
-    return Settings(
-        *(np.zeros(slots, kind) for kind in kinds),
-        biases=np.zeros(slots, np.int64),
-        bias_ids=np.zeros((slots, MOST_BIASED), np.int64),
-        bias=np.zeros((slots, MOST_BIASED), narrow),
-    )
-
-
-def set_slot(settings: Settings, slot: int, sampling: Sampling) -> None:
-    """Set the sampling settings of one slot."""
-    settings.temperature[slot] = sampling.temperature
-    settings.top_k[slot] = min(sampling.top_k or 0, WIDEST)
-    settings.top_p[slot] = sampling.top_p or 0.0
-    settings.penalty[slot] = sampling.repetition_penalty or 1.0
-    settings.min_p[slot] = sampling.min_p or 0.0
-    settings.typical_p[slot] = sampling.typical_p or 0.0
-    settings.frequency[slot] = sampling.frequency_penalty or 0.0
-    settings.presence[slot] = sampling.presence_penalty or 0.0
-    settings.biases[slot] = len(sampling.logit_bias)
-    for i, (token_id, bias) in enumerate(sampling.logit_bias):
-        settings.bias_ids[slot, i], settings.bias[slot, i] = token_id, bias
-
-
-class Scratch(NamedTuple):
-    """Scratch space for one draw."""
-
-    scaled: np.ndarray
-    """(V in whole vectors,) float32: all logits after penalty and bans."""
-    weights: np.ndarray
-    """(V in whole vectors,) float32: the candidates' weights."""
-    ids: np.ndarray
-    """(V,) int64: the candidates' ids."""
-    order: np.ndarray
-    """(V,) int64: indices of candidates."""
-    total: np.ndarray
-    """(1,) float32: the sum of their weights, which the draw does not use: it sums in float64."""
 
 
 @compiled
@@ -138,7 +67,7 @@ def sample(logits, V, counts, banned, settings, slot, uniform, scratch):
     if settings.min_p[slot] > 0.0:
         kept = _likely_enough(scratch.weights, scratch.ids, kept, settings.min_p[slot])
     if 0.0 < settings.typical_p[slot] < 1.0:
-        kept = _typical(scaled, scratch.weights, scratch.ids, kept, settings.typical_p[slot], scratch.order)
+        kept = _typical(scaled, scratch, kept, settings.typical_p[slot])
     if 0.0 < settings.top_p[slot] < 1.0:
         kept = _nucleus(scratch.weights, scratch.ids, kept, settings.top_p[slot], scratch.order)
     return _draw(scratch.weights, scratch.ids, kept, uniform)
@@ -269,18 +198,18 @@ def _likely_enough(weights, ids, count, least):
 
 
 @inner
-def _typical(scaled, weights, ids, count, p, order):
+def _typical(scaled, scratch, count, p):
     """Move the ids whose surprise is nearest to the entropy to the front, in id order; return how many.
 
     -log of a probability is log Z - x, the entropy its mean, so their distance is |x - mean of x|: no
     logarithm. Only ids within some distance are sorted; it grows until they reach p.
     """
+    weights, ids, order, nearness = scratch.weights, scratch.ids, scratch.order, scratch.nearness
     total = weighted = 0.0
     for i in range(count):
         total += np.float64(weights[i])
         weighted += np.float64(weights[i]) * np.float64(scaled[ids[i]])
     mean, reach = weighted / total, 1.0 / 16.0
-    nearness = np.empty(count)
     for i in range(count):
         nearness[i] = -abs(np.float64(scaled[ids[i]]) - mean)
     while True:

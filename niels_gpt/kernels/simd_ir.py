@@ -17,16 +17,14 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from niels_gpt.kernels.jit import FEATURES, intrinsic_of
+from niels_gpt.kernels.jit import intrinsic_of
+from niels_gpt.kernels.processor import FEATURES, LANES
 
 FLOAT, HALF = ir.FloatType(), ir.HalfType()
 INT8 = ir.IntType(8)
 INT32 = ir.IntType(32)
 INT = ir.IntType(64)
 
-# Sixteen floats are one AVX-512 register, two AVX2 or four NEON or SSE ones; LLVM splits them as needed. The
-# width is part of the arithmetic only where lanes are summed across, and there the tree is written out.
-LANES = 16
 
 # Addresses are in bytes, strides and counts in floats. All are signed: Numba turns a mixed sum of signed and
 # unsigned integers into a float.

@@ -17,7 +17,8 @@ from typing import Any
 from llvmlite import ir
 
 from niels_gpt.kernels.jit import inner
-from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, LANES, Emitter, Value, kernel
+from niels_gpt.kernels.processor import LANES
+from niels_gpt.kernels.simd_ir import ADDRESS, COUNT, INT, Emitter, Value, kernel
 
 
 def _integer(e: Emitter, address: Value, index: Value) -> Value:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,7 +14,7 @@ from niels_gpt.decoding import backend as backend_module
 from niels_gpt.decoding.backend import BackendError, open_backend
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.torch_decoder import TorchDecoder
-from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, WeightForm
+from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, WeightForm, object_code
 from niels_gpt.kernels.integer_packing import RULE
 from niels_gpt.model.checkpoint import save_checkpoint
 from niels_gpt.model.config import ModelConfig, TrainConfig
@@ -86,9 +87,14 @@ def test_torch_does_not_answer_for_an_error_of_another_kind(
 def test_a_numba_that_does_not_fit_the_machine_is_like_none(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(name: str) -> None:
-        raise OSError(f"could not load the shared object of {name}")
+    real = importlib.import_module
 
+    def load(name: str) -> ModuleType:
+        if name == "numba":
+            raise OSError(f"could not load the shared object of {name}")
+        return real(name)
+
+    monkeypatch.setattr(object_code, "is_prepared", lambda *_: False)
     monkeypatch.setattr(importlib, "import_module", load)
     backend = open_backend(loaded)
     assert backend.environment["path"] == "torch"

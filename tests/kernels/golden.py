@@ -17,24 +17,20 @@ from typing import Any
 import numpy as np
 
 from niels_gpt.kernels import INTEGER_VERSION, KERNEL_VERSION, GroupForm, WeightForm
-from niels_gpt.kernels.decode_loop import new_scratch
 from niels_gpt.kernels.gpt import forward
 from niels_gpt.kernels.gpt_layout import Rows
-from niels_gpt.kernels.gpt_packing import (
-    PackedModel,
-    StepMemory,
-    aligned,
-    new_state,
-    pack_form,
-    pack_state,
-)
-from niels_gpt.kernels.linear import linear, padded
-from niels_gpt.kernels.matrix_packing import KINDS, PACKS
-from niels_gpt.kernels.sampler import new_settings, sample
+from niels_gpt.kernels.gpt_packing import PackedModel, StepMemory, new_state, pack_form, pack_state
+from niels_gpt.kernels.linear import FLOAT32, INT8, linear
+from niels_gpt.kernels.matrix_packing import pack, pack_int8
+from niels_gpt.kernels.processor import aligned, padded
+from niels_gpt.kernels.sampler import sample
+from niels_gpt.kernels.slots import new_scratch, new_settings
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.form import Form, Rope
 from niels_gpt.model.weights import GROUP, Weight, float32_weight, shapes_of
 
+PACKS = {"float32": pack, "int8": pack_int8}
+KINDS = {"float32": FLOAT32, "int8": INT8}
 CONFIGS = {
     "layernorm, gelu": ModelConfig(V=300, T=64, C=64, L=3, H=2, d_ff=128),
     "rmsnorm, swiglu": ModelConfig(V=300, T=64, C=48, L=2, H=4, d_ff=80, norm="rmsnorm", mlp="swiglu"),

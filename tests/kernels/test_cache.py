@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.kernels import cache
 from niels_gpt.kernels.cache import (
     MARKER,
     VERSIONS_KEPT,
     cache_folder,
     claim_folder,
     forget_other_versions,
-    is_prepared,
-    mark_prepared,
 )
 
 
@@ -27,43 +24,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_each_form_of_weights_is_prepared_for_itself(elsewhere: Path) -> None:
-    assert cache_folder().is_relative_to(elsewhere)
-    assert claim_folder()
-    mark_prepared("float32")
-    assert is_prepared()
-    assert not is_prepared("int8")
-    mark_prepared("int8")
-    assert is_prepared("int8")
-    assert not is_prepared("float32", "bdh")
-
-
-def test_another_processor_is_not_prepared(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several machines may share the folder."""
-    assert claim_folder()
-    mark_prepared("float32")
-    monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
-    assert not is_prepared()
-
-
-def test_where_nothing_can_be_stored_nothing_is_prepared_and_nothing_fails(elsewhere: Path) -> None:
+def test_where_nothing_can_be_stored_nothing_fails(elsewhere: Path) -> None:
     (elsewhere / "kernels").write_text("a file in the way of the folder")
     assert not claim_folder()
-    mark_prepared("float32")
     forget_other_versions()
-    assert not is_prepared()
-
-
-def test_another_checkout_of_equal_sources_is_not_prepared(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Numba keeps compiled kernels by the path of their sources."""
-    assert claim_folder()
-    mark_prepared("float32")
-    folder = cache_folder()
-    monkeypatch.setattr(cache, "_PACKAGE", shutil.copytree(cache._PACKAGE, tmp_path / "checkout" / "kernels"))
-    assert cache_folder() == folder
-    assert not is_prepared()
 
 
 def version_folder(parent: Path, name: str, *, used: int, is_ours: bool = True) -> Path:

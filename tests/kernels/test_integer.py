@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from niels_gpt.kernels.gpt_packing import aligned
 from niels_gpt.kernels.integer import multiply
+from niels_gpt.kernels.integer_layout import GROUP, record_bytes
 from niels_gpt.kernels.integer_packing import (
     Quantised,
     pack_q4,
@@ -15,10 +15,10 @@ from niels_gpt.kernels.integer_packing import (
     quantise_q8,
     read_blocks,
 )
-from niels_gpt.kernels.integer_rows import GROUP, LARGEST, quantise_row, record_bytes
+from niels_gpt.kernels.integer_rows import LARGEST, quantise_row
 from niels_gpt.kernels.integer_weights import Q4, Q8, dequantise_column
 from niels_gpt.kernels.jit import compiled
-from niels_gpt.kernels.linear import padded
+from niels_gpt.kernels.processor import aligned, padded
 from niels_gpt.model.weights import Weight, dequantise
 
 KINDS = {"q8": (Q8, quantise_q8, pack_q8), "q4": (Q4, quantise_q4, pack_q4)}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from niels_gpt.kernels import WeightForm
-from niels_gpt.kernels.gpt_packing import aligned
-from niels_gpt.kernels.linear import linear, padded
-from niels_gpt.kernels.matrix_packing import KINDS, PACKS
+from niels_gpt.kernels.linear import linear
+from niels_gpt.kernels.processor import aligned, padded
 from niels_gpt.model.int8 import quantised
+from tests.kernels.golden import KINDS, PACKS
 
 
 def product(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, form: WeightForm = "float32") -> np.ndarray:

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niels_gpt.kernels.decode_loop import new_scratch
-from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.sampler import NON_FINITE, NOTHING_LEFT, OVERFLOW, new_settings, sample, set_slot
+from niels_gpt.kernels.processor import padded
+from niels_gpt.kernels.sampler import sample
+from niels_gpt.kernels.slots import NON_FINITE, NOTHING_LEFT, OVERFLOW, new_scratch, new_settings, set_slot
 from niels_gpt.sampling import LogitsError, Sampling, draw
 from niels_gpt.sampling.settings import MAX_TEMPERATURE
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from niels_gpt.kernels.decode_loop import new_scratch
-from niels_gpt.kernels.sampler import new_settings, sample, set_slot
+from niels_gpt.kernels.sampler import sample
+from niels_gpt.kernels.slots import new_scratch, new_settings, set_slot
 from niels_gpt.sampling import Sampling
 
 V, DRAWS = 12, 20_000

@@ -51,7 +51,7 @@ MODULES = (
 
 
 def modules_for(kind: str) -> tuple[Module, ...]:
-    """Return the modules of a model; `kind` is that of its weights (`matrices.PRODUCTS`), or "bdh"."""
+    """Return the modules of a model; `kind` is that of its weights (`object_code.parts_of`), or "bdh"."""
     form = ("FORM", "float32" if kind in {"groups", "bdh"} else kind)
     special = {"integer.cu": "groups", "bdh.cu": "bdh"}
     return tuple(

@@ -19,11 +19,9 @@ import numpy as np
 
 from niels_gpt.kernels import UnsupportedFormError
 from niels_gpt.kernels.cuda.driver import Argument, Driver
-from niels_gpt.kernels.gpt_layout import IN_TURN, ONE_NORM, PLACES
+from niels_gpt.kernels.gpt_layout import EIGHT_BITS, FLOATS, FOUR_BITS, IN_TURN, ONE_NORM, PLACES
 from niels_gpt.kernels.gpt_packing import PackedModel
-from niels_gpt.kernels.integer_rows import GROUP
-from niels_gpt.kernels.integer_weights import OFFSET
-from niels_gpt.kernels.matrices import EIGHT_BITS, FLOATS, FOUR_BITS
+from niels_gpt.kernels.integer_layout import GROUP, OFFSET
 
 PAGE = 16
 """Positions of a page."""

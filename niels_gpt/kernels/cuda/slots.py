@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from niels_gpt.kernels.cuda.driver import Driver
-from niels_gpt.kernels.decode_loop import UNIFORMS
-from niels_gpt.kernels.sampler import new_settings, set_slot
+from niels_gpt.kernels.slots import UNIFORMS, new_settings, set_slot
 
 if TYPE_CHECKING:
     from niels_gpt.sampling.settings import Sampling

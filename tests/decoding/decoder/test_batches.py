@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from niels_gpt.decoding import kernel_decoder
 from niels_gpt.decoding.kernel_decoder import KernelDecoder
 from niels_gpt.decoding.request import GenerationRequest
 from niels_gpt.decoding.torch_decoder import CachedSequence, TorchDecoder, TorchSequence
@@ -226,14 +225,13 @@ def test_a_step_that_fails_on_one_thread_ends_on_the_other_and_the_next_one_work
     with closing(KernelDecoder(pack_gpt(model), ByteTokenizer(), threads=2)) as decoder:
         sequence = decoder.admit(request_for())
 
-        def run(shape: object, weights: object, work: Any, *arguments: Any) -> int:
-            part, parts = arguments[-2:]
+        def run(_words: int, _steps: int, part: int, parts: int) -> int:
             if part == 0:
                 raise MemoryError
-            wait(work.barrier, parts)
+            wait(decoder._memory.work.barrier, parts)
             return 1
 
-        monkeypatch.setattr(kernel_decoder, "run", run)
+        monkeypatch.setattr(decoder, "_loop", run)
         with pytest.raises(MemoryError):
             decoder.advance([sequence])
         monkeypatch.undo()

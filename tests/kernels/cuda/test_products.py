@@ -11,18 +11,9 @@ from niels_gpt.kernels.cuda.model import TILES, Input, Part, launch_product
 from niels_gpt.kernels.gpt import activate, norm
 from niels_gpt.kernels.gpt_layout import SILU
 from niels_gpt.kernels.jit import compiled
-from niels_gpt.kernels.linear import (
-    BF16,
-    F16,
-    FLOAT32,
-    INT8,
-    block_floats,
-    linear,
-    pack,
-    pack_halves,
-    pack_int8,
-    padded,
-)
+from niels_gpt.kernels.linear import BF16, F16, FLOAT32, INT8, block_floats, linear
+from niels_gpt.kernels.matrix_packing import pack, pack_halves, pack_int8
+from niels_gpt.kernels.processor import padded
 from tests.kernels.cuda.shim import Edit, HostDriver, needs_compiler
 
 pytestmark = needs_compiler

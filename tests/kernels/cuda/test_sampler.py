@@ -9,15 +9,16 @@ import pytest
 
 from niels_gpt.decoding.sequence import row_multipliers, row_sums
 from niels_gpt.kernels.cuda.slots import DeviceSlots, Draws
-from niels_gpt.kernels.decode_loop import UNIFORMS, new_scratch
-from niels_gpt.kernels.linear import padded
-from niels_gpt.kernels.sampler import (
+from niels_gpt.kernels.processor import padded
+from niels_gpt.kernels.sampler import sample
+from niels_gpt.kernels.slots import (
     NON_FINITE,
     NOTHING_LEFT,
     OVERFLOW,
     UNDRAWN,
+    UNIFORMS,
+    new_scratch,
     new_settings,
-    sample,
     set_slot,
 )
 from niels_gpt.sampling import Sampling
