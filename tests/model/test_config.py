@@ -36,7 +36,7 @@ def test_a_config_file_overrides_what_it_says_and_fills_the_rest(tmp_path):
 @pytest.mark.parametrize(("name", "width"), [("local", 256), ("primer", 320), ("bdh", 256)])
 def test_every_configuration_of_a_run_has_a_model_and_training_settings(name, width):
     model_cfg, train_cfg = load_config_from_json(CONFIG_DIR / f"{name}.json")
-    assert model_cfg.C == width
+    assert width == model_cfg.C
     assert train_cfg.ckpt_every < train_cfg.total_steps
 
 
