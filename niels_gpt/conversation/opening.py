@@ -1,4 +1,7 @@
-"""Open what the options name: the store, the session and the model. Their errors become LoadFailed here."""
+"""Open what the options name: the store, the session and the model. Their errors become LoadFailed here.
+
+Store and model open on threads of their own, so neither function imports what only the other needs.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,30 @@ from typing import TYPE_CHECKING
 
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import ChatOptions
-from niels_gpt.conversation.session import ConversationSession
 from niels_gpt.errors import NielsGptError
-from sessions import Store, StoreError
-from sessions import open_store as open_session_store
 
 if TYPE_CHECKING:
+    from niels_gpt.conversation.session import ConversationSession
     from niels_gpt.decoding.backend import Backend
+    from sessions import Store
 
 
 def open_store(options: ChatOptions) -> Store:
     """Open the store that the options name. Raises LoadFailed."""
+    import sessions  # noqa: PLC0415 - SQLAlchemy
+
     try:
         # A folder that was mistyped is not created, and a new store with a name is announced.
         named = options.store is not None and not options.ephemeral
-        return open_session_store(options.store, missing="create file" if named else "create")
-    except StoreError as error:
+        return sessions.open_store(options.store, missing="create file" if named else "create")
+    except sessions.StoreError as error:
         raise LoadFailed(str(error)) from error
 
 
 def session_for(store: Store, options: ChatOptions) -> ConversationSession:
     """Return the session that the options name; call `open` on it."""
+    from niels_gpt.conversation.session import ConversationSession  # noqa: PLC0415 - the store
+
     return ConversationSession(store, name=options.session, settings=options.settings, system=options.system)
 
 
@@ -41,7 +47,7 @@ def open_model(options: ChatOptions, *, on_progress: Callable[[int, int], None] 
     Raises:
         LoadFailed: The checkpoint cannot be used, or not in this form.
     """
-    from niels_gpt.decoding.backend import open_backend  # noqa: PLC0415 - heavy: the store opens before it
+    from niels_gpt.decoding.backend import open_backend  # noqa: PLC0415 - heavy
     from niels_gpt.device import device_named, torch_device  # noqa: PLC0415
     from niels_gpt.model.loading import load_model  # noqa: PLC0415
 

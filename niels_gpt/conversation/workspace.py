@@ -1,6 +1,6 @@
 """What a front end works with: a store, one session and one model, served by an engine.
 
-The store and the model load on a thread, so that a prompt can be on the screen before anything heavy is
+The store and the model load on threads, so that a prompt can be on the screen before anything heavy is
 imported; `switch` and `use` exchange session and model between two messages. Importing this module costs
 nothing. For asyncio.
 """
@@ -87,10 +87,17 @@ class Workspace:
         return self._started and not (self._store_loading.done() and self._model_loading.done())
 
     def start(self) -> None:
-        """Start to load on a thread; nothing when that was done before."""
+        """Start to load on threads; nothing when that was done before."""
         if not self._started:
             self._started = True
-            threading.Thread(target=self._load, name="loader").start()
+            # Of what hundreds of imports make nothing is garbage; looking for it takes a sixth of their time.
+            gc.disable()
+            self._model_loading.add_done_callback(lambda _: gc.enable())
+            # Next to each other: while one reads, hashes or packs weights, the other imports.
+            store = (self._store_loading, self._open_store, self.options)
+            model = (self._model_loading, self._load_model, self.options)
+            threading.Thread(target=_settle, args=store, name="loader").start()
+            threading.Thread(target=_settle, args=model, name="loader-model").start()
 
     async def serve(
         self,
@@ -323,21 +330,11 @@ class Workspace:
         self._open_models.append(model)
         return model
 
-    def _load(self) -> None:
-        # Of what hundreds of imports make nothing is garbage, and looking for it takes a sixth of their time.
-        gc.disable()
-        try:
-            if _settle(self._store_loading, self._open_store, self.options):
-                _settle(self._model_loading, self._load_model, self.options)
-            else:
-                self._model_loading.set_exception(LoadFailed("not loaded: the store did not open"))
-        finally:
-            gc.enable()
-
     def _hear_progress(self, done: int, total: int) -> None:
         self.progress = (done, total)
 
     def _open_real_store(self, options: ChatOptions) -> Store:
+        from niels_gpt.conversation import conversation  # noqa: F401, PLC0415 - needed next
         from niels_gpt.conversation.opening import open_store  # noqa: PLC0415 - heavy: belongs behind the prompt
 
         if not options.ephemeral:
@@ -347,8 +344,7 @@ class Workspace:
         return open_store(replace(options, store=str(Path(self._scratch.name) / "sessions.db")))
 
     def _load_checkpoint(self, options: ChatOptions) -> Backend:
-        from niels_gpt.conversation import conversation  # noqa: F401, PLC0415 - needed next
-        from niels_gpt.conversation.opening import open_model  # noqa: PLC0415
+        from niels_gpt.conversation.opening import open_model  # noqa: PLC0415 - heavy: belongs behind the prompt
 
         loaded = open_model(options, on_progress=self._hear_progress)
         # A full garbage collection over all that was imported would stop every thread. None of it will ever
@@ -365,14 +361,12 @@ def with_latest(store: Store, options: ChatOptions) -> ChatOptions:
     return replace(options, session=session.name)
 
 
-def _settle(future: Future[T], step: Callable[[ChatOptions], T], options: ChatOptions) -> bool:
-    """Run a step of loading and give the future what came of it; True if that is a result."""
+def _settle(future: Future[T], step: Callable[[ChatOptions], T], options: ChatOptions) -> None:
+    """Run a step of loading and give the future what came of it."""
     try:
         future.set_result(step(options))
     except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
         future.set_exception(error)
-        return False
-    return True
 
 
 async def _result(future: Future[T]) -> T:

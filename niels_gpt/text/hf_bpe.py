@@ -29,6 +29,12 @@ GUARDS = tuple(chr(0xFDD0 + n) for n in range(32))
 PROBES = ("  the  tree\n\n\tof  1234567 things, it's  ", "x", " ", "日本語 🙂 é\r\n<|x|>")
 
 
+_LATIN = dict.fromkeys(range(256), GUARDS[0]) | {
+    ord(letter): chr(byte) for letter, byte in BYTE_OF_LETTER.items()
+}
+"""Turns letters into the characters of their bytes in Latin-1, and those that are no letters into none."""
+
+
 class HFBPETokenizer(PieceTokenizer):
     """A tokenizer of a `BPESpec`."""
 
@@ -300,8 +306,8 @@ def _longest_first(texts: Iterable[str]) -> list[str]:
 def _bytes_of_letters(piece: str) -> bytes:
     """Return the bytes of a piece of letters; a piece of other characters stands for none."""
     try:
-        return bytes(BYTE_OF_LETTER[letter] for letter in piece)
-    except KeyError:
+        return piece.translate(_LATIN).encode("latin-1")
+    except UnicodeEncodeError:
         return b""
 
 

@@ -95,7 +95,7 @@ def test_ctrl_c_while_the_model_loads_sends_nothing(typist: Typist, scripted: An
         asyncio.run(asyncio.wait_for(repl.run(), 20))
         may_load.set()
         for thread in threading.enumerate():
-            if thread.name == "loader":
+            if thread.name.startswith("loader"):
                 thread.join(20)
         workspace.close()
     with open_store(typist.path) as store:

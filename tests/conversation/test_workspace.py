@@ -12,7 +12,7 @@ import pytest
 from niels_gpt.conversation.errors import LoadFailed
 from niels_gpt.conversation.options import ChatOptions
 from niels_gpt.conversation.workspace import Workspace
-from sessions import open_store
+from sessions import Store, open_store
 
 
 class Checkpoints:
@@ -59,6 +59,23 @@ def run(workspace: Workspace, work: Any) -> None:
             if thread.name.startswith("loader"):
                 thread.join(20)
         workspace.close()
+
+
+def test_store_and_model_load_next_to_each_other(checkpoints: Checkpoints) -> None:
+    def open_later(_options: ChatOptions) -> Store:
+        checkpoints.gates["big"].set()
+        assert loaded.wait(20)
+        return open_store(checkpoints.folder / "sessions.db")
+
+    def load(options: ChatOptions) -> Any:
+        model = checkpoints.load(options)
+        loaded.set()
+        return model
+
+    loaded = threading.Event()
+    options = ChatOptions(session="a", checkpoint=checkpoints.folder / "big")
+    workspace = Workspace(options, open_store=open_later, load_model=load)
+    run(workspace, workspace.open_conversation)
 
 
 def test_a_model_asked_for_while_the_first_still_loads_is_the_one_that_answers(
