@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-from functools import cache
+import threading
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -31,6 +31,8 @@ FLOATS = "product float32"
 _MAGIC = b"niels-gpt kernel 1"
 _loaded: dict[str, tuple[int, Any]] = {}
 """The address of each part, with what keeps it in memory."""
+_loading = threading.Lock()
+"""Held while a part is loaded, so that each is loaded once, whichever threads ask for it."""
 
 
 def parts_of(kind: str, arch: str = "gpt") -> list[str]:
@@ -57,9 +59,10 @@ def is_prepared(kind: str = "float32", arch: str = "gpt") -> bool:
 
 def address_of(part: str) -> int:
     """Return where a part is in memory: loaded from its file, or compiled if there is none."""
-    if part not in _loaded:
-        _loaded[part] = _linked(*(_read(_path(part)) or store(part)))
-    return _loaded[part][0]
+    with _loading:
+        if part not in _loaded:
+            _loaded[part] = _linked(*(_read(_path(part)) or store(part)))
+        return _loaded[part][0]
 
 
 def store(part: str) -> tuple[str, bytes]:
@@ -91,15 +94,12 @@ def _checksum(symbol: str, code: bytes) -> bytes:
     return hashlib.sha256(symbol.encode() + b"\n" + code).hexdigest().encode()
 
 
-@cache
-def _machine() -> Any:
+def _linked(symbol: str, code: bytes) -> tuple[int, Any]:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    return binding.Target.from_default_triple().create_target_machine(jit=True)
-
-
-def _linked(symbol: str, code: bytes) -> tuple[int, Any]:
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())
+    # Each engine owns the machine that it is made with.
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine.get_function_address(symbol), engine

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +142,27 @@ def test_where_nothing_can_be_stored_parts_are_compiled_for_each_process(
     object_code.address_of("sampler")
     assert compiled_here == ["sampler"]
     assert not is_stored("sampler")
+
+
+@pytest.mark.timeout(300)  # on a cold cache it compiles
+def test_threads_that_ask_for_a_part_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_kernels()
+    monkeypatch.setattr(object_code, "_loaded", {})
+    linked: list[str] = []
+    real, together = object_code._linked, threading.Barrier(4)
+
+    def count(symbol: str, code: bytes) -> tuple[int, Any]:
+        linked.append(symbol)
+        return real(symbol, code)
+
+    def ask(_: int) -> int:
+        together.wait(20)
+        return object_code.address_of("sampler")
+
+    monkeypatch.setattr(object_code, "_linked", count)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, range(4)))) == 1
+    assert len(linked) == 1
 
 
 @pytest.mark.timeout(300)  # on a cold cache it compiles
