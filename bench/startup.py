@@ -4,13 +4,15 @@
 
 Everything is measured in one run, interleaved, on a warm file cache, as medians. "Prompt" is the time until
 the prompt is on the screen of a pseudo-terminal and has echoed a key; "first token" until the first
-character of a reply to a line that was typed before the model was loaded.
+character of a reply to a line that was typed before the model was loaded. "One question" is `niels-chat -p`:
+the time until the first byte of the reply, and the processor time of the whole program.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -93,6 +95,37 @@ def until_first_token(checkpoint: Path, folder: Path) -> float:
     return seconds
 
 
+QUESTION = "what is a kv cache"
+
+
+def question(checkpoint: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a program that answers one question, in a session of its own."""
+    words = [sys.executable, *CHAT, "--quiet", "--ckpt", str(checkpoint), "--store", str(folder / "asked.db")]
+    return subprocess.Popen(
+        [*words, "-p", QUESTION], cwd=REPO_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+
+
+def until_reply(checkpoint: Path, folder: Path) -> float:
+    """Return the seconds until the first byte of the reply to one question."""
+    started = time.perf_counter()
+    with question(checkpoint, folder) as program:
+        assert program.stdout is not None  # noqa: S101 - it is a pipe
+        program.stdout.read(1)
+        seconds = time.perf_counter() - started
+        program.stdout.read()
+    return seconds
+
+
+def processor_seconds(checkpoint: Path, folder: Path) -> float:
+    """Return the processor time of one question, to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with question(checkpoint, folder) as program:
+        program.communicate()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description="Measure the start of niels-chat.")
@@ -107,6 +140,8 @@ def main() -> None:
             "niels-chat --help": lambda: python(*CHAT, "--help"),
             "niels-chat, usable prompt": lambda: until_prompt(flags.ckpt, folder),
             "niels-chat, first token of a line typed at once": lambda: until_first_token(flags.ckpt, folder),
+            "one question, first byte of the reply": lambda: until_reply(flags.ckpt, folder),
+            "one question, processor time": lambda: processor_seconds(flags.ckpt, folder),
         }
         times: dict[str, list[float]] = {label: [] for label in rows}
         for measure in rows.values():

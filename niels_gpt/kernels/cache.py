@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import tempfile
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,10 +30,15 @@ _NAME = re.compile("[0-9a-f]{16}")
 def cache_folder() -> Path:
     """Return the folder of these sources' compiled kernels; its parent is NUMBA_CACHE_DIR if that is set."""
     parent = os.environ.get("NUMBA_CACHE_DIR") or user_folder()
+    return Path(parent) / "kernels" / _sources_digest()
+
+
+@cache
+def _sources_digest() -> str:
     digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(_PACKAGE.glob("*.py")):
         digest.update(path.read_bytes())
-    return Path(parent) / "kernels" / digest.hexdigest()[:16]
+    return digest.hexdigest()[:16]
 
 
 def user_folder() -> str:

@@ -42,12 +42,14 @@ def form_of(cfg: ModelConfig) -> Form:
 
 def weights_of(model: GPT) -> dict[str, Weight]:
     """Return the float32 weights of a `gpt` under the names of `niels_gpt.model.weights`; copies."""
-    state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().float().numpy().copy() for name, tensor in model.state_dict().items()
+    }
     return weights_from_state(model.cfg, state)
 
 
 def weights_from_state(cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> dict[str, Weight]:
-    """Return the float32 arrays of a `gpt` under the names of `niels_gpt.model.weights`; copies."""
+    """Return the float32 arrays of a `gpt` under the names of `niels_gpt.model.weights`; not copied."""
     found: dict[str, np.ndarray] = {}
     gated = cfg.mlp == "swiglu"
     parts = {"ln1": "norms.attn_in", "ln2": "norms.mlp_in", "attn.proj": "proj"}
@@ -70,4 +72,4 @@ def weights_from_state(cfg: ModelConfig, state: Mapping[str, np.ndarray]) -> dic
                 found[f"blocks.{layer}.{parts[owner]}.{kind}"] = value
         else:
             found[name] = value
-    return {name: float32_weight(value.copy()) for name, value in found.items()}
+    return {name: float32_weight(value) for name, value in found.items()}
