@@ -257,7 +257,7 @@ def test_a_fallback_to_torch_is_said_and_does_not_resume_an_output_of_the_kernel
         patched.setattr(Journal, "add", interrupted)
         assert run(*flags)[0] == 130
 
-    monkeypatch.setattr(backend, "why_unavailable", lambda: "there is no compiler")
+    monkeypatch.setattr(backend, "why_unavailable", lambda **_: "there is no compiler")
     status, _, err = run(*flags)
     assert status == 1
     assert "torch answers instead" in err
