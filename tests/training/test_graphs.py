@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
 from niels_gpt.model.config import ModelConfig
 from niels_gpt.model.gpt import GPT
 from niels_gpt.rng import set_seed
+from niels_gpt.train.__main__ import main
 from niels_gpt.train.batch import Batch
 from niels_gpt.train.dialogue_data import Example, collate
 from niels_gpt.train.graphs import GraphedBackward
@@ -26,6 +30,15 @@ def test_the_weighted_loss_is_the_loss_of_the_batch(
     torch.testing.assert_close(weighted, batch_loss(forward, batch, prompt_weight=prompt_weight))
     twice = weighted_loss(forward, batch.inputs, batch.targets, 2 * weights)
     assert twice.item() == pytest.approx(2 * weighted.item())
+
+
+@pytest.mark.parametrize("other", [{"accumulation_steps": 2}, {"activation_checkpointing": True}])
+def test_what_needs_several_passes_does_not_go_with_graphs(
+    config_file: Callable[..., Path], other: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config_file(compute={"graphs": True, **other}))]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"compute.graphs is true, which does not go with {next(iter(other))}" in line
 
 
 def gradients(forward: TrainingForward) -> list[torch.Tensor]:
