@@ -17,10 +17,7 @@ from numba import types
 from niels_gpt.kernels.barrier import wait
 from niels_gpt.kernels.fp_env import plain_modes, set_modes
 from niels_gpt.kernels.jit import ZERO, caller, inlined, inner
-from niels_gpt.kernels.slots import (
-    UNDRAWN,
-    UNIFORMS,
-)
+from niels_gpt.kernels.slots import UNDRAWN, UNIFORMS
 
 _call_forward = caller(8)
 _call_sample = caller(8, types.Tuple([types.int64, types.float64]))

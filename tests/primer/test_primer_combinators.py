@@ -14,9 +14,9 @@ COMMAND_HEADS = {"make", "pip", "git"}
 
 
 def code_of(text: str) -> list[str]:
-    """Commands, flags, paths and names of a text, with the word that a command line goes on with.
+    """Return a text's commands, flags, paths and names, and the word after the head of a command line.
 
-    What stands in quotation marks behind a command is a message, which is reworded like any other.
+    A quoted text is a message to the bot and may be reworded like any other, so it is left out.
     """
     words = [word.strip("?!.,;:").lower() for word in re.sub(r'"[^"]*"', "", text).split()]
     return [
